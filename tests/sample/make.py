@@ -1,0 +1,37 @@
+"""Write the sample from the verified files in data/.
+
+1,200 train and 300 test images a dataset: the first ones of each class in the order of the files, the classes
+taken in turn, so that the last twelfth (the validation split) is balanced, too.
+"""
+
+import gzip
+
+import numpy as np
+
+from saqlib import data, paths, sources
+
+PER_CLASS = {"train": 120, "t10k": 30}
+
+
+def interleaved(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` of each class: first of class 0, first of class 1, ..., second of class 0, ..."""
+    return np.stack([np.flatnonzero(labels == label)[:count] for label in range(10)], axis=1).ravel()
+
+
+def main() -> None:
+    for dataset in data.DATASETS:
+        data.verify(dataset)
+        folder = paths.SAMPLE / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, count in PER_CLASS.items():
+            files = {name: (paths.DATA / dataset / name).read_bytes() for name in sources.FILES if part in name}
+            images = np.frombuffer(files[f"{part}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28, 28)
+            labels = np.frombuffer(files[f"{part}-labels-idx1-ubyte"], np.uint8, offset=8)
+            chosen = interleaved(labels, count)
+            for name, array in zip(files, (images, labels), strict=True):
+                content = gzip.compress(sources.idx_bytes(array[chosen]), 9, mtime=0)
+                (folder / f"{name}.gz").write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
