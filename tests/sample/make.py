@@ -14,7 +14,7 @@ PER_CLASS = {"train": 120, "t10k": 30}
 
 
 def interleaved(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first `count` of each class: first of class 0, first of class 1, ..., second of class 0, ..."""
+    """Indices of the first `count` of each class: the first of 0, the first of 1, ..., the second of 0, ..."""
     return np.stack([np.flatnonzero(labels == label)[:count] for label in range(10)], axis=1).ravel()
 
 
@@ -24,11 +24,11 @@ def main() -> None:
         folder = paths.SAMPLE / dataset
         folder.mkdir(parents=True, exist_ok=True)
         for part, count in PER_CLASS.items():
-            files = {name: (paths.DATA / dataset / name).read_bytes() for name in sources.FILES if part in name}
-            images = np.frombuffer(files[f"{part}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28, 28)
-            labels = np.frombuffer(files[f"{part}-labels-idx1-ubyte"], np.uint8, offset=8)
+            names = [name for name in sources.FILES if name.startswith(part)]
+            images, labels = (np.fromfile(paths.DATA / dataset / name, np.uint8) for name in names)
+            images, labels = images[16:].reshape(-1, 28, 28), labels[8:]
             chosen = interleaved(labels, count)
-            for name, array in zip(files, (images, labels), strict=True):
+            for name, array in zip(names, (images, labels), strict=True):
                 content = gzip.compress(sources.idx_bytes(array[chosen]), 9, mtime=0)
                 (folder / f"{name}.gz").write_bytes(content)
 

@@ -1,0 +1,86 @@
+"""Write requirements.lock: what pip resolves pyproject.toml to, with markers for Linux and macOS.
+
+pip resolves for the machine that it runs on. Its report holds the metadata of every package, so the
+requirements can be walked once a platform: what only Linux asks for (CUDA, triton) gets a Linux marker,
+what only macOS asks for (appnope) is resolved by itself and gets a macOS marker.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = ROOT / "requirements.lock"
+PYTHON = "3.11"
+PLATFORMS = {
+    "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
+    "darwin": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
+}
+HEADER = """\
+# What pyproject.toml (with its extra "test") resolves to on Python 3.11. Written by `make lock`; do not edit.
+"""
+
+
+def declared() -> list[str]:
+    """The requirements of pyproject.toml and of its extra `test`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project["dependencies"] + project["optional-dependencies"]["test"]
+
+
+def resolve(requirements: list[str], *options: str) -> dict[str, dict]:
+    """Metadata of each package that pip would install into an empty environment, by canonical name."""
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
+    report = subprocess.run(
+        [*command, *options, "--report", "-", *requirements], check=True, stdout=subprocess.PIPE, text=True
+    )
+    packages = [item["metadata"] for item in json.loads(report.stdout)["install"]]
+    return {canonicalize_name(package["name"]): package for package in packages}
+
+
+def needed(requirements: list[str], platform: dict[str, str], packages: dict[str, dict]) -> set[str]:
+    """Names that a platform asks for; a package whose metadata is not at hand is named, not followed."""
+    base = platform | {"python_version": PYTHON, "python_full_version": f"{PYTHON}.9", "extra": ""}
+    seen: set[tuple[str, str]] = set()
+    queue = [(Requirement(text), "") for text in requirements]
+    while queue:
+        requirement, extra = queue.pop()
+        if requirement.marker and not requirement.marker.evaluate(base | {"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for wanted in ["", *requirement.extras]:
+            if (name, wanted) not in seen:
+                seen.add((name, wanted))
+                below = packages.get(name, {}).get("requires_dist", [])
+                queue += [(Requirement(text), wanted) for text in below]
+    return {name for name, _ in seen}
+
+
+def main() -> None:
+    if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))) or sys.platform != "linux":
+        sys.exit(f"The lock is made with Python {PYTHON} on Linux, where every marker can be checked.")
+    requirements = declared()
+    packages = resolve(requirements)
+    while True:
+        wanted = {platform: needed(requirements, env, packages) for platform, env in PLATFORMS.items()}
+        missing = sorted(set.union(*wanted.values()) - set(packages))
+        if not missing:
+            break
+        packages |= resolve(missing, "--no-deps")
+    lines = []
+    for name in sorted(set.union(*wanted.values())):
+        platforms = [platform for platform in PLATFORMS if name in wanted[platform]]
+        marker = f' ; sys_platform == "{platforms[0]}"' if len(platforms) == 1 else ""
+        lines.append(f"{name}=={packages[name]['version']}{marker}\n")
+    temporary = LOCK.with_name(".requirements.lock.partial")
+    temporary.write_text(HEADER + "".join(lines))
+    os.replace(temporary, LOCK)
+
+
+if __name__ == "__main__":
+    main()

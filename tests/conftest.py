@@ -1,0 +1,39 @@
+"""What all tests share: repeatable properties, one thread, no network."""
+
+import socket
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Bound PyTorch to one thread, as the workers of the experiment are."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> None:
+    """Refuse every host but this machine, also to pip in child processes: a test never downloads."""
+    resolve = socket.getaddrinfo
+
+    def local_only(host, *rest, **options):
+        if host not in (None, "localhost", "127.0.0.1", "::1"):
+            raise AssertionError(f"a test asks the network for {host!r}")
+        return resolve(host, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", local_only)
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        yield
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Notebooks are compared without stderr: what appears there depends on the terminal, not on the results."""
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr",)
