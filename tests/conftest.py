@@ -34,6 +34,6 @@ def no_network() -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Notebooks are compared without stderr: what appears there depends on the terminal, not on the results."""
+    """Compare notebooks without stderr, which depends on the terminal and not on the results."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
