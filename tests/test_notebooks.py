@@ -1,0 +1,186 @@
+"""Parameters are checked, copies are clean, and the notebooks of the paper keep their contract."""
+
+import json
+
+import nbformat
+import pytest
+
+from saqlib import notebooks, paths
+from saqlib.notebooks import NotebookError
+
+PARAMETERS = 'scale = "smoke"  # smoke | quick | full\ndataset = "mnist"\nseed = 3'
+
+
+def code(source: str, *tags: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)} if tags else {})
+
+
+def toy(*sources: str) -> nbformat.NotebookNode:
+    """A notebook by the contract: prose, parameters, then the cells of `sources`."""
+    cells = [nbformat.v4.new_markdown_cell("# Toy"), code(PARAMETERS, "parameters"), *map(code, sources)]
+    return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.METADATA)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A checkout of its own: notebooks/ and build/ below a folder whose name holds a space."""
+    root = tmp_path / "a folder"
+    for name in ("notebooks", "build"):
+        (root / name).mkdir(parents=True)
+        monkeypatch.setattr(paths, name.upper(), root / name)
+    return root
+
+
+def put(folder, notebook, name="toy") -> None:
+    nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
+
+
+def printed(path) -> list[str]:
+    """What each code cell of a notebook printed."""
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+    return ["".join("".join(output.get("text", "")) for output in some) for some in outputs]
+
+
+# ------------------------------------------------------------------------------------- source-only copies
+
+
+def test_source_copy_is_blind_to_outputs_counts_and_metadata(folder):
+    """The copy that stages depend on is the same before and after a run in JupyterLab."""
+    notebook = toy("print(1)")
+    put(folder, notebook)
+    before = notebooks.source("toy").read_bytes()
+    cell = notebook.cells[2]
+    cell.outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    cell.execution_count = 7
+    cell.metadata = {"collapsed": True, "execution": {"iopub.execute_input": "now"}}
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.11.9"}
+    put(folder, notebook)
+    assert notebooks.source("toy").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["source", "tags", "order"])
+def test_source_copy_sees_what_a_run_depends_on(folder, change):
+    """A change of the code, of a tag or of the order of cells is a change of the copy."""
+    notebook = toy("a = 1", "b = 2")
+    put(folder, notebook)
+    before = notebooks.source("toy").read_bytes()
+    if change == "source":
+        notebook.cells[2].source = "a = 2"
+    elif change == "tags":
+        notebook.cells[1].metadata = {}
+    else:
+        notebook.cells[2:] = notebook.cells[:1:-1]
+    put(folder, notebook)
+    assert notebooks.source("toy").read_bytes() != before
+
+
+def test_source_copy_is_a_valid_notebook(folder):
+    """The copy passes nbformat's schema and names the kernel python3."""
+    notebook = toy("print(1)")
+    notebook.metadata["kernelspec"]["name"] = "somebodys-env"
+    put(folder, notebook)
+    copy = nbformat.read(notebooks.source("toy"), as_version=4)
+    nbformat.validate(copy)
+    assert copy.metadata.kernelspec.name == "python3"
+
+
+# ---------------------------------------------------------------------------------------------- execution
+
+
+def test_two_runs_give_the_same_bytes(folder):
+    """Times, random ids, progress bars and the cuts of a stream leave no trace in an executed notebook."""
+    put(
+        folder,
+        toy(
+            "import sys, time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.05)",
+            "print(time.time(), file=sys.stderr)",
+            "from IPython.display import Markdown\nMarkdown('*a*')",
+            "from ipywidgets import IntProgress\nIntProgress()",
+            "dataset",
+        ),
+    )
+    outputs = [folder / "one.ipynb", folder / "two.ipynb"]
+    for output in outputs:
+        notebooks.run("toy", output, {"dataset": "fashion_mnist"})
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    executed = nbformat.read(outputs[0], as_version=4)
+    nbformat.validate(executed)
+    codes = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in codes] == list(range(1, 8))
+    assert [len(cell.outputs) for cell in codes] == [0, 0, 1, 0, 1, 0, 1]
+    assert codes[2].outputs[0].text == "0\n1\n2\n"
+    assert codes[-1].outputs[0].data["text/plain"] == "'fashion_mnist'"
+
+
+def test_parameters_arrive_as_names(folder):
+    """Papermill's own command line would turn 2e4 into a number and true into a truthy word."""
+    put(folder, toy("print(repr(scale), repr(dataset))"))
+    notebooks.run("toy", folder / "out.ipynb", {"scale": "2e4", "dataset": "true"})
+    assert printed(folder / "out.ipynb")[-1] == "'2e4' 'true'\n"
+
+
+def test_cells_run_in_the_folder_of_the_notebook(folder):
+    """As in JupyterLab and in nbval, whatever folder the command was given in."""
+    put(folder, toy("from pathlib import Path\nprint(Path.cwd().name, Path.cwd().parent.name)"))
+    notebooks.run("toy", folder / "out.ipynb", {})
+    assert printed(folder / "out.ipynb")[-1] == "notebooks a folder\n"
+
+
+def test_unknown_parameter_fails_before_anything_runs(folder):
+    """Papermill warns and goes on; here it is an error that names the nearest valid parameter."""
+    put(folder, toy("from pathlib import Path\nPath('ran').touch()"))
+    with pytest.raises(NotebookError, match="toy has no parameter 'datset'; did you mean 'dataset'?"):
+        notebooks.run("toy", folder / "out.ipynb", {"datset": "mnist"})
+    assert not (folder / "out.ipynb").exists() and not (folder / "notebooks" / "ran").exists()
+
+
+def test_only_names_are_passed(folder):
+    """A parameter whose default is a number cannot be set: numbers stand in params.yaml."""
+    put(folder, toy())
+    with pytest.raises(NotebookError, match="parameter 'seed' of notebook toy is not a name"):
+        notebooks.run("toy", folder / "out.ipynb", {"seed": "4"})
+
+
+def test_a_failed_cell_leaves_the_last_good_output(folder):
+    """The half-executed notebook lies in build/failed/, the output is untouched, the cell is named."""
+    put(folder, toy("assert dataset == 'mnist', f'no {dataset} here'"))
+    output = folder / "out.ipynb"
+    notebooks.run("toy", output, {})
+    good = output.read_bytes()
+    with pytest.raises(NotebookError, match=r"^out stopped in cell \[3\] with AssertionError: no letters"):
+        notebooks.run("toy", output, {"dataset": "letters"})
+    assert output.read_bytes() == good
+    failed = nbformat.read(folder / "build" / "failed" / "out.ipynb", as_version=4)
+    assert failed.cells[-1].outputs[0].ename == "AssertionError"
+    notebooks.run("toy", output, {})
+    assert not (folder / "build" / "failed" / "out.ipynb").exists()
+
+
+def test_refresh_keeps_outputs_in_place(folder):
+    """After a refresh the notebook holds outputs and counts 1..n, and a second refresh changes no byte."""
+    put(folder, toy("print('hello')"))
+    notebooks.refresh()
+    path = folder / "notebooks" / "toy.ipynb"
+    once = path.read_bytes()
+    assert printed(path) == ["", "hello\n"]
+    notebooks.refresh(["toy"])
+    assert path.read_bytes() == once
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["source", "toi"], "there is no notebook 'toi' in notebooks/; did you mean 'toy'?"),
+        (
+            ["run", "toy", "x.ipynb", "-p", "skale", "full"],
+            "notebook toy has no parameter 'skale'; did you mean 'scale'?",
+        ),
+    ],
+)
+def test_command_line_says_one_sentence_and_exits_with_1(folder, arguments, message):
+    """A string given to SystemExit goes to stderr, and the exit code is 1."""
+    put(folder, toy())
+    with pytest.raises(SystemExit) as stop:
+        notebooks.main(arguments)
+    assert stop.value.code == message
