@@ -14,7 +14,7 @@ PER_CLASS = {"train": 120, "t10k": 30}
 
 
 def interleaved(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first `count` of each class: the first of 0, the first of 1, ..., then the second ones."""
+    """Indices of the first `count` of each class, one of each class in turn."""
     return np.stack([np.flatnonzero(labels == label)[:count] for label in range(10)], axis=1).ravel()
 
 
