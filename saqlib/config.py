@@ -16,6 +16,8 @@ DATASETS = ("mnist", "fashion_mnist")
 TRAININGS = ("standard", "guided")
 SCALES = ("smoke", "quick", "full")
 EDGES = ("w8", "same", "fp32")
+TESTS = ("difference", "non_inferiority", "trend", "correlation", "gain", "mitigation", "between")
+IMAGE_SETS = ("primary", "all", "matched")
 LAYERS = ("conv1", "conv2", "dense1", "dense2", "dense3")
 
 
@@ -204,6 +206,42 @@ class Scale:
         )
 
 
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the abstract and how it is tested; saqlib.claims says what each test does with the precisions."""
+
+    id: str
+    text: str
+    test: str
+    metrics: tuple[str, ...]
+    precisions: tuple[str, ...]
+    expected: str
+    images: str
+
+    def __post_init__(self):
+        one_of(self.test, TESTS, f"test in claim {self.id}")
+        one_of(self.expected, ("higher", "lower"), f"value of expected in claim {self.id}")
+        one_of(self.images, IMAGE_SETS, f"set of images in claim {self.id}")
+        for name in ("metrics", "precisions"):
+            _require(len(getattr(self, name)) > 0, f"claim {self.id}: {name} is empty; name at least one")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims, and what their verdicts need: level of the tests, margin of accuracy, reference precision."""
+
+    level: float
+    margin: float
+    reference: str
+    hypotheses: tuple[Claim, ...]
+
+    def __post_init__(self):
+        _require(0 < self.level < 1, f"claims.level must lie in (0, 1), not {self.level}")
+        _require(self.margin > 0, f"claims.margin must be above 0, not {self.margin}")
+        ids = [claim.id for claim in self.hypotheses]
+        _require(len(set(ids)) == len(ids), "claims.hypotheses gives two claims the same id")
+
+
 def _at_least(section: str, values: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(values, name)
@@ -225,7 +263,7 @@ class Config:
     executor: str
     device: str
     size: Scale
-    claims: dict[str, Any]
+    claims: Claims
 
     def cell(self, dataset: str, precision: str, training: str) -> Cell:
         """The cell of three names; ConfigError with the nearest valid name for one that is not in the grid."""
@@ -279,8 +317,18 @@ def from_dict(raw: Any, scale: str | None = None) -> Config:
         executor=one_of(raw["executor"], ("local", "ray"), "executor"),
         device=one_of(raw["device"], ("auto", "cpu", "cuda"), "device"),
         size=sizes[name],
-        claims=_check(raw["claims"], dict, "claims"),
+        claims=_claims(raw["claims"], tuple(precisions)),
     )
+
+
+def _claims(raw: Any, precisions: tuple[str, ...]) -> Claims:
+    """The claims, every precision in them known."""
+    claims = _build(Claims, raw, "claims")
+    one_of(claims.reference, precisions, "precision in claims.reference")
+    for claim in claims.hypotheses:
+        for precision in claim.precisions:
+            one_of(precision, precisions, f"precision in claim {claim.id}")
+    return claims
 
 
 def _check_keys(raw: Any, expected: tuple[str, ...], where: str) -> None:
