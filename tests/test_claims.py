@@ -105,6 +105,13 @@ def test_the_margin_of_accuracy(loss, expected):
     assert set(evaluate(runs, only("H1'")).verdict) == {expected}
 
 
+def test_outside_counts_on_both_sides():
+    """Mixed above both ends: the test against H8 pays for its two sides, 5 scores x 2 x 1/2^10 = .0098."""
+    runs = make_runs(lambda p, t, m: 20 * (p == "mixed"))
+    assert set(evaluate(runs, only("H8", level=0.0099)).verdict) == {OPPOSITE}
+    assert set(evaluate(runs, only("H8", level=0.0097)).verdict) == {NOT_SUPPORTED}
+
+
 def test_estimates_by_hand():
     """The estimate is the mean difference in the order of the words, p that of 10 equal signs."""
     runs = make_runs(falling(8.0))
@@ -249,7 +256,7 @@ def test_error_rate_under_the_null(claim):
 
 @pytest.mark.parametrize("seeds", [2, 5])
 def test_too_few_seeds_are_said_to_be_too_few(seeds):
-    """With 5 seeds a sign-flip test cannot reach .05: even a perfect effect is not supported, and it says why."""
+    """With 5 seeds a sign-flip test cannot reach .05: a perfect effect is not supported, and it says why."""
     table = evaluate(make_runs(falling(50.0), seeds=seeds))
     flips = table[table.claim.isin(["H1", "H3", "H9"])]
     assert set(flips.verdict) == {NOT_SUPPORTED}
