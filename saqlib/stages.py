@@ -1,0 +1,152 @@
+"""A trained network as a row of stages in plain NumPy: what deployment reads instead of modules and autograd.
+
+A stage is one layer and what stands behind it: pooling (after a convolution) and the activation. The integer
+network, the ONNX graphs and the cost table all start here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from saqlib import config
+from saqlib.model import INPUT_SCALE, KERNEL, LeNet
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear
+from saqlib.saliency import evaluating
+
+SIDE = 28
+INPUT_BITS = 8
+POOL = 2
+INT32_LIMIT = 2**31
+
+
+class DeploymentError(ValueError):
+    """A network that cannot be deployed as asked; the message says which layer, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer with its pooling and activation.
+
+    weight: (out, in, 5, 5) or (out, in); int8 codes if `weight_bits` is set, float32 otherwise. bias: (out,),
+    int32 codes or float32. weight_scale: the value of one weight code; output_scale: the value of one unit of
+    the accumulator; both float32 (out,), None for a float layer. alpha, step: clip of the activation and
+    value of one of its codes, None if there is no PACT. positions: output pixels of the layer, before
+    pooling.
+    """
+
+    name: str
+    weight: np.ndarray
+    bias: np.ndarray
+    weight_bits: int | None
+    weight_scale: np.ndarray | None
+    output_scale: np.ndarray | None
+    input_bits: int | None
+    positions: int
+    activation_bits: int | None
+    alpha: np.float32 | None
+    step: np.float32 | None
+    last: bool
+
+    @property
+    def quantized(self) -> bool:
+        return self.weight_bits is not None
+
+    @property
+    def pooled(self) -> bool:
+        return self.weight.ndim == 4
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self.weight.size * self.positions
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that enter for one image."""
+        side = round(self.positions**0.5) + KERNEL - 1 if self.pooled else 1
+        return self.weight.shape[1] * side**2
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that leave for one image, behind pooling."""
+        return self.weight.shape[0] * (self.positions // POOL**2 if self.pooled else 1)
+
+    @property
+    def top_code(self) -> int:
+        """The largest code behind the activation."""
+        return 2**self.activation_bits - 1
+
+
+def read(model: LeNet) -> tuple[Stage, ...]:
+    """The stages of a network from `model.build`, in order, as evaluation mode computes them.
+
+    The model's mode stays as it was. Raises DeploymentError if the network is in its full-precision warm-up,
+    if a clip is not a positive number, or if a layer has low-bit weights but an input that is not on a
+    lattice.
+    """
+    if not isinstance(model, LeNet):
+        raise DeploymentError(
+            f"only a network of saqlib.model.build can be deployed, not a {type(model).__name__}"
+        )
+    with evaluating(model):
+        return tuple(_stages(model))
+
+
+def _stages(model: LeNet):
+    side, scale, bits = SIDE, INPUT_SCALE, INPUT_BITS
+    activations = (model.act1, model.act2, model.act3, model.act4, None)
+    for name, activation in zip(config.LAYERS, activations, strict=True):
+        layer = getattr(model, name)
+        pooled = isinstance(layer, nn.Conv2d)
+        side = side - KERNEL + 1 if pooled else 1
+        yield _stage(name, layer, activation, scale, bits, side**2)
+        side //= POOL if pooled else 1
+        pact = isinstance(activation, PACT)
+        scale, bits = (activation.scale, activation.bits) if pact else (None, None)
+
+
+def _stage(name, layer, activation, input_scale, input_bits, positions) -> Stage:
+    quantized = isinstance(layer, (QuantConv2d, QuantLinear))
+    pact = activation if isinstance(activation, PACT) else None
+    _check(name, layer, pact, quantized, input_scale)
+    return Stage(
+        name=name,
+        weight=_array(layer.codes()).astype(np.int8) if quantized else _array(layer.weight),
+        bias=_array(layer.bias_codes(input_scale)).astype(np.int32) if quantized else _array(layer.bias),
+        weight_bits=layer.bits if quantized else None,
+        weight_scale=_array(layer.weight_scale.flatten()) if quantized else None,
+        output_scale=_array(layer.output_scale(input_scale)) if quantized else None,
+        input_bits=input_bits,
+        positions=positions,
+        activation_bits=pact.bits if pact else None,
+        alpha=_array(pact.alpha)[()] if pact else None,
+        step=_array(pact.scale)[()] if pact else None,
+        last=activation is None,
+    )
+
+
+def _check(name: str, layer: nn.Module, pact: PACT | None, quantized: bool, input_scale) -> None:
+    if not all(module.quantizing for module in (layer, pact) if hasattr(module, "quantizing")):
+        raise DeploymentError(
+            f"{name} still computes in full precision (warm-up); "
+            "call saqlib.quantization.set_quantizing(model, True), calibrate and train before deploying"
+        )
+    if pact and not (0 < pact.alpha.item() < float("inf")):
+        raise DeploymentError(
+            f"the clip behind {name} is {pact.alpha.item()}, not a positive number; "
+            "calibrate the network (saqlib.quantization.calibrate) and train it again"
+        )
+    if quantized and input_scale is None:
+        raise DeploymentError(
+            f"{name} has {layer.bits}-bit weights but a full-precision input; "
+            "give the layer before it activation bits"
+        )
+    if quantized and layer.bias_codes(input_scale).abs().max() >= INT32_LIMIT:
+        raise DeploymentError(
+            f"the bias of {name} does not fit int32 at the scale of its accumulator; train it again"
+        )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())

@@ -1,0 +1,95 @@
+"""Small trained networks for the tests of deployment: seconds of training on the sample spread the codes."""
+
+import copy
+from functools import cache
+
+import numpy as np
+import torch
+import yaml
+
+from saqlib import config, data, model, paths, quantization, training
+
+PRECISIONS = ("fp32", "w4a4", "mixed", "w2a2")
+QUANTIZED = PRECISIONS[1:]
+
+
+@cache
+def sample(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 images and labels of the committed sample of MNIST."""
+    return data.load("mnist", split, sample=True)
+
+
+@cache
+def inputs() -> torch.Tensor:
+    """The sample's 300 test images as a network takes them."""
+    return training.as_input(sample("test")[0])
+
+
+@cache
+def network(precision: str, edges: str = "w8") -> model.LeNet:
+    """A trained network of a precision, in evaluation mode. It is shared: copy it before you change it."""
+    settings = config.from_dict(yaml.safe_load(paths.PARAMS.read_text()) | {"edges": edges})
+    trained = model.build(settings.precisions[precision], network=settings.network, seed=0)
+    images = training.Images(*sample("train"), *sample("validation"))
+    training.train(trained, images, seed=0, epochs=8, warmup_epochs=3, settings=settings.training)
+    return trained
+
+
+def network_with_ties(precision: str) -> model.LeNet:
+    """A network whose scales are powers of two, so that many values lie exactly between two codes."""
+    tied = copy.deepcopy(network(precision))
+    layers = (tied.conv1, tied.conv2, tied.dense1, tied.dense2, tied.dense3)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight_scale.copy_(layer.weight_scale.log2().round().exp2())
+        tied.conv1.weight_scale.mul_(255)  # undoes the scale of the input, 1 / 255
+        tied.conv1.weight.mul_(255)
+        for activation in quantization.pact_layers(tied).values():
+            activation.alpha.copy_(activation.scale.log2().round().exp2() * (2**activation.bits - 1))
+        tied.act1.alpha.mul_(256)
+    return tied
+
+
+def behaviour(trained: model.LeNet, images: torch.Tensor) -> dict[str, np.ndarray]:
+    """What leaves each layer of the network: codes behind the activations, channels last, and the logits."""
+    leaving = {}
+
+    def keep(name):
+        def hook(activation, _, output):
+            codes = (output / activation.scale).round().int()
+            leaving[name] = (codes.permute(0, 2, 3, 1) if codes.ndim == 4 else codes).numpy()
+
+        return hook
+
+    activations = (trained.act1, trained.act2, trained.act3, trained.act4)
+    names = ("conv1", "conv2", "dense1", "dense2")
+    hooks = [a.register_forward_hook(keep(name)) for name, a in zip(names, activations, strict=True)]
+    try:
+        with torch.no_grad():
+            leaving["dense3"] = trained(images).numpy()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return leaving
+
+
+def _rounded_by(rule):
+    """PACT with another way of rounding."""
+
+    def pact(x, alpha, bits):
+        step = alpha / (2**bits - 1)
+        return rule(x.clamp(min=0).minimum(alpha) / step) * step
+
+    return pact
+
+
+# What a careless port does differently, as patches of the network: (object, attribute, replacement).
+MUTATIONS = {
+    "half up": (quantization, "pact", _rounded_by(lambda x: (x + 0.5).floor())),
+    "floor": (quantization, "pact", _rounded_by(torch.floor)),
+    "float bias": (
+        quantization._QuantizedLayer,
+        "bias_codes",
+        lambda layer, input_scale: layer.bias.detach() / layer.output_scale(input_scale),
+    ),
+}
