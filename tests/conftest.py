@@ -33,7 +33,15 @@ def no_network() -> None:
         yield
 
 
-def pytest_collectstart(collector: pytest.Collector) -> None:
+class StderrNotCompared:
     """Compare notebooks without stderr, which depends on the terminal and not on the results."""
-    if hasattr(collector, "skip_compare"):
-        collector.skip_compare += ("stderr",)
+
+    @staticmethod
+    def pytest_collectstart(collector: pytest.Collector) -> None:
+        if hasattr(collector, "skip_compare"):
+            collector.skip_compare += ("stderr",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the hook for notebooks/, too: a conftest's own hooks see the files below it alone."""
+    config.pluginmanager.register(StderrNotCompared())
