@@ -77,6 +77,12 @@ def test_sign_flip_rounding_makes_no_difference():
     assert p == paired_sign_flip(steps, np.zeros(8))
 
 
+def test_sign_flip_sees_small_differences():
+    """The slack for rounding is no blindness: differences of a billionth of the values still count."""
+    base = np.linspace(98.71, 99.43, 8)
+    assert paired_sign_flip(base + 1e-7 * np.arange(1, 9), base) == 2 / 2**8
+
+
 def test_sign_flip_symmetries():
     """Swapping the samples keeps p and swaps the sides; equal samples give 1."""
     a, b = pairs(3, 9)
