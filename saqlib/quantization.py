@@ -124,14 +124,16 @@ def weight_scale(weight: Tensor, bits: int) -> Tensor:
     """The value of one code, per output channel: shape (out, 1, ...), positive.
 
     The clip is SAWB's up to 4 bits. It never exceeds the channel's largest magnitude, and is that magnitude where
-    SAWB's estimate is not positive and from 5 bits on (a channel of all zeros gets scale 1).
+    SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would erase) and from
+    5 bits on. A channel of all zeros gets scale 1.
     """
     magnitude = weight.detach().flatten(1).abs()
     clip = largest = magnitude.amax(1)
     if check_bits(bits) in SAWB_COEFFICIENTS:
         c1, c2 = SAWB_COEFFICIENTS[bits]
-        estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * magnitude.mean(1)
-        clip = torch.where(estimate > 0, estimate.minimum(largest), largest)
+        mean = magnitude.mean(1)
+        estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * mean
+        clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
     scale = torch.where(clip > 0, clip / (2 ** (bits - 1) - 1), 1.0)
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
