@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from torch import Tensor, nn
 
 from saqlib import config, data, model, paths, training
 from saqlib.config import Cell, Config
+from saqlib.memory import keep_freed_memory
 
 WATCHED = 10  # validation images, one a class, whose maps are recorded while seed 0 trains
 POLL_SECONDS = 0.5
-CODE = ("quantization", "saliency", "config", "data", "model", "training", "experiment")
+CODE = ("quantization", "convolution", "saliency", "config", "data", "model", "training", "experiment")
 
 
 class ModelFileError(ValueError):
@@ -77,6 +77,7 @@ def parallel(task: Callable[..., Any], jobs: list[tuple], settings: Config, n_jo
 
 
 def _in_one_thread(task: Callable[..., Any], *arguments: Any) -> Any:
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -262,7 +263,7 @@ def read_cell(path: Path) -> dict[str, Any]:
 
 
 def restore(content: dict[str, Any], seed: int) -> nn.Module:
-    """The network of one seed from a model file's contents, in evaluation mode; ModelFileError if it has no such seed."""
+    """The network of one seed of a model file, in evaluation mode; ModelFileError if it has no such seed."""
     if seed not in content["seeds"]:
         raise ModelFileError(f"{content['cell']} holds seeds {sorted(content['seeds'])}, not {seed}")
     layers = tuple(config.Bits(**bits) for bits in content["precision"]["layers"])

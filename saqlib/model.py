@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saqlib import config
+from saqlib.convolution import one_channel_conv2d
 from saqlib.quantization import PACT, QuantConv2d, QuantLinear, calibrate
 
 CLASSES = 10
@@ -28,14 +29,14 @@ class LeNet(nn.Module):
         self.precision, self.network = precision, network
         (c1, c2), (d1, d2) = network.channels, network.hidden
         bits = dict(zip(config.LAYERS, precision.layers, strict=True))
-        self.conv1, self.act1 = _conv(1, c1, bits["conv1"]), _activation(bits["conv1"])
+        self.conv1, self.act1 = _first_conv(c1, bits["conv1"]), _activation(bits["conv1"])
         self.conv2, self.act2 = _conv(c1, c2, bits["conv2"]), _activation(bits["conv2"])
         self.dense1, self.act3 = _dense(c2 * FLAT, d1, bits["dense1"]), _activation(bits["dense1"])
         self.dense2, self.act4 = _dense(d1, d2, bits["dense2"]), _activation(bits["dense2"])
         self.dense3 = _dense(d2, CLASSES, bits["dense3"])
 
     def forward(self, images: Tensor) -> Tensor:
-        x, scale = images.contiguous(memory_format=torch.channels_last), INPUT_SCALE
+        x, scale = images, INPUT_SCALE
         for conv, activation in ((self.conv1, self.act1), (self.conv2, self.act2)):
             x = activation(F.max_pool2d(_call(conv, x, scale), 2))
             scale = output_scale(activation)
@@ -44,6 +45,27 @@ class LeNet(nn.Module):
             x = activation(_call(dense, x, scale))
             scale = output_scale(activation)
         return _call(self.dense3, x, scale)
+
+
+class _OneChannel:
+    """Puts the fast input gradient into a convolution of one input channel."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return one_channel_conv2d(x, weight, bias)
+
+
+class OneChannelConv2d(_OneChannel, nn.Conv2d):
+    """nn.Conv2d, 1 input channel."""
+
+
+class QuantOneChannelConv2d(_OneChannel, QuantConv2d):
+    """QuantConv2d, 1 input channel."""
+
+
+def _first_conv(outputs: int, bits: config.Bits) -> nn.Module:
+    if bits.weight is None:
+        return OneChannelConv2d(1, outputs, KERNEL)
+    return QuantOneChannelConv2d(1, outputs, KERNEL, bits=bits.weight)
 
 
 def _conv(inputs: int, outputs: int, bits: config.Bits) -> nn.Module:
