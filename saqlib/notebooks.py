@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from saqlib import paths
@@ -142,9 +143,7 @@ def _require_one_of(name: str, valid: Iterable[str], problem: str) -> None:
 
 def _check_parameters(name: str, path: Path, parameters: dict[str, str]) -> None:
     """Papermill itself only warns of a parameter that the notebook lacks."""
-    import papermill  # takes a second, and `source` runs without
-
-    declared = papermill.inspect_notebook(path)
+    declared = _papermill().inspect_notebook(path)
     for key in parameters:
         _require_one_of(key, declared, f"notebook {name} has no parameter {key!r}")
         default = declared[key]["default"]
@@ -155,10 +154,20 @@ def _check_parameters(name: str, path: Path, parameters: dict[str, str]) -> None
             )
 
 
-def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
-    """The clean notebook after a run of all its cells, in its own folder as in JupyterLab."""
+def _papermill() -> ModuleType:
+    """Papermill, imported where a notebook runs, and without a grammar of URIs that no notebook needs.
+
+    jsonschema would compile that grammar on import, for two seconds at the start of every stage.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
 
+    return papermill
+
+
+def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
+    """The clean notebook after a run of all its cells, in its own folder as in JupyterLab."""
+    papermill = _papermill()
     unfinished = paths.BUILD / "failed" / f"{label}.ipynb"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
@@ -172,6 +181,7 @@ def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
             progress_bar=sys.stderr.isatty(),
             stderr_file=sys.stderr,
             start_timeout=KERNEL_START,
+            extra_arguments=["--log-level=ERROR"],  # not the kernel's advice about its transport
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(

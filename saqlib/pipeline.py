@@ -1,0 +1,137 @@
+"""The whole pipeline by one command, in the checkout or in a scratch folder.
+
+    python -m saqlib.pipeline reproduce     every number of the paper, at the scale of params.yaml; writes results/
+    python -m saqlib.pipeline quick         the same stages and notebooks at scale quick, in build/quick/
+
+A second call goes on where a first one was stopped: finished stages are skipped, and so are the finished seeds of
+the cell that was in work. To run a part of it by hand: dvc repro train@mnist-w2a2-guided.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saqlib import config, data, paths
+
+TREES = ("notebooks", "saqlib", "paper", "tests/sample")
+FILES = ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
+PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
+STOPPED = "The pipeline stopped. The same command goes on from there."
+
+
+class PipelineError(RuntimeError):
+    """A stage failed; what was wrong stands above, where the stage said it."""
+
+
+def workspace(folder: Path, scale: str, **edits: Any) -> Path:
+    """A folder with a copy of the pipeline that runs at another scale and leaves the checkout as it is; the folder.
+
+    edits: sections of params.yaml to change, such as grid={"datasets": ["mnist"]}. Results of an earlier call stay,
+    so that only what has changed since runs again. The images are the sample's or, for a scale on all of them, those
+    of the checkout, fetched if need be. Raises ConfigError, before anything is written, if the edits are not usable.
+    """
+    params = _merged(yaml.safe_load(paths.PARAMS.read_text()), {"scale": scale} | edits)
+    settings = config.from_dict(params)
+    for name in TREES:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        _copy_tree(paths.ROOT / name, folder / name)
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(paths.ROOT / name, folder / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for dataset in settings.grid.datasets:
+        if settings.size.sample:
+            _link_tree(paths.SAMPLE / dataset, folder / "data" / dataset)
+        else:
+            data.fetch(dataset, print)
+            _link_tree(paths.DATA / dataset, folder / "data" / dataset)
+    return folder
+
+
+def _merged(values: dict, edits: dict) -> dict:
+    both = {key: _merged(values[key], edit) for key, edit in edits.items()
+            if isinstance(edit, dict) and isinstance(values.get(key), dict)}  # fmt: skip
+    return values | edits | both
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "*.pdf"))
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The files of a folder under a second name, or copied where the file system has no hard links."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        twin = target / path.name
+        if not twin.exists():
+            try:
+                os.link(path, twin)
+            except OSError:
+                shutil.copy2(path, twin)
+
+
+def repro(folder: Path, *targets: str) -> None:
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder.
+
+    Raises ConfigError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
+    stage fails.
+    """
+    config.load(folder / "params.yaml")
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environment(folder))
+    if done.returncode:
+        raise PipelineError(STOPPED)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables under which a stage's `python` is the one that runs now, and saqlib the one in `folder`."""
+
+    def first(entry: str, name: str) -> str:
+        return os.pathsep.join(filter(None, [entry, os.environ.get(name)]))
+
+    return os.environ | {
+        "PATH": first(str(Path(sys.executable).parent), "PATH"),
+        "PYTHONPATH": first(str(folder), "PYTHONPATH"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def quick() -> Path:
+    """The pipeline at scale quick in build/quick/; that folder."""
+    folder = workspace(paths.BUILD / "quick", "quick")
+    repro(folder)
+    return folder
+
+
+def reproduce() -> Path:
+    """The pipeline in the checkout; its folder."""
+    repro(paths.ROOT)
+    return paths.ROOT
+
+
+def where_to_look(folder: Path) -> str:
+    """What the pipeline has written for a reader, as paths."""
+    found = [str(path) for pattern in PRODUCTS for path in sorted(folder.glob(pattern))]
+    return "\n".join(["Where to look:", *found])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message and exit code 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("quick", "reproduce"))
+    command = parser.parse_args(arguments).command
+    try:
+        print(where_to_look(quick() if command == "quick" else reproduce()))
+    except (config.ConfigError, data.DataError, PipelineError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()
