@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from saqlib.clarity import PRIMARY, SCORES
+from saqlib import words
+from saqlib.clarity import PRIMARY
 from saqlib.config import Claim, Claims
 from saqlib.statistics import (
     Interval,
@@ -162,8 +163,8 @@ def _comparisons(claim: Claim, data: _Data, training: str, metric: str) -> Itera
             yield f"{b} - {reference}", pair, lambda t: _sign_flip(t[:, 0] - t[:, 1], claim.expected)
     elif claim.test == "non_inferiority":
         for b in there:
-            words = f"{b} - {reference} > -{data.margin:g}"
-            yield words, table[[b, reference]], lambda t: _below_margin(t[:, 0], t[:, 1], data.margin)
+            label = f"{b} - {reference} > -{data.margin:g}"
+            yield label, table[[b, reference]], lambda t: _below_margin(t[:, 0], t[:, 1], data.margin)
     elif claim.test == "trend" and len(there) > 2:
         yield " < ".join(there), table[there], lambda t: _trend(t, claim.expected)
     elif claim.test == "correlation" and len(there) > 2:
@@ -175,9 +176,9 @@ def _comparisons(claim: Claim, data: _Data, training: str, metric: str) -> Itera
         standard = data.table("standard", metric)
         for b in there:
             columns = [b] if claim.test == "gain" else [b, reference]
-            words = f"guided - standard, {' - '.join(columns)}"
+            label = f"guided - standard, {' - '.join(columns)}"
             both = pd.concat([table[columns], standard[columns]], axis=1)
-            yield words, both, lambda t: _sign_flip(_guided_difference(t), claim.expected)
+            yield label, both, lambda t: _sign_flip(_guided_difference(t), claim.expected)
 
 
 def _correlation(table: NDArray) -> NDArray:
@@ -229,17 +230,17 @@ def _trainings(claim: Claim, runs: pd.DataFrame) -> list[str]:
 def _family(claim: Claim, data: _Data, dataset: str, training: str, level: float) -> list[dict]:
     """All rows of one claim on one dataset and training, corrected together."""
     tests = [
-        (metric, words, _run(table, test))
+        (metric, label, _run(table, test))
         for metric in claim.metrics
-        for words, table, test in _comparisons(claim, data, training, metric)
+        for label, table, test in _comparisons(claim, data, training, metric)
     ]
     p = holm([outcome.p for *_, outcome in tests])
     p_against = holm([outcome.p_against for *_, outcome in tests])
     rows = []
-    for (metric, words, outcome), for_, against in zip(tests, p, p_against, strict=True):
+    for (metric, label, outcome), for_, against in zip(tests, p, p_against, strict=True):
         rows.append({
             "claim": claim.id, "dataset": dataset, "training": training,
-            "metric": metric, "comparison": words,
+            "metric": metric, "comparison": label,
             "estimate": outcome.interval.mean, "low": outcome.interval.low, "high": outcome.interval.high,
             "p": outcome.p, "p_holm": for_,
             "verdict": verdict(for_, against, outcome.direction, level),
@@ -283,13 +284,6 @@ def _together(rows: list[dict], claim: Claim, few: bool) -> list[dict]:
 # ------------------------------------------------------------------------------------------ for a reader
 
 
-def metric_name(metric: str) -> str:
-    """The words for a column of the table of runs."""
-    if metric in SCORES:
-        return SCORES[metric].name
-    return {"test_accuracy": "Test accuracy", "dead_rate": "Dead rate"}.get(metric, metric.capitalize())
-
-
 def _sentence(row: dict, outcome: Outcome, family: int, level: float) -> str:
     """What one row says, in words."""
     if np.isnan(outcome.p):
@@ -298,7 +292,7 @@ def _sentence(row: dict, outcome: Outcome, family: int, level: float) -> str:
     unit = " points" if row["metric"] == "test_accuracy" and "<" not in row["comparison"] else ""
     estimate, low, high = (f"{row[key]:+.{digits}f}" for key in ("estimate", "low", "high"))
     found = (
-        f"{metric_name(row['metric'])}, {row['comparison']}: {estimate}{unit} "
+        f"{words.name(row['metric'])}, {row['comparison']}: {estimate}{unit} "
         f"(95 % interval {low} to {high}; corrected p {_p(row['p_holm'])})"
     )
     if _too_few(outcome, family, level):
@@ -343,22 +337,23 @@ def summary(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
 def retained(runs: pd.DataFrame, untrained: pd.DataFrame, reference: str = "fp32") -> pd.DataFrame:
     """Retained clarity (C_b - C_rand) / (C_ref - C_rand): 1 keeps what the reference learned, 0 nothing.
 
-    runs: one row a network; untrained: the same rows for the re-initialised networks, the scores alone. The
-    ratio is taken seed by seed. Returns dataset, training, metric, precision, estimate, low, high; NaN where
-    the interval of the denominator holds 0, since the ratio then means nothing.
+    runs: one row a network; untrained: dataset, training, seed and the scores of the reference's network with
+    weights drawn anew. The ratio is taken seed by seed. Returns dataset, training, metric, precision,
+    estimate, low, high; NaN where the interval of the denominator holds 0: the ratio then means nothing.
     """
-    keys = ["dataset", "training", "seed", "precision"]
-    gain = runs.set_index(keys)[list(PRIMARY)] - untrained.set_index(keys)[list(PRIMARY)]
     rows = []
-    for (dataset, training), group in gain.groupby(level=["dataset", "training"], sort=False):
+    for (dataset, training), group in runs.groupby(["dataset", "training"], sort=False):
+        there = (untrained.dataset == dataset) & (untrained.training == training)
+        floor = untrained[there].set_index("seed")
         for metric in PRIMARY:
-            table = group[metric].droplevel(["dataset", "training"]).unstack("precision")
-            rows += [
-                {"dataset": dataset, "training": training, "metric": metric, "precision": precision}
-                | _ratio(table[precision], table[reference])._asdict()
-                for precision in group.index.unique("precision")
-            ]
-    return pd.DataFrame(rows).rename(columns={"mean": "estimate"})
+            table = group.pivot(index="seed", columns="precision", values=metric)
+            gain = table.sub(floor[metric], axis=0)
+            for precision in group.precision.unique():
+                ratio = _ratio(gain[precision], gain[reference])
+                rows.append([dataset, training, metric, precision, *ratio])
+    return pd.DataFrame(
+        rows, columns=["dataset", "training", "metric", "precision", "estimate", "low", "high"]
+    )
 
 
 def _ratio(numerator: pd.Series, denominator: pd.Series) -> Interval:
