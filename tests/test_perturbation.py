@@ -101,6 +101,19 @@ def test_constant_map_scores_exactly_zero(model, batch, value, steps):
     assert (gain == 0).all()
 
 
+def test_constant_map_scores_zero_whatever_the_place_in_the_batch(batch):
+    """A forward pass that rounds differently at each place of a batch leaves a constant map at exactly 0."""
+
+    class Rounding(Additive):
+        def forward(self, images):
+            return super().forward(images) + 1e-6 * torch.randn(len(images), 2)
+
+    images, targets, maps = batch
+    model = Rounding(torch.full((100,), 0.01))
+    gain = symmetric_relevance_gain(model, images, targets % 2, torch.ones_like(maps), 14)
+    assert (gain == 0).all()
+
+
 def test_monotone_transforms_are_bit_identical(model, batch):
     """Only the order of the magnitudes counts: powers, logarithms, scale and sign change no bit."""
     images, targets, maps = batch
