@@ -86,9 +86,7 @@ def read(model: LeNet) -> tuple[Stage, ...]:
     lattice.
     """
     if not isinstance(model, LeNet):
-        raise DeploymentError(
-            f"only a network of saqlib.model.build can be deployed, not a {type(model).__name__}"
-        )
+        raise DeploymentError(f"only a network of saqlib.model.build can be deployed, not a {type(model).__name__}")
     with evaluating(model):
         return tuple(_stages(model))
 
@@ -139,14 +137,11 @@ def _check(name: str, layer: nn.Module, pact: PACT | None, quantized: bool, inpu
         )
     if quantized and input_scale is None:
         raise DeploymentError(
-            f"{name} has {layer.bits}-bit weights but a full-precision input; "
-            "give the layer before it activation bits"
+            f"{name} has {layer.bits}-bit weights but a full-precision input; give the layer before it activation bits"
         )
     if quantized and layer.bias_codes(input_scale).abs().max() >= INT32_LIMIT:
-        raise DeploymentError(
-            f"the bias of {name} does not fit int32 at the scale of its accumulator; train it again"
-        )
+        raise DeploymentError(f"the bias of {name} does not fit int32 at the scale of its accumulator; train it again")
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+    return np.array(tensor.detach().cpu().numpy(), order="C")

@@ -31,7 +31,7 @@ def network(precision: str, edges: str = "w8") -> model.LeNet:
     settings = config.from_dict(yaml.safe_load(paths.PARAMS.read_text()) | {"edges": edges})
     trained = model.build(settings.precisions[precision], network=settings.network, seed=0)
     images = training.Images(*sample("train"), *sample("validation"))
-    training.train(trained, images, seed=0, epochs=8, warmup_epochs=3, settings=settings.training)
+    training.train(trained, images, seed=0, epochs=5, warmup_epochs=2, settings=settings.training)
     return trained
 
 
@@ -41,12 +41,10 @@ def network_with_ties(precision: str) -> model.LeNet:
     layers = (tied.conv1, tied.conv2, tied.dense1, tied.dense2, tied.dense3)
     with torch.no_grad():
         for layer in layers:
-            layer.weight_scale.copy_(layer.weight_scale.log2().round().exp2())
-        tied.conv1.weight_scale.mul_(255)  # undoes the scale of the input, 1 / 255
-        tied.conv1.weight.mul_(255)
+            unit = 255 if layer is tied.conv1 else 1  # undoes the scale of the input, 1 / 255
+            layer.weight_scale.copy_((layer.weight_scale / unit).log2().round().exp2() * unit)
         for activation in quantization.pact_layers(tied).values():
             activation.alpha.copy_(activation.scale.log2().round().exp2() * (2**activation.bits - 1))
-        tied.act1.alpha.mul_(256)
     return tied
 
 
