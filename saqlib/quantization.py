@@ -50,7 +50,7 @@ class _Pact(torch.autograd.Function):
         if ctx.needs_input_grad[0]:  # 0 < x < alpha
             grad_x = torch.ops.aten.hardtanh_backward(grad, x, 0.0, alpha.item())
         if ctx.needs_input_grad[1]:  # x > the number before alpha, so x >= alpha
-            before = torch.nextafter(alpha, torch.zeros_like(alpha)).item()
+            before = torch.nextafter(alpha.to(x.dtype), x.new_zeros(())).item()
             grad_alpha = torch.ops.aten.threshold_backward(grad, x, before).sum()
         return grad_x, grad_alpha, None
 

@@ -132,6 +132,17 @@ def test_pact_table_at_and_around_0_alpha_and_the_mid_points(x, code, dx, dalpha
     assert (y.item(), found_dx.item(), found_dalpha.item()) == (code, 7 * dx, 7 * dalpha)
 
 
+@pytest.mark.parametrize("x_type", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha_type", [torch.float32, torch.float64])
+def test_next_to_alpha_exactly_one_of_the_two_gets_the_gradient(x_type, alpha_type):
+    """The numbers before, at and behind alpha, in the type of x, whatever the type of alpha."""
+    middle = torch.tensor(3.0, dtype=x_type)
+    x = torch.stack([middle.nextafter(0 * middle), middle, middle.nextafter(2 * middle)])
+    alpha, upstream = torch.tensor(3.0, dtype=alpha_type), torch.tensor([1, 10, 100], dtype=x_type)
+    _, dx, dalpha = gradients(lambda x, a: pact(x, a, 2), x, alpha, upstream)
+    assert (dx.tolist(), dalpha.item()) == ([1, 0, 0], 110)
+
+
 def test_rounding_is_half_to_even_and_not_half_up_or_down():
     """At the mid-points of 4 bits our codes differ from both mutants, and from each at other places."""
     x = double([code + 0.5 for code in range(15)])
