@@ -156,9 +156,7 @@ def test_gradient_of_alpha_is_the_sum_over_the_batch():
     """Twice the same batch gives twice the scalar gradient; a mean would not."""
     x, upstream = double([[4.0, 1.0], [3.0, -1.0], [9.0, 2.0]]), double([[1, 2], [3, 4], [5, 6]])
     _, _, once = gradients(lambda x, a: pact(x, a, 2), x, double(3.0), upstream)
-    _, _, twice = gradients(
-        lambda x, a: pact(x, a, 2), torch.cat([x, x]), double(3.0), torch.cat([upstream, upstream])
-    )
+    _, _, twice = gradients(lambda x, a: pact(x, a, 2), torch.cat([x, x]), double(3.0), torch.cat([upstream, upstream]))
     assert once.shape == ()
     assert (once.item(), twice.item()) == (1 + 3 + 5, 18)
 
@@ -302,9 +300,7 @@ def test_alpha_stays_positive_over_200_adversarial_steps(monkeypatch):
 
 def test_every_parameter_is_in_exactly_one_group_and_the_alphas_in_their_own():
     """No alpha is stepped twice, nor with the weights' settings."""
-    model = nn.Sequential(
-        QuantLinear(4, 4, bits=2), PACT(2), nn.Sequential(PACT(4), QuantLinear(4, 10, bits=8))
-    )
+    model = nn.Sequential(QuantLinear(4, 4, bits=2), PACT(2), nn.Sequential(PACT(4), QuantLinear(4, 10, bits=8)))
     settings = config.Training(8, 0.01, alpha_learning_rate=0.02, alpha_penalty=0.3, calibration_images=1)
     weights, alphas = training.make_optimizer(model, settings).param_groups
     listed = [id(p) for p in weights["params"] + alphas["params"]]
@@ -392,9 +388,7 @@ def test_weights_are_scale_equivariant(values, bits, exponent, factor):
     if weight.any():
         assert torch.equal(scale_of_power, scale * 2.0**exponent)
         _, scaled = quantize_weight(weight.double() * factor, bits)
-        torch.testing.assert_close(
-            scaled, quantize_weight(weight.double(), bits)[1] * factor, rtol=1e-7, atol=0
-        )
+        torch.testing.assert_close(scaled, quantize_weight(weight.double(), bits)[1] * factor, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
@@ -547,9 +541,7 @@ def test_evaluation_freezes_the_scale_as_the_weights_are_then(kind):
 
 
 def small_network(bits: int = 2) -> nn.Sequential:
-    return nn.Sequential(
-        QuantConv2d(1, 4, 3, bits=bits), PACT(bits), nn.Flatten(), QuantLinear(144, 10, bits=bits)
-    )
+    return nn.Sequential(QuantConv2d(1, 4, 3, bits=bits), PACT(bits), nn.Flatten(), QuantLinear(144, 10, bits=bits))
 
 
 def test_state_dict_round_trip_is_bit_exact(tmp_path):
