@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from saqlib import paths
+from saqlib import files, paths
 
 KERNEL = "python3"
 METADATA = {
@@ -102,8 +102,8 @@ def _clean_outputs(outputs: Iterable[Notebook], count: int) -> list[Notebook]:
 def source(name: str) -> Path:
     """Write build/notebooks/<name>.ipynb, the copy of a notebook that stages depend on; its path."""
     copy = paths.BUILD / "notebooks" / f"{name}.ipynb"
-    _write(json.dumps(source_only(_read(_notebook(name))), ensure_ascii=False, indent=1) + "\n", copy)
-    return copy
+    bare = source_only(_read(_notebook(name)))
+    return files.write(copy, json.dumps(bare, ensure_ascii=False, indent=1) + "\n")
 
 
 def run(name: str, output: Path, parameters: dict[str, str]) -> None:
@@ -116,14 +116,14 @@ def run(name: str, output: Path, parameters: dict[str, str]) -> None:
     if not copy.exists():
         source(name)
     _check_parameters(name, copy, parameters)
-    _write(_as_saved(_execute(copy, output.stem, parameters)), output)
+    files.write(output, _as_saved(_execute(copy, output.stem, parameters)))
 
 
 def refresh(names: Iterable[str] = ()) -> None:
     """Execute notebooks (all by default) in place at their defaults, as references for the tests."""
     for name in list(names) or _names():
         path = _notebook(name)
-        _write(_as_saved(_execute(source(name), name, {})), path)
+        files.write(path, _as_saved(_execute(source(name), name, {})))
 
 
 def _names() -> list[str]:
@@ -200,19 +200,8 @@ def _as_saved(notebook: Notebook) -> str:
     return nbformat.writes(nbformat.from_dict(notebook)) + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------ files
-
-
 def _read(path: Path) -> Notebook:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(text: str, path: Path) -> None:
-    """To a temporary name first: whoever reads never sees half a notebook."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # ----------------------------------------------------------------------------------------------- command line

@@ -1,5 +1,6 @@
 """Parameters are checked, copies are clean, and the notebooks of the paper keep their contract."""
 
+import ast
 import json
 
 import nbformat
@@ -184,3 +185,50 @@ def test_command_line_says_one_sentence_and_exits_with_1(folder, arguments, mess
     with pytest.raises(SystemExit) as stop:
         notebooks.main(arguments)
     assert stop.value.code == message
+
+
+# ------------------------------------------------------------------------------- the notebooks of the paper
+
+PAPER = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=PAPER, ids=lambda path: path.stem)
+def paper(request) -> nbformat.NotebookNode:
+    """One of the notebooks in notebooks/."""
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_a_notebook_starts_with_prose_and_parameters(paper):
+    """What it answers and what it feeds, then one cell of literals, tagged for papermill."""
+    first, second, *rest = paper.cells
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert "*Feeds*" in first.source and "*Takes*" in first.source
+    assert second.metadata.get("tags") == ["parameters"]
+    assert not any("parameters" in cell.metadata.get("tags", []) for cell in rest)
+    defaults = {}
+    for node in ast.parse(second.source).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        defaults[node.targets[0].id] = node.value.value
+    assert defaults.get("scale", "smoke") == "smoke"
+    assert defaults.get("output", "build/smoke") == "build/smoke"
+
+
+def test_a_notebook_can_be_compared(paper):
+    """Every code cell has run, in order: nbval passes over a cell without a count, whatever it prints."""
+    codes = [cell for cell in paper.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
+    assert paper.metadata.kernelspec.name == "python3"
+    assert not any(output.output_type == "error" for cell in codes for output in cell.outputs)
+
+
+def test_a_notebook_is_kept_clean(paper):
+    """It holds only what a reader sees and a run needs; `make notebooks` puts it in order."""
+    nbformat.validate(paper)
+    assert notebooks.clean(paper) == paper, "run `make notebooks`"
+
+
+def test_a_notebook_has_short_cells(paper):
+    """Logic lies in saqlib; a cell is read at a glance."""
+    for cell in paper.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 20, cell.source

@@ -109,16 +109,25 @@ def all_imports(code: str) -> set[str]:
     return found
 
 
+def files_of(modules: set[str]) -> set[str]:
+    """The files of these modules, and those beside them that one of them names, such as a style sheet."""
+    folder = paths.ROOT / "saqlib"
+    sources = {f"saqlib/{module}.py": (folder / f"{module}.py").read_text() for module in modules}
+    others = [path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py"]
+    return set(sources) | {f"saqlib/{name}" for name in others if any(name in text for text in sources.values())}
+
+
 def test_stages_depend_on_exactly_the_modules_that_they_import(stages):
     """A missing module would leave results stale; a superfluous one would train again for nothing."""
     assert not imports((paths.ROOT / "saqlib" / "__init__.py").read_text())
-    for stage, name, _, _ in runs(stages):
-        code = "\n".join(cell.source for cell in cells_of(name) if cell.cell_type == "code")
-        listed = {Path(str(dep)).stem for dep in stage.deps if str(dep).startswith("saqlib/")}
-        assert listed == all_imports(code), stage.addressing
-    runner = all_imports((paths.ROOT / "saqlib" / "notebooks.py").read_text()) | {"notebooks"}
-    listed = {Path(str(dep)).stem for dep in stages["source@01_data"].deps if str(dep).startswith("saqlib/")}
-    assert listed == runner
+    needed = {
+        stage: files_of(all_imports("\n".join(cell.source for cell in cells_of(name) if cell.cell_type == "code")))
+        for stage, name, _, _ in runs(stages)
+    }
+    runner = all_imports("import saqlib.notebooks")
+    needed |= {stage: files_of(runner) for name, stage in stages.items() if name.startswith("source@")}
+    for stage, files in needed.items():
+        assert {str(dep) for dep in stage.deps if str(dep).startswith("saqlib/")} == files, stage.addressing
 
 
 def test_the_run_cache_stays_on_where_it_matters(stages):
