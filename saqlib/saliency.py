@@ -23,8 +23,7 @@ class DeadNetworkError(RuntimeError):
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block, the former mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    if model.training:
-        model.eval()
+    model.eval()
     try:
         yield
     finally:
