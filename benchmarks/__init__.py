@@ -1,0 +1,1 @@
+"""The training step beside its peers, and where its time goes; run by `make bench`."""

@@ -1,0 +1,85 @@
+"""`python -m benchmarks [part ...]`: print each part's table and write it to build/bench/."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+from benchmarks import breakdown, latency, peers, scaling, steps
+from benchmarks.timing import one_thread
+from saqlib import config, paths
+
+FOLDER = paths.BUILD / "bench"
+FEWEST = 30  # rounds of a median
+
+
+def goals(settings: config.Config, rounds: int) -> str:
+    comparisons = steps.available(steps.GOALS + steps.PARTS)
+    times = steps.measure(comparisons, settings, rounds)
+    among = [c for c in comparisons if c.goal], [c for c in comparisons if not c.goal]
+    tables = [as_table(steps.comparison_rows(some, times)) for some in among]
+    if not peers.brevitas_layers():
+        tables.append("Brevitas is not installed, so its rows are missing: run `make bench`, which installs it.")
+    return "\n\n".join([*tables, as_table(steps.rate_rows(times, settings))])
+
+
+def batches(settings: config.Config, rounds: int) -> str:
+    return as_table(scaling.batch_rows(settings, rounds))
+
+
+def images(settings: config.Config, rounds: int) -> str:
+    return as_table(scaling.image_rows(settings, max(3, rounds // 10)))
+
+
+def workers(settings: config.Config, rounds: int) -> str:
+    return as_table(scaling.worker_rows(settings, max(3, rounds // 10)))
+
+
+def operators(settings: config.Config, rounds: int) -> str:
+    found = breakdown.profile_step(settings)
+    breakdown.draw(found, FOLDER / "operators.png")
+    return "```\n" + breakdown.as_text(found) + "\n```"
+
+
+def onnx(settings: config.Config, rounds: int) -> str:
+    return as_table(latency.rows(settings, rounds))
+
+
+PARTS: dict[str, tuple[str, Callable[[config.Config, int], str]]] = {
+    "goals": ("Training steps, one thread, ratios of medians", goals),
+    "batches": ("Batch size", batches),
+    "images": ("Number of images", images),
+    "workers": ("Worker processes", workers),
+    "operators": ("One guided step by phase and operator, w4a4", operators),
+    "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
+}
+
+
+def as_table(rows: list[dict[str, str]]) -> str:
+    """Rows as a Markdown table whose columns line up."""
+    cells = [list(rows[0])] + [list(row.values()) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all when none is named: %(choices)s")
+    parser.add_argument("--rounds", type=int, default=FEWEST, help="repetitions of each variant")
+    options = parser.parse_args()
+    one_thread()
+    settings = config.load()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in options.parts or PARTS:
+        title, part = PARTS[name]
+        text = f"## {title}\n\n{part(settings, options.rounds)}\n"
+        print(text, flush=True)
+        temporary = FOLDER / f"{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, FOLDER / f"{name}.md")
+    print(f"Written to {FOLDER.relative_to(paths.ROOT)}/")
+
+
+if __name__ == "__main__":
+    main()

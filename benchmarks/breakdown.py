@@ -1,0 +1,141 @@
+"""Where the time of one guided step goes, by phase and operator: a text and a flame-like picture."""
+
+import contextlib
+import functools
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from benchmarks.steps import QUANTIZED, make_step
+from saqlib import config, model, training
+
+WARM_UP, STEPS = 10, 30
+PHASE = "phase: "
+OTHER = "Python and dispatch"  # time of a phase outside any operator
+SMALLEST = 0.01  # of a step; what takes less is summed up
+NAMED, UPRIGHT = 0.012, 0.1  # of a step: the narrowest block with a name, and with one that is not turned
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Milliseconds a step: phase to operator to self time."""
+
+    phases: dict[str, dict[str, float]]
+
+    @property
+    def total(self) -> float:
+        return sum(sum(operators.values()) for operators in self.phases.values())
+
+
+def profile_step(settings: config.Config, layers: str = QUANTIZED) -> Breakdown:
+    """Profile guided steps with the batch of the experiment."""
+    step = make_step("guided", layers, settings, settings.training.batch_size, steps=1)
+    for _ in range(WARM_UP):
+        step()
+    with named_phases(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
+        for _ in range(STEPS):
+            with record_function(PHASE + "rest of the step"):
+                step()
+    return summed(trace.events(), STEPS)
+
+
+@contextlib.contextmanager
+def named_phases() -> Iterator[None]:
+    """Mark the parts of a guided step for the profiler."""
+    parts = {
+        (model.LeNet, "forward"): "forward passes",
+        (training, "logit_gradient"): "map: backward to the images",
+        (training, "mask_least_salient"): "masking",
+        (torch.Tensor, "backward"): "backward to the weights",
+        (torch.optim.Adam, "step"): "Adam",
+    }
+    with contextlib.ExitStack() as stack:
+        for (owner, name), phase in parts.items():
+            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name), phase)))
+        yield
+
+
+def marked(function, phase: str):
+    """The function, recorded under the phase's name."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments, **options):
+        with record_function(PHASE + phase):
+            return function(*arguments, **options)
+
+    return wrapper
+
+
+def summed(events: list[FunctionEvent], steps: int) -> Breakdown:
+    """Self times of the events by phase and operator; events outside any phase are not part of a step."""
+    phases: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for event in events:
+        owner = event
+        while owner and not owner.name.startswith(PHASE):
+            owner = owner.cpu_parent
+        if owner:
+            operator = OTHER if is_wrapper(event.name) else event.name.removeprefix("aten::")
+            phases[owner.name.removeprefix(PHASE)][operator] += event.self_cpu_time_total / 1e3 / steps
+    return Breakdown({phase: dict(operators) for phase, operators in phases.items()})
+
+
+def is_wrapper(name: str) -> bool:
+    """Whether a name is a phase, a node of the graph or the optimiser's shell and not an operator that computes."""
+    return name.startswith((PHASE, "autograd::", "torch::autograd", "Optimizer.")) or name.endswith(
+        ("Backward", "Backward0", "Backward1")
+    )
+
+
+def as_text(breakdown: Breakdown) -> str:
+    """Phases in order of their time, and below each its operators, as bars."""
+    lines = []
+    total = breakdown.total
+    for phase, operators in by_time(breakdown.phases):
+        share = sum(operators.values()) / total
+        lines.append(f"{share:6.1%}  {phase}")
+        for operator, time in grouped(operators, total):
+            lines.append(f"  {time / total:6.1%}  {operator:36} {'#' * round(100 * time / total)}")
+    return "\n".join(lines)
+
+
+def by_time(phases: dict[str, dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
+    return sorted(phases.items(), key=lambda item: -sum(item[1].values()))
+
+
+def grouped(operators: dict[str, float], total: float) -> list[tuple[str, float]]:
+    """Operators by time, those below SMALLEST of the step as one."""
+    large = {name: time for name, time in operators.items() if time >= SMALLEST * total}
+    rest = sum(operators.values()) - sum(large.values())
+    return [*sorted(large.items(), key=lambda item: -item[1]), (f"{len(operators) - len(large)} smaller ones", rest)]
+
+
+def draw(breakdown: Breakdown, path: Path) -> None:
+    """The step as a flame graph of two floors: phases below, their operators above, widths their times."""
+    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    axes = figure.subplots()
+    left = 0.0
+    for (phase, operators), colour in zip(by_time(breakdown.phases), colormaps["Set2"].colors, strict=False):
+        _block(axes, left, sum(operators.values()), 0, phase, colour, breakdown.total)
+        for operator, time in grouped(operators, breakdown.total):
+            _block(axes, left, time, 1, operator, (*colour, 0.6), breakdown.total)
+            left += time
+    axes.set(xlim=(0, breakdown.total), ylim=(0, 2), yticks=[], xlabel="ms of one guided step, on this machine")
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _block(axes: Axes, left: float, width: float, floor: int, text: str, colour: tuple, total: float) -> None:
+    axes.add_patch(Rectangle((left, floor), width, 1, facecolor=colour, edgecolor="white"))
+    if width > NAMED * total:
+        turn = 0 if width > UPRIGHT * total else 90
+        axes.text(left + width / 2, floor + 0.5, text, rotation=turn, ha="center", va="center", fontsize=7)

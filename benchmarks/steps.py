@@ -1,0 +1,152 @@
+"""Training steps beside their peers: the table of goals, and the share of the machine's arithmetic that they reach."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import arithmetic, peers
+from benchmarks.timing import Times, interleaved, ratio
+from saqlib import config, data, model, training
+
+STEPS = 4  # training steps a timed call
+BATCHES = 8  # different batches, taken in turn
+QUANTIZED = "w4a4"
+PRODUCT = "matrix product"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the table: what is divided by what, and the goal that was set, if any."""
+
+    text: str
+    slow: str
+    fast: str
+    goal: str = ""
+
+
+GOALS = (
+    Comparison("guided w4a4 / standard fp32", "guided w4a4", "standard fp32", "<= 2.6"),
+    Comparison("standard w4a4 / standard fp32", "standard w4a4", "standard fp32", "<= 1.15"),
+    Comparison("released procedure on Brevitas / guided w4a4", "released brevitas", "guided w4a4", ">= 3.0"),
+    Comparison("Brevitas standard / standard w4a4", "standard brevitas", "standard w4a4", ">= 1.5"),
+)
+PARTS = (
+    Comparison("guided fp32 / standard fp32", "guided fp32", "standard fp32"),
+    Comparison("guided w4a4 / guided fp32", "guided w4a4", "guided fp32"),
+    Comparison("guided w2a2 / guided w4a4", "guided w2a2", "guided w4a4"),
+    Comparison("released procedure on our fp32 layers / guided fp32", "released fp32", "guided fp32"),
+    Comparison("our procedure on Brevitas / guided w4a4", "guided brevitas", "guided w4a4"),
+    Comparison("released procedure on favoured Brevitas / guided w4a4", "released favoured", "guided w4a4"),
+    Comparison("favoured Brevitas standard / standard w4a4", "standard favoured", "standard w4a4"),
+)
+
+
+def sample_batches(size: int, count: int = BATCHES) -> list[tuple[Tensor, Tensor]]:
+    """Batches of the committed sample, as a network takes them; any images serve to time a step."""
+    images, labels = data.load("mnist", "train", sample=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).repeat(1 + size * count // 1000)
+    return [(training.as_input(images[some]), labels[some]) for some in order.split(size)[:count]]
+
+
+def make_step(
+    procedure: str, layers: str, settings: config.Config, size: int, steps: int = STEPS
+) -> Callable[[], None]:
+    """`steps` training steps of one variant as a call without arguments.
+
+    procedure: standard, guided or released. layers: a precision of ours, or `brevitas` or `favoured` for those of
+    Brevitas at the bits of w4a4. size: images a batch.
+    """
+    network = make_network(layers, settings)
+    optimizer = training.make_optimizer(network, settings.training)
+    if procedure == "standard":
+        step = training.standard_step
+    elif procedure == "guided":
+        guided = settings.guided
+        step = functools.partial(
+            training.guided_step,
+            generator=torch.Generator().manual_seed(0),
+            fraction=guided.fraction,
+            weight=guided.weight,
+            ranking=guided.ranking,
+        )
+    else:
+        step = functools.partial(peers.released_step, rng=np.random.default_rng(0))
+    batches = itertools.cycle(sample_batches(size))
+
+    def run() -> None:
+        for images, labels in itertools.islice(batches, steps):
+            step(network, optimizer, images, labels)
+
+    return run
+
+
+def make_network(layers: str, settings: config.Config) -> torch.nn.Module:
+    """A network in training mode; layers as for make_step."""
+    if layers in ("brevitas", "favoured"):
+        precision, favoured = settings.precisions[QUANTIZED], layers == "favoured"
+        return peers.brevitas_network(precision, settings.network, seed=0, favoured=favoured)
+    return model.build(settings.precisions[layers], network=settings.network, seed=0).train()
+
+
+def available(comparisons: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
+    """Those that can be measured here: all, or the ones without Brevitas where it is not installed."""
+    if peers.brevitas_layers():
+        return comparisons
+    return tuple(c for c in comparisons if not {"brevitas", "favoured"} & {c.slow.split()[1], c.fast.split()[1]})
+
+
+def measure(comparisons: tuple[Comparison, ...], settings: config.Config, rounds: int) -> Times:
+    """Time every variant that the comparisons name, and a matrix product, all interleaved."""
+    names = dict.fromkeys(name for c in comparisons for name in (c.slow, c.fast))
+    size = settings.training.batch_size
+    variants = {name: make_step(*name.split(), settings, size) for name in names}
+    return interleaved(variants | {PRODUCT: arithmetic.matrix_product()[0]}, rounds)
+
+
+def comparison_rows(comparisons: tuple[Comparison, ...], times: Times) -> list[dict[str, str]]:
+    """The comparisons as rows of a table."""
+    rows = []
+    for comparison in comparisons:
+        found = ratio(times, comparison.slow, comparison.fast)
+        rows.append(
+            {
+                "ratio": comparison.text,
+                "measured": f"{found.wall:.2f}",
+                "quartiles": f"{found.low:.2f} to {found.high:.2f}",
+                "by processor time": f"{found.processor:.2f}",
+                "goal": comparison.goal,
+                "ms here": " / ".join(
+                    f"{times.milliseconds(n) / STEPS:.1f}" for n in (comparison.slow, comparison.fast)
+                ),
+            }
+        )
+    return rows
+
+
+def rate_rows(times: Times, settings: config.Config) -> list[dict[str, str]]:
+    """Multiply-accumulates a second of our steps, as a share of a large matrix product's."""
+    product = arithmetic.matrix_product()[1] / np.median(times.processor[PRODUCT])
+    size = settings.training.batch_size
+    count = {
+        "standard": arithmetic.standard_macs(settings.network, size),
+        "guided": arithmetic.guided_macs(settings.network, size),
+    }
+    rows = []
+    for name in times.processor:
+        procedure, _, layers = name.partition(" ")
+        if procedure in count and layers in settings.precisions:
+            rate = STEPS * count[procedure] / np.median(times.processor[name])
+            rows.append(
+                {
+                    "step": name,
+                    "million MACs": f"{count[procedure] / 1e6:.0f}",
+                    "share of the matrix product's rate": f"{rate / product:.2f}",
+                    "GMAC/s here": f"{rate / 1e9:.1f} of {product / 1e9:.1f}",
+                }
+            )
+    return rows
