@@ -142,7 +142,8 @@ def test_moran_closed_forms():
     """A checkerboard gives -1, one pixel nearly 0, a constant NaN whatever its value's rounding."""
     assert morans_i(checkerboard()).item() == pytest.approx(-1, abs=1e-14)
     assert abs(morans_i(one_hot_map()).item()) < 0.002
-    assert morans_i(torch.tensor([0.1, 1 / 3, 7.7])[:, None, None].expand(3, SIDE, SIDE)).isnan().all()
+    constants = torch.tensor([0.1, 1 / 3, 7.7], dtype=torch.float64)
+    assert morans_i(constants[:, None, None].expand(3, SIDE, SIDE)).isnan().all()
 
 
 def test_moran_symmetries():
