@@ -181,7 +181,7 @@ def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
             progress_bar=sys.stderr.isatty(),
             stderr_file=sys.stderr,
             start_timeout=KERNEL_START,
-            extra_arguments=["--log-level=ERROR"],  # not the kernel's advice about its transport
+            extra_arguments=["--log-level=CRITICAL"],  # errors of cells come back in the notebook
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(
