@@ -1,5 +1,6 @@
 """What a reader sees in place of an identifier: in tables, figures and sentences the same words."""
 
+from saqlib import reference_maps
 from saqlib.clarity import SCORES
 
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -10,13 +11,7 @@ CLASSES = {
         "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
     ),
 }  # fmt: skip
-CONTROLS = {
-    "reinit": "re-initialised network",
-    "noise": "white noise",
-    "one_hot": "one pixel",
-    "sobel": "Sobel edges",
-    "pixels": "the image itself",
-}
+CONTROLS = {"reinit": "re-initialised network"} | reference_maps.CONTROLS
 METHODS = {
     "gradient": "gradient of the logit",
     "log_probability": "gradient of the log-probability",

@@ -29,7 +29,7 @@ def make_runs(seeds=4):
 def make_controls(runs):
     """White noise and re-initialised networks on the images of the runs."""
     rows = runs[runs.precision == "fp32"].drop(columns="precision")
-    return pd.concat([rows.assign(control="reinit"), rows.assign(control="noise")])
+    return pd.concat([rows.assign(control="reinit"), rows.assign(control="white_noise")])
 
 
 @pytest.fixture(params=["accuracy", "clarity", "preservation", "retained", "claims", "verdicts"])
@@ -43,7 +43,7 @@ def table(request):
     if request.param == "preservation":
         return tables.preservation(runs, runs[runs.precision == "fp32"].drop(columns="precision"))
     if request.param == "retained":
-        return tables.retained(claims.retained(runs, make_controls(runs).query("control == 'noise'")))
+        return tables.retained(claims.retained(runs, make_controls(runs).query("control == 'white_noise'")))
     settings = config.load().claims
     tested = claims.evaluate({"primary": runs, "all": runs, "matched": runs}, settings)
     return (
