@@ -12,7 +12,7 @@ import onnxruntime
 import pandas as pd
 import torch
 
-from saqlib import words
+from saqlib import data, experiment, words
 from saqlib.clarity import PRIMARY, SCORES
 from saqlib.config import Cell
 from saqlib.integer import accumulator_bound, integer_network
@@ -25,7 +25,7 @@ from saqlib.tables import Table, number
 from saqlib.training import as_input
 
 __all__ = ["Cost", "DeploymentError", "cost", "deploy", "export_explanation", "export_onnx", "integer_network",
-           "layers", "pack", "report", "table", "unpack", "verify"]  # fmt: skip
+           "layers", "pack", "report", "report_cell", "table", "unpack", "verify"]  # fmt: skip
 
 FLOAT_BITS = 32
 WORD = 4  # bytes of a float32 scale, an int32 bias, a clip
@@ -181,6 +181,12 @@ def report(model: LeNet, cell: Cell, folder: Path, images: torch.Tensor) -> dict
     verify(model, paths, images)
     sizes = {f"{kind}_file_bytes": path.stat().st_size for kind, path in paths.items()}
     return asdict(cell) | asdict(cost(model)) | sizes
+
+
+def report_cell(cell: Cell, root: Path, sample: bool) -> dict[str, object]:
+    """`report` of a cell's first seed, from and to the folders below `root`, on all test images or the sample's."""
+    images, _ = data.load(cell.dataset, "test", sample=sample)
+    return report(experiment.load_model(cell, 0, root), cell, root / "results" / "models", images)
 
 
 # ----------------------------------------------------------------------------------------------------- table

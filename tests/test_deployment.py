@@ -157,6 +157,18 @@ def test_report_is_the_cells_row(precision, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_cell_is_reported_from_its_model_file(tmp_path, monkeypatch):
+    """The first seed below the root is loaded, checked on the test images, and its files lie in results/models."""
+    asked = []
+    monkeypatch.setattr(deployment.experiment, "load_model", lambda *which: asked.append(which) or network("w2a2"))
+    cell = Cell("mnist", "w2a2", "standard")
+    row = deployment.report_cell(cell, tmp_path, sample=True)
+    assert asked == [(cell, 0, tmp_path)]
+    files = {path.name for path in (tmp_path / "results" / "models").iterdir()}
+    assert files == {f"{cell}.{kind}.onnx" for kind in ("qcdq", "packed", "explain")}
+    assert row["packed_file_bytes"] < row["qcdq_file_bytes"]
+
+
 @pytest.mark.parametrize("kind", ["qcdq", "packed", "explain"])
 def test_verify_finds_the_file_that_is_another_network(kind, deployed, tmp_path):
     """A file whose logits differ is an error that names it and the level."""
