@@ -272,12 +272,13 @@ def gradients(sample: pd.DataFrame) -> Figure:
 
 
 @styled
-def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("accuracy", "gini")) -> Figure:
+def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("test_accuracy", "retained_gini")) -> Figure:
     """Size of the packed network against what it keeps; the line joins what no smaller network beats.
 
     frame: dataset, precision, training, packed_bytes and the metrics, one row a cell. A row a dataset, a
-    column a metric.
+    column a metric; a metric without any value is left out.
     """
+    metrics = [metric for metric in metrics if frame[metric].notna().any()]
     figure, panels = _panels(frame, metrics, height=1.6, width=DOUBLE if len(metrics) > 2 else SINGLE * 1.5)
     for dataset, line in panels.items():
         for metric, axes in line.items():
@@ -289,16 +290,11 @@ def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("accuracy", "gini")) -
                     facecolor=face, edgecolor=colour(row.precision), linewidth=1.0, zorder=2,
                 )  # fmt: skip
             best = front(group, "packed_bytes", metric)
-            axes.step(
-                best.packed_bytes / 1000, best[metric], where="post", color=GREY, linewidth=0.8, zorder=1
-            )
+            axes.step(best.packed_bytes / 1000, best[metric], where="post", color=GREY, linewidth=0.8, zorder=1)
             axes.set(xscale="log", xlabel="packed size (kB)")
             axes.margins(0.12)
             _plain_log_ticks(axes, group.packed_bytes / 1000)
-            label = {"accuracy": "accuracy (%)", "retained": "retained clarity"}.get(
-                metric, words.name(metric)
-            )
-            axes.set_ylabel(label)
+            axes.set_ylabel(words.name(metric))
             axes.set_title(words.dataset(dataset))
     handles = [*_precision_handles(frame), *_training_handles(frame)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if len(metrics) > 2 else 3)
@@ -330,16 +326,13 @@ def _panels(
     datasets = list(dict.fromkeys(frame.dataset))
     size = (width, 0.3 + height * len(datasets))
     figure, panels = plt.subplots(len(datasets), len(metrics), figsize=size, squeeze=False)
-    by_name = {
-        dataset: dict(zip(metrics, line, strict=True)) for dataset, line in zip(datasets, panels, strict=True)
-    }
+    by_name = {dataset: dict(zip(metrics, line, strict=True)) for dataset, line in zip(datasets, panels, strict=True)}
     return figure, by_name
 
 
 def _precision_handles(frame: pd.DataFrame) -> list[Line2D]:
     return [
-        Line2D([], [], linestyle="none", marker=marker(p), color=colour(p), label=p)
-        for p in in_order(frame.precision)
+        Line2D([], [], linestyle="none", marker=marker(p), color=colour(p), label=p) for p in in_order(frame.precision)
     ]
 
 

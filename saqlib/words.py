@@ -41,6 +41,8 @@ def name(column: str) -> str:
     """A column or score in words, such as `Gini index`."""
     if column in COLUMNS:
         return COLUMNS[column]
+    if column.startswith("retained_"):
+        return f"{name(column.removeprefix('retained_'))}, retained"
     score = SCORES.get(score_id(column))
     return score.name if score else column.replace("_", " ").capitalize()
 

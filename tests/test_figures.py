@@ -53,9 +53,7 @@ def make_curves():
 def make_history():
     """Two seeds, three epochs, two layers."""
     rows = [
-        {"seed": s, "epoch": e, "loss": 1 / e, "validation_accuracy": 90.0 + e + s}
-        for s in (0, 1)
-        for e in (1, 2, 3)
+        {"seed": s, "epoch": e, "loss": 1 / e, "validation_accuracy": 90.0 + e + s} for s in (0, 1) for e in (1, 2, 3)
     ]
     history = pd.DataFrame(rows)
     layers = pd.concat([
@@ -68,7 +66,7 @@ def make_history():
 def make_deployment():
     """Six networks: w2a2 smallest, then w4a4, then fp32."""
     size = {"w2a2": 10_000, "w4a4": 20_000, "fp32": 180_000}
-    frame = grid(1, accuracy=np.random.Generator.random, gini=np.random.Generator.random)
+    frame = grid(1, test_accuracy=np.random.Generator.random, retained_gini=np.random.Generator.random)
     return frame.assign(packed_bytes=frame.precision.map(size))
 
 
@@ -142,11 +140,7 @@ def test_trade_off_shows_every_network_and_mean():
     shown = points(axes)
     np.testing.assert_allclose(np.sort(shown, axis=0), np.sort(np.concatenate([expected, means]), axis=0))
     assert len(axes.lines) == 6
-    seed = (
-        group.query("training == 'standard' and seed == 0")
-        .set_index("precision")
-        .loc[["fp32", "w4a4", "w2a2"]]
-    )
+    seed = group.query("training == 'standard' and seed == 0").set_index("precision").loc[["fp32", "w4a4", "w2a2"]]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), seed.test_accuracy)
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), seed.morans_i)
 
@@ -157,9 +151,7 @@ def test_clarity_shows_seeds_means_and_intervals():
     axes = figures.clarity(runs, make_controls()).axes[0]
     group = runs.query("dataset == 'mnist' and training == 'guided'")
     table = group.pivot(index="precision", columns="seed", values="gini").loc[["fp32", "w4a4", "w2a2"]]
-    joined = [
-        line.get_ydata() for line in axes.lines if line.get_linestyle() == "-" and len(line.get_ydata()) == 3
-    ]
+    joined = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "-" and len(line.get_ydata()) == 3]
     for seed in table:
         assert any(np.array_equal(line, table[seed]) for line in joined)
     low, high = stats.t.interval(0.95, 2, table.loc["w2a2"].mean(), stats.sem(table.loc["w2a2"]))
@@ -222,6 +214,13 @@ def test_pareto_front():
     frame = pd.DataFrame({"bytes": [3, 1, 2, 2, 4, 1], "value": [5.0, 1.0, 4.0, 3.0, 5.0, 0.5]})
     best = figures.front(frame, "bytes", "value")
     assert best[["bytes", "value"]].to_numpy().tolist() == [[1, 1.0], [2, 4.0], [3, 5.0]]
+
+
+def test_pareto_leaves_out_what_nobody_measured():
+    """With few seeds retained clarity may be NaN throughout: its column is left out."""
+    frame = make_deployment()
+    assert len(figures.pareto(frame).axes) == 2
+    assert len(figures.pareto(frame.assign(retained_gini=np.nan)).axes) == 1
 
 
 # --- saving ---
