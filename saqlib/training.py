@@ -207,7 +207,7 @@ def train(
     count = len(images.train)
     steps_per_epoch = math.ceil(count / settings.batch_size)
     total = epochs * steps_per_epoch
-    switch = round(warmup_epochs * steps_per_epoch)
+    switch = int(warmup_epochs * steps_per_epoch)  # rounded down, so that at least the last step is quantized
     order, noise = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
     optimizer = make_optimizer(model, settings)
     peaks = [group["lr"] for group in optimizer.param_groups]
