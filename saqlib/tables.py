@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from saqlib import files, words
-from saqlib.clarity import PRIMARY
+from saqlib.clarity import PRIMARY, SCORES
 from saqlib.statistics import t_interval
 
 SIGNIFICANT = "%.8g"  # of the CSV: more than a test or a reader needs, less than what rounding changes
@@ -119,6 +119,29 @@ def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
     below["precision"] = below.pop("control").map(words.CONTROLS)
     numbers = _together(networks, below).rename(columns={"precision": "map"})
     return Table("clarity", numbers, _spread(numbers, ["dataset", "training", "map"], scores))
+
+
+def secondary(runs: pd.DataFrame) -> Table:
+    """The secondary scores: a row a network, a column a score. runs: as `Collection.secondary`."""
+    scores = [column for column in runs if column in SCORES]
+    numbers = over_seeds(runs, ["dataset", "training", "precision"], scores)
+    return Table("secondary", numbers, _spread(numbers, ["dataset", "training", "precision"], scores))
+
+
+def convergence(methods: pd.DataFrame, reference: str = "fp32") -> Table:
+    """Whether other methods' maps tell the same: each precision minus the reference, seed by seed, by method.
+
+    methods: dataset, training, precision, method, seed and the clarity scores.
+    """
+    keys = ["dataset", "training", "precision", "method"]
+    scores = list(PRIMARY)
+    index = ["dataset", "training", "method", "seed"]
+    base = methods[methods.precision == reference].set_index(index)[scores]
+    other = methods[methods.precision != reference].set_index(index)
+    differences = other[scores].sub(base.reindex(other.index)).assign(precision=other.precision).reset_index()
+    numbers = over_seeds(differences, keys, scores)
+    shown = _spread(numbers.assign(method=numbers.method.map(words.METHODS)), keys, scores)
+    return Table("convergence", numbers, shown.rename(columns={"Precision": f"Precision − {reference}"}))
 
 
 def preservation(runs: pd.DataFrame, ceiling: pd.DataFrame) -> Table:

@@ -46,11 +46,7 @@ def table(request):
         return tables.retained(claims.retained(runs, make_controls(runs).query("control == 'white_noise'")))
     settings = config.load().claims
     tested = claims.evaluate({"primary": runs, "all": runs, "matched": runs}, settings)
-    return (
-        tables.claims(tested)
-        if request.param == "claims"
-        else tables.verdicts(claims.summary(tested, settings))
-    )
+    return tables.claims(tested) if request.param == "claims" else tables.verdicts(claims.summary(tested, settings))
 
 
 def test_three_files_with_the_same_bytes_each_time(table, tmp_path):
@@ -118,9 +114,7 @@ def test_accuracy_by_place():
     """A cell of the accuracy table shows the mean and half the interval of its own runs."""
     runs = make_runs()
     shown = tables.accuracy(runs).shown.set_index("Precision")
-    values = runs.query(
-        "dataset == 'fashion_mnist' and training == 'guided' and precision == 'w2a2'"
-    ).test_accuracy
+    values = runs.query("dataset == 'fashion_mnist' and training == 'guided' and precision == 'w2a2'").test_accuracy
     half = stats.t.ppf(0.975, 3) * stats.sem(values)
     assert shown.loc["w2a2", "FashionMNIST, guided"] == f"{values.mean():.2f} ± {half:.2f}"
     assert list(shown.index) == ["fp32", "w4a4", "w2a2"]
@@ -135,6 +129,30 @@ def test_clarity_shows_controls_below_their_networks():
     assert block["Map"].tolist() == ["fp32", "w4a4", "w2a2", "re-initialised network", "white noise"]
     assert {"Gini index ↑", "Dead rate ↓"} <= set(shown.columns)
     assert shown.index[shown.Dataset == "MNIST"].max() < shown.index[shown.Dataset == "FashionMNIST"].min()
+
+
+def test_convergence_is_a_paired_difference():
+    """Each method's score minus that of the same seed and method at fp32, by hand for one cell."""
+    rng = np.random.default_rng(0)
+    methods = pd.concat(
+        [make_runs().assign(method=m, **{s: rng.random(48) for s in PRIMARY}) for m in ("gradient", "occlusion")]
+    )
+    numbers = tables.convergence(methods).numbers
+    one = methods.query("dataset == 'mnist' and training == 'guided' and method == 'occlusion'")
+    wide = one.pivot(index="seed", columns="precision", values="gini")
+    found = numbers.query(
+        "dataset == 'mnist' and training == 'guided' and method == 'occlusion'"
+        " and precision == 'w2a2' and metric == 'gini'"
+    )
+    assert found["mean"].item() == pytest.approx((wide.w2a2 - wide.fp32).mean())
+    assert len(numbers) == 2 * 2 * 2 * 2 * 4
+    assert "occlusion" in set(tables.convergence(methods).shown["Method"])
+
+
+def test_secondary_scores_have_their_arrows():
+    """The scores at hand are shown, with the direction that is better."""
+    runs = make_runs().assign(entropy=0.5, auroc=0.7)
+    assert list(tables.secondary(runs).shown.columns[3:])[-2:] == ["Normalised entropy ↓", "Foreground AUROC ↑"]
 
 
 def test_preservation_shows_the_ceiling():
