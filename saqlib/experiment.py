@@ -5,10 +5,10 @@ saved, so a killed run goes on where it stopped.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ import joblib
 import torch
 from torch import Tensor, nn
 
-from saqlib import config, data, model, paths, training
+from saqlib import config, data, files, model, paths, training
 from saqlib.config import Cell, Config
 from saqlib.memory import keep_freed_memory
 
@@ -159,11 +159,10 @@ def _run_file(folder: Path, seed: int) -> Path:
 
 
 def _write(value: Any, path: Path) -> None:
-    """torch.save to a temporary name, then move: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        torch.save(value, file)
-    os.replace(file.name, path)
+    """torch.save, whole or not at all: a reader never sees half a file."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    files.write(path, buffer.getvalue())
 
 
 class _watching:
@@ -192,8 +191,8 @@ class _watching:
             self._report()
 
     def _report(self) -> None:
-        files = {int(path.stem): path for path in sorted(self.folder.glob("*.progress"))}
-        histories = {seed: torch.load(path, weights_only=False) for seed, path in files.items()}
+        found = {int(path.stem): path for path in sorted(self.folder.glob("*.progress"))}
+        histories = {seed: torch.load(path, weights_only=False) for seed, path in found.items()}
         self.on_progress(Progress(histories, self.seeds, self.epochs))
 
 
@@ -221,11 +220,7 @@ def save_cell(cell: Cell, runs: list[Run], settings: Config, root: Path = paths.
     _write(common | {"seeds": states, "record": record}, root / "models" / f"{cell}.pt")
     _write(common | {"seeds": {0: states[0]}}, root / "results" / "models" / f"{cell}.pt")
     report = {"cell": str(cell), "seeds": {str(run.seed): _report(run) for run in runs}}
-    path = root / "results" / "runs" / f"{cell}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(temporary, path)
+    files.write(root / "results" / "runs" / f"{cell}.json", json.dumps(report, indent=1) + "\n")
     shutil.rmtree(_seed_folder(cell, settings), ignore_errors=True)
 
 
@@ -255,8 +250,8 @@ def read_cell(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path} does not exist; train the cell first (dvc repro train@{path.stem})")
     try:
         content = torch.load(path, weights_only=True)
-    except Exception as error:  # torch.load raises whatever the foreign bytes lead it to
-        raise ModelFileError(f"{path} is not a model file of this project: {error}") from None
+    except Exception:  # torch.load raises whatever the foreign bytes lead it to, in paragraphs
+        raise ModelFileError(f"{path} is not a model file of this project, or not a whole one") from None
     if not isinstance(content, dict) or not {"cell", "precision", "network", "seeds"} <= content.keys():
         raise ModelFileError(f"{path} is not a model file of this project: it holds no cell")
     return content
