@@ -1,7 +1,8 @@
-"""params.yaml as frozen, typed values. An unknown key, a wrong type or a value out of range is an error that names it."""
+"""params.yaml as frozen, typed values. An unknown key, a wrong type or a value out of range is a named error."""
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -197,7 +198,8 @@ class Scale:
     images_dear: int
 
     def __post_init__(self):
-        _at_least("scales", self, 1, "seeds", "records", "images", "images_dear")
+        for name in ("seeds", "records", "images", "images_dear"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         shortest = min(self.epochs.mnist, self.epochs.fashion_mnist)
         _require(shortest >= 1, "epochs must be at least 1 for every dataset")
         _require(
@@ -284,8 +286,16 @@ def load(path: Path | None = None, scale: str | None = None) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+        raise ConfigError(f"{path.name} is not valid YAML: {_problem(error)}") from None
     return from_dict(raw, scale)
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Where and what, on one line; PyYAML draws a picture over several."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error).splitlines()[0]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def from_dict(raw: Any, scale: str | None = None) -> Config:
@@ -298,6 +308,9 @@ def from_dict(raw: Any, scale: str | None = None) -> Config:
     edges = one_of(raw["edges"], EDGES, "edges")
     grid = _build(Grid, raw["grid"], "grid")
     _check(raw["precisions"], dict, "precisions")
+    for key in raw["precisions"]:
+        valid = isinstance(key, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", key)
+        _require(valid, f"precisions: {key!r} cannot be a name; use letters, digits and underscores, a letter first")
     precisions = {
         key: Precision.from_table(key, _check(table, dict, f"precisions.{key}"), edges)
         for key, table in raw["precisions"].items()
@@ -343,7 +356,13 @@ def _build(cls: type, raw: Any, where: str) -> Any:
     """A frozen dataclass from a section, every field present and of its declared type."""
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     _check_keys(raw, tuple(fields), where)
-    return cls(**{name: _check(raw[name], kind, f"{where}.{name}") for name, kind in fields.items()})
+    values = {name: _check(raw[name], kind, f"{where}.{name}") for name, kind in fields.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if cls is not Scale:
+            raise
+        raise ConfigError(f"{where}.{error}") from None  # there are several scales, and each knows its fields only
 
 
 def _check(value: Any, kind: Any, where: str) -> Any:
