@@ -9,7 +9,7 @@ An estimate is signed as the words of its comparison: `w2a2 - fp32` is negative 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import factorial
 
 import numpy as np
@@ -112,11 +112,24 @@ def _trend(table: NDArray, expected: str) -> Outcome:
     columns = table if expected == "higher" else table[:, ::-1]
     order = np.broadcast_to(np.arange(table.shape[1], dtype=float), table.shape)
     rho = np.nan_to_num(within_seed_spearman(table, order))  # a seed without any variation has no trend
-    interval = t_interval(rho)
+    interval = _correlations(t_interval(rho))
     sign = int(np.sign(interval.mean)) * (1 if expected == "higher" else -1)
     p, p_against = page_trend(columns), page_trend(columns[:, ::-1])
     floor = factorial(table.shape[1]) ** -float(len(table))  # every seed in perfect order
     return Outcome(interval, p, p_against, sign, floor, len(table))
+
+
+def _correlated(table: NDArray, expected: str) -> Outcome:
+    """Two-sided: is the rank correlation of accuracy (first half of the columns) and score 0 within seeds?"""
+    accuracy, score = np.split(table, 2, axis=1)
+    rho = np.nan_to_num(within_seed_spearman(accuracy, score))  # no variation, no correlation
+    outcome = _sign_flip(rho, expected)
+    return replace(outcome, interval=_correlations(outcome.interval))
+
+
+def _correlations(interval: Interval) -> Interval:
+    """Bounds of correlations never leave [-1, 1]."""
+    return Interval(*(min(max(bound, -1.0), 1.0) for bound in interval))
 
 
 def _between(low: NDArray, middle: NDArray, high: NDArray) -> Outcome:
@@ -169,7 +182,7 @@ def _comparisons(claim: Claim, data: _Data, training: str, metric: str) -> Itera
         yield " < ".join(there), table[there], lambda t: _trend(t, claim.expected)
     elif claim.test == "correlation" and len(there) > 2:
         both = pd.concat([data.table(training, "test_accuracy")[there], table[there]], axis=1)
-        yield "rank correlation with accuracy", both, lambda t: _sign_flip(_correlation(t), claim.expected)
+        yield "rank correlation with accuracy", both, lambda t: _correlated(t, claim.expected)
     elif claim.test == "between" and len(there) == 3:
         yield " < ".join(there), table[there], lambda t: _between(*t.T)
     elif claim.test in ("gain", "mitigation"):
@@ -179,11 +192,6 @@ def _comparisons(claim: Claim, data: _Data, training: str, metric: str) -> Itera
             label = f"guided - standard, {' - '.join(columns)}"
             both = pd.concat([table[columns], standard[columns]], axis=1)
             yield label, both, lambda t: _sign_flip(_guided_difference(t), claim.expected)
-
-
-def _correlation(table: NDArray) -> NDArray:
-    accuracy, score = np.split(table, 2, axis=1)
-    return np.nan_to_num(within_seed_spearman(accuracy, score))  # no variation, no correlation
 
 
 def _guided_difference(table: NDArray) -> NDArray:
@@ -274,9 +282,7 @@ def _together(rows: list[dict], claim: Claim, few: bool) -> list[dict]:
         counts = ", ".join(f"{list(same.values()).count(word)} {word}" for word in VERDICTS)
         ending = "; Moran's I or the relevance gain contradicts Gini" if whole != row["verdict"] else ""
         ending += "; too few seeds" if few else ""
-        sentence = (
-            f"Clarity as a whole, {row['comparison']}: {whole} (of {len(same)} scores: {counts}{ending})."
-        )
+        sentence = f"Clarity as a whole, {row['comparison']}: {whole} (of {len(same)} scores: {counts}{ending})."
         together.append({**row, "metric": CLARITY, "verdict": whole, "sentence": sentence})
     return together
 
@@ -328,9 +334,7 @@ def summary(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
         single = group[group.metric != CLARITY]
         counts = {word: int((single.verdict == word).sum()) for word in VERDICTS}
         outcome = overall_verdict((whole if len(whole) else single).verdict.tolist())
-        rows.append(
-            dict(zip(keys, key, strict=True)) | {"text": texts[key[0]]} | counts | {"verdict": outcome}
-        )
+        rows.append(dict(zip(keys, key, strict=True)) | {"text": texts[key[0]]} | counts | {"verdict": outcome})
     return pd.DataFrame(rows, columns=["claim", "text", "dataset", "training", *VERDICTS, "verdict"])
 
 
@@ -351,9 +355,7 @@ def retained(runs: pd.DataFrame, untrained: pd.DataFrame, reference: str = "fp32
             for precision in group.precision.unique():
                 ratio = _ratio(gain[precision], gain[reference])
                 rows.append([dataset, training, metric, precision, *ratio])
-    return pd.DataFrame(
-        rows, columns=["dataset", "training", "metric", "precision", "estimate", "low", "high"]
-    )
+    return pd.DataFrame(rows, columns=["dataset", "training", "metric", "precision", "estimate", "low", "high"])
 
 
 def _ratio(numerator: pd.Series, denominator: pd.Series) -> Interval:

@@ -133,6 +133,13 @@ def test_mitigation_by_hand():
     assert row.estimate == pytest.approx(guided - (mean["standard", "mixed"] - mean["standard", "fp32"]))
 
 
+def test_correlations_stay_in_their_range():
+    """The interval of a rank correlation does not leave [-1, 1], however few the seeds."""
+    table = evaluate(make_runs(seeds=3, generator=6), only("H2", "H4", "H5"))
+    assert table.low.min() == -1 and table.high.max() == 1
+    assert (table.low <= table.estimate).all() and (table.estimate <= table.high).all()
+
+
 def test_each_claim_reads_its_own_set_of_images():
     """H3 is read from the primary images, H9 from those of matched confidence."""
     flat, steep = make_runs(), make_runs(falling(8.0))
