@@ -22,6 +22,8 @@ from saqlib import config, data, paths
 TREES = ("notebooks", "saqlib", "paper", "tests/sample")
 FILES = ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
+CELL_STAGES = ("train",)
+LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
 STOPPED = "The pipeline stopped. The same command goes on from there."
 
 
@@ -76,16 +78,37 @@ def _link_tree(source: Path, target: Path) -> None:
                 shutil.copy2(path, twin)
 
 
-def repro(folder: Path, *targets: str) -> None:
-    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder.
+def repro(folder: Path) -> None:
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder; cells in two lanes.
 
     Raises ConfigError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
     stage fails.
     """
-    config.load(folder / "params.yaml")
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environment(folder))
-    if done.returncode:
-        raise PipelineError(STOPPED)
+    cells = config.load(folder / "params.yaml").grid.cells
+    _dvc(folder, ["repro", "source", "data"])
+    for stage in CELL_STAGES:
+        names = [f"{stage}@{cell}" for cell in cells]
+        # Without what comes before them: the lanes would block one another there.
+        _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *lane] for lane in _lanes(names)))
+    _dvc(folder, ["repro"])
+
+
+def _lanes(names: list[str]) -> list[list[str]]:
+    return [names[i::LANES] for i in range(min(LANES, len(names)))]
+
+
+def _dvc(folder: Path, *calls: list[str]) -> None:
+    """Run these calls of DVC side by side; PipelineError if one of them fails."""
+    running = [
+        subprocess.Popen([sys.executable, "-m", "dvc", *call], cwd=folder, env=environment(folder)) for call in calls
+    ]
+    try:
+        if any([process.wait() for process in running]):
+            raise PipelineError(STOPPED)
+    finally:
+        for process in running:
+            if process.poll() is None:  # interrupted
+                process.terminate()
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -98,6 +121,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": first(str(Path(sys.executable).parent), "PATH"),
         "PYTHONPATH": first(str(folder), "PYTHONPATH"),
         "DVC_NO_ANALYTICS": "1",
+        "TQDM_DISABLE": "1",  # bars of two lanes would overwrite each other; DVC names each stage as it starts
     }
 
 

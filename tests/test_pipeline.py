@@ -141,19 +141,23 @@ def test_the_run_cache_stays_on_where_it_matters(stages):
 # ---------------------------------------------------------------------------------------------- a run, and another
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """`dvc` in a workspace, its output kept in dvc.log."""
-    with (folder / "dvc.log").open("w") as log:
-        command = [sys.executable, "-m", "dvc", *arguments]
+def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
+    """A command in a workspace, on the saqlib of that workspace; what it prints is kept in a file."""
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.Popen(command, cwd=folder, env=pipeline.environment(folder), stdout=log, stderr=log)
 
 
-def dvc(folder: Path, *arguments: str) -> str:
-    """What dvc prints; it has to succeed."""
-    status = start(folder, *arguments).wait()
-    log = (folder / "dvc.log").read_text()
+def finish(folder: Path, process: subprocess.Popen) -> str:
+    """What the command printed; it has to succeed."""
+    status = process.wait()
+    log = (folder / "log").read_text()
     assert status == 0, log
     return log
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return finish(folder, start(folder, "dvc", *arguments))
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -172,19 +176,22 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 180) -> None
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory):
-    """Two runs of a tiny grid side by side: one undisturbed, one killed in the middle of a cell and taken up again."""
+    """Two runs of a tiny grid side by side: one undisturbed, one killed in the middle of a cell and taken up again.
+
+    The first is DVC alone, the second goes on by `make reproduce`'s command, which works on two cells at a time.
+    """
     before = digests(paths.ROOT / "results") | digests(paths.NOTEBOOKS)
     base = tmp_path_factory.mktemp("pipeline")
     calm = pipeline.workspace(base / "a folder", "smoke", **TINY)
     killed = pipeline.workspace(base / "killed", "smoke", **TINY)
-    undisturbed, process = start(calm, "repro"), start(killed, "repro")
+    undisturbed, process = start(calm, "dvc", "repro"), start(killed, "dvc", "repro")
     try:
         seeds = killed / "build" / "seeds"
         wait_for(lambda: list(seeds.glob("mnist-w2a2-standard-*/0.*")), process)
         kill(process)
         assert not (killed / "models" / "mnist-w2a2-standard.pt").exists()
-        log = dvc(killed, "repro")
-        assert undisturbed.wait() == 0, (calm / "dvc.log").read_text()
+        log = finish(killed, start(killed, "saqlib.pipeline", "reproduce"))
+        finish(calm, undisturbed)
     finally:
         for one in (undisturbed, process):
             if one.poll() is None:
