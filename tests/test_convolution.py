@@ -1,75 +1,48 @@
-"""The first convolution: the library's own forward, and gradients equal to the library's."""
+"""The one-channel convolution against the library's own, forward and backward."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from saqlib import convolution
-from saqlib.convolution import one_channel_conv2d
-
-SHAPES = [  # batch, channels, kernel, height, width; output widths of one strip, several, and no whole number of them
-    (3, 8, 5, 28, 28),
-    (1, 4, 5, 12, 12),
-    (2, 3, 3, 9, 10),
-    (2, 1, 1, 4, 8),
-    (5, 6, 5, 5, 5),
-    (2, 2, 7, 11, 30),
-]
 
 
-def case(shape, dtype=torch.float64):
-    """Random images, weights, bias and an upstream gradient."""
-    batch, channels, kernel, height, width = shape
-    generator = torch.Generator().manual_seed(0)
-    sizes = [
-        (batch, 1, height, width),
-        (channels, 1, kernel, kernel),
-        (channels,),
-        (batch, channels, height - kernel + 1, width - kernel + 1),
-    ]
-    return [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
+def _pair(batch: int, channels: int, size: int, kernel: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (batch, 1, size, size), (channels, 1, kernel, kernel), (channels,)
+    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_output_and_all_gradients_are_those_of_conv2d(shape):
-    """Images, weights and bias, in one backward pass."""
-    images, weight, bias, upstream = case(shape)
-    inputs = [tensor.requires_grad_() for tensor in (images, weight, bias)]
-    y, expected = one_channel_conv2d(*inputs), F.conv2d(*inputs)
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
-    found = torch.autograd.grad(y, inputs, upstream)
-    for got, want in zip(found, torch.autograd.grad(expected, inputs, upstream), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize(
+    ("batch", "channels", "size", "kernel"), [(3, 8, 28, 5), (1, 2, 12, 5), (2, 3, 9, 3), (2, 1, 18, 3), (1, 4, 5, 5)]
+)
+def test_equals_the_library_forward_and_backward(batch, channels, size, kernel):
+    """Values and all three gradients are F.conv2d's, for widths that fall into strips and widths that do not."""
+    ours, theirs = _pair(batch, channels, size, kernel), _pair(batch, channels, size, kernel)
+    output, expected = convolution.one_channel_conv2d(*ours), F.conv2d(*theirs)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (output * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, reference.grad, rtol=0, atol=1e-12)
 
 
-def test_memory_layouts_of_the_gradient_do_not_matter():
-    """Behind a layer in channels-last, or from an expanded scalar, the upstream gradient is the same numbers."""
-    images, weight, bias, upstream = case(SHAPES[0])
-    images.requires_grad_()
-    y = one_channel_conv2d(images, weight, bias)
-    for gradient in (upstream, upstream.contiguous(memory_format=torch.channels_last), torch.ones(()).expand_as(y)):
-        gradient = gradient.double()
-        (found,) = torch.autograd.grad(y, images, gradient, retain_graph=True)
-        (expected,) = torch.autograd.grad(F.conv2d(images, weight, bias), images, gradient)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+def test_the_image_branch_runs_only_when_it_is_asked_for(monkeypatch):
+    """A backward pass to the weights alone never computes the images' gradient."""
+    images, weight, bias = _pair(2, 4, 28, 5)
+    calls = []
+    real = convolution.input_gradient
+    monkeypatch.setattr(convolution, "input_gradient", lambda *given: calls.append(1) or real(*given))
+    output = convolution.one_channel_conv2d(images, weight, bias)
+    output.sum().backward(inputs=[weight, bias], retain_graph=True)
+    assert not calls
+    assert images.grad is None
+    torch.autograd.grad(output.sum(), images)
+    assert calls == [1]
 
 
-@pytest.mark.parametrize("images_differentiable", [False, True])
-@pytest.mark.parametrize("weight_differentiable", [False, True])
-def test_only_what_is_asked_for_is_differentiated(monkeypatch, images_differentiable, weight_differentiable):
-    """The images' product is computed for their gradient alone; without any, nothing is recorded."""
-    images, weight, bias, upstream = case(SHAPES[0])
-    calls, original = [], convolution.input_gradient
-    monkeypatch.setattr(convolution, "input_gradient", lambda *args: calls.append(1) or original(*args))
-    images.requires_grad_(images_differentiable)
-    weight.requires_grad_(weight_differentiable)
-    y = one_channel_conv2d(images, weight, bias)
-    assert y.requires_grad == (images_differentiable or weight_differentiable)
-    if weight_differentiable:
-        torch.autograd.grad(y, weight, upstream, retain_graph=True)
-        assert not calls
-    if images_differentiable:
-        torch.autograd.grad(y, images, upstream)
-        assert len(calls) == 1
-    with torch.no_grad():
-        assert not one_channel_conv2d(images, weight, bias).requires_grad
+def test_the_output_lies_channels_last():
+    """The layout on which the network's speed rests: channels are neighbours in memory."""
+    images, weight, bias = (value.detach().float() for value in _pair(2, 4, 28, 5))
+    assert convolution.one_channel_conv2d(images, weight, bias).stride(1) == 1
