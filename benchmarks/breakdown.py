@@ -121,7 +121,7 @@ def grouped(operators: dict[str, float], total: float) -> list[tuple[str, float]
 
 def draw(breakdown: Breakdown, path: Path) -> None:
     """The step as a flame graph of two floors: phases below, their operators above, widths their times."""
-    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
     axes = figure.subplots()
     left = 0.0
     for (phase, operators), colour in zip(by_time(breakdown.phases), colormaps["Set2"].colors, strict=False):
