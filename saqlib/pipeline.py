@@ -22,7 +22,6 @@ from saqlib import config, data, paths
 TREES = ("notebooks", "saqlib", "paper", "tests/sample")
 FILES = ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
-CELL_STAGES = ("train",)
 LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
 STOPPED = "The pipeline stopped. The same command goes on from there."
 
@@ -86,11 +85,17 @@ def repro(folder: Path) -> None:
     """
     cells = config.load(folder / "params.yaml").grid.cells
     _dvc(folder, ["repro", "source", "data"])
-    for stage in CELL_STAGES:
+    for stage in _stages_of_cells(folder):
         names = [f"{stage}@{cell}" for cell in cells]
         # Without what comes before them: the lanes would block one another there.
         _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *lane] for lane in _lanes(names)))
     _dvc(folder, ["repro"])
+
+
+def _stages_of_cells(folder: Path) -> list[str]:
+    """The stages of dvc.yaml that run once a cell, in order."""
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    return [name for name, stage in stages.items() if "precision" in stage.get("matrix", {})]
 
 
 def _lanes(names: list[str]) -> list[list[str]]:

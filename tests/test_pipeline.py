@@ -343,14 +343,16 @@ def test_a_workspace_changes_only_what_it_is_told(tmp_path):
     assert ours | {"scale": "smoke"} == theirs
 
 
-def test_a_failed_stage_ends_in_one_sentence_and_exit_code_1(tmp_path, monkeypatch):
+def test_a_failed_stage_ends_in_one_sentence_and_exit_code_1(tmp_path, monkeypatch, capfd):
     """The stage has said what was wrong; the command says that it can be repeated."""
     folder = pipeline.workspace(tmp_path / "w", "smoke", **TINY)
-    (folder / "dvc.yaml").write_text("stages:\n  fails:\n    cmd: python -c 'raise SystemExit(3)'\n")
+    failing = {"source": {"cmd": "python --version"}, "data": {"cmd": "python -c 'raise SystemExit(3)'"}}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": failing}))
     monkeypatch.setattr(paths, "ROOT", folder)
     with pytest.raises(SystemExit) as stop:
         pipeline.main(["reproduce"])
     assert stop.value.code == pipeline.STOPPED
+    assert "failed to reproduce 'data'" in capfd.readouterr().err
 
 
 def test_stages_run_in_this_environment(tmp_path):
