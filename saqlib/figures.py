@@ -93,7 +93,7 @@ def preservation(runs: pd.DataFrame, ceiling: pd.DataFrame) -> Figure:
                 _band(axes, group[metric], TRAINING_COLOURS[training], CEILING)
             _paired(axes, quantized[quantized.dataset == dataset], metric)
     _label_rows(panels)
-    _training_legend(figure, runs, [_band_handle(CEILING, "ceiling: two fp32 seeds of that training")])
+    _training_legend(figure, runs, [_band_handle(CEILING, "two fp32 seeds of that training")])
     return figure
 
 
@@ -110,8 +110,18 @@ def _paired(axes: Axes, runs: pd.DataFrame, metric: str) -> None:
         axes.plot(at, table, color=shade, linewidth=0.4, alpha=0.35, zorder=2)
         axes.plot(at, table, color=shade, linestyle="none", marker="o", markersize=1.6, alpha=0.55, zorder=3)
         _mean_points(axes, at + np.sign(shift or 1) * 0.12, table.to_numpy(float), shade)
+    _fit(axes)
     axes.set_xticks(range(len(precisions)), precisions)
     axes.set_xlim(-0.5, len(precisions) - 0.5)
+
+
+def _fit(axes: Axes) -> None:
+    """Limits from seeds, means and the lines of bands, not from intervals: those of few seeds are huge."""
+    heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    heights = heights[np.isfinite(heights)]
+    if len(heights):
+        margin = 0.08 * np.ptp(heights) or 0.01
+        axes.set_ylim(heights.min() - margin, heights.max() + margin)
 
 
 def _mean_points(axes: Axes, at: np.ndarray, table: np.ndarray, shade: str) -> None:
@@ -199,7 +209,7 @@ def _removal(axes: Axes, group: pd.DataFrame) -> None:
         for _, seed in group.groupby("seed"):
             axes.plot(100 * seed.level, seed[name], color=shade, linewidth=0.3, alpha=0.4)
     gain = np.trapezoid(mean.least - mean.most, mean.index)
-    text = f"S = {gain:.2f}".replace("-", "−")
+    text = f"area {gain:.2f}".replace("-", "−")
     axes.text(0.98, 1.0, text, transform=axes.transAxes, ha="right", va="top")
 
 
@@ -249,14 +259,14 @@ def _whole(epochs: pd.Series) -> list[int]:
 def gradients(sample: pd.DataFrame) -> Figure:
     """Distribution of the signed gradient values of each precision, standard against guided training.
 
-    sample: dataset, precision, training, gradient. Values beyond the 99.5th percentile of magnitude of a
-    dataset lie outside the axis.
+    sample: dataset, precision, training, gradient. Values beyond the 98th percentile of magnitude of a
+    dataset are left out.
     """
     datasets = list(dict.fromkeys(sample.dataset))
     figure, panels = plt.subplots(1, len(datasets), figsize=(DOUBLE, 2.0), squeeze=False)
     for dataset, axes in zip(datasets, panels[0], strict=True):
         group = sample[sample.dataset == dataset]
-        limit = np.percentile(group.gradient.abs(), 99.5)
+        limit = np.percentile(group.gradient.abs(), 98)
         trainings = list(dict.fromkeys(group.training))
         sns.violinplot(
             group[group.gradient.abs() <= limit], x="precision", y="gradient", hue="training", ax=axes,

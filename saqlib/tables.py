@@ -152,7 +152,7 @@ def preservation(runs: pd.DataFrame, ceiling: pd.DataFrame) -> Table:
     scores = [column for column in runs if column.startswith("preservation_")]
     keys = ["dataset", "training", "precision"]
     quantized = over_seeds(runs[runs.precision != "fp32"], keys, scores)
-    limit = over_seeds(ceiling.assign(precision="ceiling: two fp32 seeds"), keys, scores)
+    limit = over_seeds(ceiling.assign(precision="two fp32 seeds (ceiling)"), keys, scores)
     numbers = _together(quantized, limit)
     return Table("preservation", numbers, _spread(numbers, keys, scores))
 

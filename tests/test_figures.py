@@ -160,6 +160,20 @@ def test_clarity_shows_seeds_means_and_intervals():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["fp32", "w4a4", "w2a2"]
 
 
+def test_few_seeds_do_not_stretch_the_axis():
+    """The interval of two seeds, 13 times their spread, runs out of the panel; the seeds fill it."""
+    runs = make_runs(2)
+    axes = figures.clarity(runs, make_controls().query("control == 'reinit'")).axes[0]
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0 and runs.gini.max() < high < runs.gini.max() + 0.1
+
+
+def test_nothing_measured_is_an_empty_panel():
+    """A score that no network has leaves its panel empty, without an error."""
+    runs = make_runs().assign(gini=np.nan)
+    assert len(figures.clarity(runs, make_controls().assign(gini=np.nan)).axes) == 4
+
+
 def test_a_row_a_dataset():
     """With two datasets there are two rows, each from its own networks."""
     runs = make_runs()
@@ -196,7 +210,7 @@ def test_curves_shade_the_gain():
     assert any(np.allclose(vertex, [100, 0.5]) for vertex in area)
     random = [line for line in axes.lines if line.get_linestyle() == "--"]
     np.testing.assert_allclose(random[0].get_ydata(), 1 - np.linspace(0, 1, 5))
-    assert axes.texts[0].get_text() == "S = 0.75"
+    assert axes.texts[0].get_text() == "area 0.75"
 
 
 def test_training_has_fewer_panels_without_quantization():

@@ -159,7 +159,7 @@ def test_preservation_shows_the_ceiling():
     """fp32 against itself is left out; the ceiling ends each block."""
     runs = make_runs()
     shown = tables.preservation(runs, runs[runs.precision == "fp32"].drop(columns="precision")).shown
-    assert shown.Precision.tolist() == ["w4a4", "w2a2", "ceiling: two fp32 seeds"] * 4
+    assert shown.Precision.tolist() == ["w4a4", "w2a2", "two fp32 seeds (ceiling)"] * 4
 
 
 @pytest.mark.parametrize(
