@@ -304,15 +304,15 @@ def test_saved_cell_holds_every_seed_and_the_record(runs, saved):
         assert told["history"][0]["layers"].keys() == {"act1", "act2", "act3", "act4"}
 
 
-def test_saving_is_all_or_nothing(runs, saved, monkeypatch):
-    """A failure while writing leaves the old file as it was and no litter beside it."""
+@pytest.mark.parametrize("failing", [(torch, "save"), (os, "replace")], ids=["serialising", "moving"])
+def test_saving_is_all_or_nothing(runs, saved, monkeypatch, failing):
+    """A failure at either end of writing leaves the old files as they were and no litter beside them."""
     before = contents(saved)
 
-    def broken(value, file, **options):
-        file.write(b"half a fi")
+    def broken(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", broken)
+    monkeypatch.setattr(*failing, broken)
     with pytest.raises(OSError, match="disk full"):
         experiment.save_cell(CELL, runs[:1], tiny(), root=saved)
     assert contents(saved) == before
@@ -376,12 +376,30 @@ def foreign_files() -> dict:
 
 @pytest.mark.parametrize("kind", foreign_files())
 def test_foreign_model_file_is_refused_in_one_sentence(saved, kind):
-    """Whatever the bytes are: the file is named, on one line, and nothing in it is run."""
+    """Whatever the bytes are: the file is named, on one line."""
     path = saved / "models" / f"{CELL}.pt"
     foreign_files()[kind](path)
     with pytest.raises(experiment.ModelFileError, match="is not a model file of this project") as error:
         experiment.load_model(CELL, 0, root=saved)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+class Hostile:
+    """Unpickling it runs a command of its author's choice."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_model_file_is_run(saved, tmp_path):
+    """A file that somebody was sent cannot do more than fail to load."""
+    torch.save({"cell": Hostile(tmp_path / "was here")}, saved / "models" / f"{CELL}.pt")
+    with pytest.raises(experiment.ModelFileError):
+        experiment.load_model(CELL, 0, root=saved)
+    assert not (tmp_path / "was here").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist-w2a2", "mnits-w2a2-guided", "mnist-w2a2-guide", ""])
