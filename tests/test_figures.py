@@ -1,5 +1,6 @@
 """Tests of saqlib.figures and saqlib.drawing: the data behind the figures, and the bytes of the files."""
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -120,6 +121,24 @@ def test_one_seed_and_one_dataset_can_be_drawn(name, tmp_path):
         "curves": lambda: figures.curves(make_curves().query("dataset == 'mnist' and precision == 'w2a2'")),
     }
     assert all(path.stat().st_size > 1000 for path in drawing.save(drawn[name](), name, tmp_path))
+
+
+def test_a_backend_that_turns_interactive_stays_so():
+    """What a notebook's backend does at the first figure outlasts it: later figures are shown too."""
+
+    @drawing.styled
+    def first():
+        matplotlib.interactive(True)
+        return plt.figure()
+
+    assert not plt.isinteractive()
+    try:
+        first()
+        assert plt.isinteractive()
+        figures.pareto(make_deployment())
+        assert plt.isinteractive()
+    finally:
+        matplotlib.interactive(False)
 
 
 # --- the data behind them ---
