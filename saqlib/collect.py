@@ -263,27 +263,39 @@ def _gradients(cell: Scores) -> pd.DataFrame:
 def saliency_grid(
     dataset: str, settings: Config, root: Path = paths.ROOT
 ) -> tuple[NDArray, tuple[str, ...], dict[str, dict[str, Maps]]]:
-    """What `map_figures.saliency_grid` draws of a dataset: images (K, 28, 28), class names, maps of seed 0."""
+    """What `map_figures.saliency_grid` draws of a dataset: images (K, 28, 28), class names, maps of seed 0.
+
+    Of each class the first kept image that every network classifies correctly, or the first one if there is none.
+    """
     grid = settings.grid
     cells = {t: {p: scores(Cell(dataset, p, t), root) for p in grid.precisions} for t in grid.trainings}
     first = cells[grid.trainings[0]][grid.precisions[0]]
     at = _positions(first)
-    blocks = {t: {p: _maps(cell, at) for p, cell in group.items()} for t, group in cells.items()}
-    names = tuple(words.CLASSES[dataset][label] for label in first["labels"][at])
-    return first["images"], names, blocks
+    every = [cell for group in cells.values() for cell in group.values()]
+    correct = np.all([cell["predicted"][0, at] == cell["labels"][at] for cell in every], axis=0)
+    shown = _one_a_class(first["labels"][at], correct)
+    blocks = {t: {p: _maps(cell, at, shown) for p, cell in group.items()} for t, group in cells.items()}
+    names = tuple(words.CLASSES[dataset][label] for label in first["labels"][at][shown])
+    return first["images"][shown], names, blocks
 
 
 def _positions(cell: Scores) -> NDArray[np.int64]:
-    """Where the shown images stand among the scored ones."""
+    """Where the images whose maps were kept stand among the scored ones."""
     place = {index: i for i, index in enumerate(cell["indices"].tolist())}
     return np.array([place[index] for index in cell["map_indices"].tolist()])
 
 
-def _maps(cell: Scores, at: NDArray[np.int64]) -> Maps:
+def _one_a_class(labels: NDArray, correct: NDArray) -> NDArray[np.int64]:
+    """The first correct place of each class, in the order of the classes; the first place where none is correct."""
+    best = np.lexsort((np.arange(len(labels)), ~correct, labels))
+    return best[np.unique(labels[best], return_index=True)[1]]
+
+
+def _maps(cell: Scores, at: NDArray[np.int64], shown: NDArray[np.int64]) -> Maps:
     return Maps(
-        maps=cell["maps"],
-        gini=cell["gini"][0, at],
-        morans_i=cell["morans_i"][0, at],
-        probability=cell["probability"][0, at],
-        correct=cell["predicted"][0, at] == cell["labels"][at],
+        maps=cell["maps"][shown],
+        gini=cell["gini"][0, at][shown],
+        morans_i=cell["morans_i"][0, at][shown],
+        probability=cell["probability"][0, at][shown],
+        correct=(cell["predicted"][0, at] == cell["labels"][at])[shown],
     )
