@@ -53,8 +53,8 @@ class Progress:
 
 
 def workers(seeds: int) -> int:
-    """One worker a core, but no more than there are seeds."""
-    return min(os.cpu_count() or 1, seeds)
+    """One worker a core, but no more than there are seeds, and at least one."""
+    return max(1, min(os.cpu_count() or 1, seeds))
 
 
 def pick_device(settings: Config) -> torch.device:

@@ -166,7 +166,7 @@ def test_finished_seeds_are_not_trained_again(monkeypatch):
     calls = spied(monkeypatch)
     first = experiment.train_cell(CELL, tiny(), n_jobs=1)
     assert len(calls) == 2
-    assert_same_runs(experiment.train_cell(CELL, tiny(), n_jobs=1), first)
+    assert_same_runs(experiment.train_cell(CELL, tiny()), first)
     assert len(calls) == 2
 
 
