@@ -7,7 +7,7 @@ import torch
 from saqlib import config
 from saqlib.model import CLASSES, FLAT, KERNEL
 
-SIDES = (24, 8)  # of the convolutions' outputs
+SIDES = (28, 10)  # of the convolutions' outputs
 MATRIX = 512  # rows and columns of the matrices whose product is the yardstick
 
 

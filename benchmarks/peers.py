@@ -12,7 +12,7 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from saqlib import config
-from saqlib.model import CLASSES, FLAT, KERNEL
+from saqlib.model import CLASSES, FLAT, KERNEL, PADDING
 
 INPUT_BITS = 8
 SETTLING_CALLS = 310  # an activation of Brevitas collects statistics for 300 calls, then its scale is a parameter
@@ -56,7 +56,7 @@ class BrevitasNet(nn.Module):
             return layers.QuantReLU(bit_width=bits[name].activation, return_quant_tensor=True)
 
         self.input = layers.QuantIdentity(bit_width=INPUT_BITS, return_quant_tensor=True)
-        self.conv1 = layers.QuantConv2d(1, c1, KERNEL, **options("conv1"))
+        self.conv1 = layers.QuantConv2d(1, c1, KERNEL, padding=PADDING, **options("conv1"))
         self.conv2 = layers.QuantConv2d(c1, c2, KERNEL, **options("conv2"))
         self.dense1 = layers.QuantLinear(c2 * FLAT, d1, bias=True, **options("dense1"))
         self.dense2 = layers.QuantLinear(d1, d2, bias=True, **options("dense2"))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STRIP = 8
+STRIP = 7
 
 
 class _ImageBranch(torch.autograd.Function):
@@ -21,27 +21,31 @@ class _ImageBranch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, images: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+    def forward(ctx, images: Tensor, weight: Tensor, shape: torch.Size, padding: int) -> Tensor:
         ctx.save_for_backward(weight)
+        ctx.padding = padding
         return images.new_zeros(()).expand(shape)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return input_gradient(grad, *ctx.saved_tensors), None, None
+        return input_gradient(grad, *ctx.saved_tensors, ctx.padding), None, None, None
 
 
-def one_channel_conv2d(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """F.conv2d without padding or stride for images (B, 1, H, W) and weight (C, 1, K, K): (B, C, H-K+1, W-K+1)."""
+def one_channel_conv2d(images: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+    """F.conv2d without stride for images (B, 1, H, W) and weight (C, 1, K, K): (B, C, H + 2P - K + 1, W + 2P - K + 1).
+
+    padding: P, rows and columns of zeros on each side.
+    """
     # With one channel both memory formats lie alike in memory; these strides make the kernels choose the fast one.
     constant = images.detach().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
-    output = F.conv2d(constant, weight, bias)
+    output = F.conv2d(constant, weight, bias, padding=padding)
     if images.requires_grad and torch.is_grad_enabled():
-        output = output.add_(_ImageBranch.apply(images, weight.detach(), output.shape))
+        output = output.add_(_ImageBranch.apply(images, weight.detach(), output.shape, padding))
     return output
 
 
-def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient for the images, (B, 1, H, W), from that of the output, (B, C, H-K+1, W-K+1)."""
+def input_gradient(grad: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+    """The gradient for the images, (B, 1, H, W), from that of the output, (B, C, H + 2P - K + 1, W + 2P - K + 1)."""
     batch, channels, height, width = grad.shape
     kernel = weight.shape[-1]
     strip = STRIP if width % STRIP == 0 else width
@@ -54,7 +58,7 @@ def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     images = grad.new_zeros(batch, 1, height + kernel - 1, width + kernel - 1)
     for i in range(strips):
         images[:, 0, :, i * strip : i * strip + window] += rows[:, :, i]
-    return images
+    return images[:, :, padding : images.shape[2] - padding, padding : images.shape[3] - padding]
 
 
 def _banded(weight: Tensor, strip: int) -> Tensor:

@@ -59,7 +59,8 @@ def save(figure: Figure, name: str, folder: Path, numbers: pd.DataFrame | None =
     written = []
     for end, metadata in METADATA.items():
         buffer = io.BytesIO()
-        with plt.style.context(["default", STYLE]):
+        # Saving would give a figure that has laid itself out the style's layout, and move its panels.
+        with plt.style.context(["default", STYLE, {"figure.constrained_layout.use": False}]):
             figure.savefig(buffer, format=end, metadata=metadata)
         written.append(files.write(folder / f"{name}.{end}", buffer.getvalue()))
     if numbers is not None:

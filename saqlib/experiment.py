@@ -7,7 +7,6 @@ saved, so a killed run goes on where it stopped.
 import hashlib
 import io
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -53,8 +52,8 @@ class Progress:
 
 
 def workers(seeds: int) -> int:
-    """One worker a core, but no more than there are seeds, and at least one."""
-    return max(1, min(os.cpu_count() or 1, seeds))
+    """One worker a core that this process may use (LOKY_MAX_CPU_COUNT), no more than there are seeds, at least one."""
+    return max(1, min(joblib.cpu_count(), seeds))
 
 
 def pick_device(settings: Config) -> torch.device:

@@ -21,16 +21,20 @@ MANTISSA_BITS = 24  # of a float32
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """weight, bias: int32. thresholds: int32 (out, levels), ascending in a row; None for the last layer."""
+    """weight, bias: int32. thresholds: int32 (out, levels), ascending in a row; None for the last layer.
+
+    padding: rows and columns of zeros around the input.
+    """
 
     name: str
     weight: np.ndarray
     bias: np.ndarray
     thresholds: np.ndarray | None
+    padding: int
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Codes of the input to codes behind the activation (last layer: to accumulators), all int32."""
-        accumulator = _convolve(codes, self.weight) if self.weight.ndim == 4 else codes @ self.weight.T
+        accumulator = _convolve(codes, self.weight, self.padding) if self.weight.ndim == 4 else codes @ self.weight.T
         accumulator = accumulator + self.bias
         if self.weight.ndim == 4:
             accumulator = _max_pool(accumulator)
@@ -87,6 +91,7 @@ def integer_network(model) -> IntegerNetwork:
             stage.weight.astype(np.int32),
             stage.bias,
             None if stage.last else thresholds(stage),
+            stage.padding,
         )
         for stage in stages
     )
@@ -147,8 +152,9 @@ def class_multipliers(scale: np.ndarray) -> np.ndarray:
     return (mantissa.astype(np.float64) * 2**MANTISSA_BITS).astype(np.int64) << shift
 
 
-def _convolve(codes: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Valid convolution of codes (B, H, W, in) with weight (out, in, 5, 5): (B, H', W', out)."""
+def _convolve(codes: np.ndarray, weight: np.ndarray, padding: int) -> np.ndarray:
+    """Convolution of zero-padded codes (B, H, W, in) with weight (out, in, 5, 5): (B, H', W', out)."""
+    codes = np.pad(codes, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     patches = np.lib.stride_tricks.sliding_window_view(codes, (KERNEL, KERNEL), axis=(1, 2))
     batch, height, width = patches.shape[:3]
     return (patches.reshape(batch * height * width, -1) @ weight.reshape(len(weight), -1).T).reshape(

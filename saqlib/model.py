@@ -1,6 +1,6 @@
 """The network: LeNet-5 in shape, without batch norm, built for one precision.
 
-conv1 5x5 - pool - activation - conv2 5x5 - pool - activation - dense1 - activation - dense2 - activation - dense3
+conv1 5x5, padded - pool - activation - conv2 5x5 - pool - activation - dense1 - activation - dense2 - activation - dense3
 
 Pooling stands before the activation. Both are monotone, so the values are the same and the activation has a quarter
 of the work.
@@ -17,7 +17,8 @@ from saqlib.quantization import PACT, QuantConv2d, QuantLinear, calibrate
 CLASSES = 10
 INPUT_SCALE = 1 / 255  # the value of one code of a uint8 image
 KERNEL = 5
-FLAT = 4 * 4  # pixels left of 28 x 28 after two convolutions and two poolings
+PADDING = 2  # of the first convolution, as if the image had LeNet's 32 x 32 pixels
+FLAT = 5 * 5  # pixels left of 28 x 28 after two convolutions and two poolings
 PROBES = 64  # random images on which a new network's alphas start
 
 
@@ -51,7 +52,7 @@ class _OneChannel:
     """Puts the fast input gradient into a convolution of one input channel."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return one_channel_conv2d(x, weight, bias)
+        return one_channel_conv2d(x, weight, bias, self.padding[0])
 
 
 class OneChannelConv2d(_OneChannel, nn.Conv2d):
@@ -64,8 +65,8 @@ class QuantOneChannelConv2d(_OneChannel, QuantConv2d):
 
 def _first_conv(outputs: int, bits: config.Bits) -> nn.Module:
     if bits.weight is None:
-        return OneChannelConv2d(1, outputs, KERNEL)
-    return QuantOneChannelConv2d(1, outputs, KERNEL, bits=bits.weight)
+        return OneChannelConv2d(1, outputs, KERNEL, padding=PADDING)
+    return QuantOneChannelConv2d(1, outputs, KERNEL, padding=PADDING, bits=bits.weight)
 
 
 def _conv(inputs: int, outputs: int, bits: config.Bits) -> nn.Module:

@@ -148,7 +148,7 @@ def _layer(graph: _Graph, stage: Stage, x: str, tracing: bool) -> str:
     value = "logits" if stage.last else f"{name}.value"
     summed = f"{name}.sum" if stage.quantized or stage.pooled else value
     if stage.pooled:
-        graph.node("Conv", x, weight, bias, to=summed)
+        graph.node("Conv", x, weight, bias, to=summed, pads=[stage.padding] * 4)
         pooled = f"{name}.pooled" if stage.quantized else value
         summed = graph.node("MaxPool", summed, to=pooled, also=(f"{name}.where",) if tracing else (), **POOLING)
     else:
@@ -187,8 +187,8 @@ def _backward(graph: _Graph, stages: tuple[Stage, ...]) -> None:
         weight = _weight_values(graph, stage)
         if stage.pooled:
             gradient = graph.node("MaxUnpool", gradient, f"{stage.name}.where", to=f"{stage.name}.unpooled", **POOLING)
-        operator = "ConvTranspose" if stage.pooled else "MatMul"
-        gradient = graph.node(operator, gradient, weight, to=f"{stage.name}.gradient")
+        operator, options = ("ConvTranspose", {"pads": [stage.padding] * 4}) if stage.pooled else ("MatMul", {})
+        gradient = graph.node(operator, gradient, weight, to=f"{stage.name}.gradient", **options)
     graph.node("Squeeze", gradient, graph.constant("channel", np.array([1])), to="map")
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import joblib
 import yaml
 
 from saqlib import config, data, paths
@@ -125,6 +126,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": first(str(Path(sys.executable).parent), "PATH"),
         "PYTHONPATH": first(str(folder), "PYTHONPATH"),
+        "LOKY_MAX_CPU_COUNT": str(max(1, joblib.cpu_count() // LANES)),  # workers of a stage: its lane's share
         "DVC_NO_ANALYTICS": "1",
         "TQDM_DISABLE": "1",  # bars of two lanes would overwrite each other; DVC names each stage as it starts
     }

@@ -32,7 +32,7 @@ class Stage:
     int32 codes or float32. weight_scale: the value of one weight code; output_scale: the value of one unit of
     the accumulator; both float32 (out,), None for a float layer. alpha, step: clip of the activation and
     value of one of its codes, None if there is no PACT. positions: output pixels of the layer, before
-    pooling.
+    pooling. padding: rows and columns of zeros around its input.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Stage:
     output_scale: np.ndarray | None
     input_bits: int | None
     positions: int
+    padding: int
     activation_bits: int | None
     alpha: np.float32 | None
     step: np.float32 | None
@@ -64,7 +65,7 @@ class Stage:
     @property
     def inputs(self) -> int:
         """Numbers that enter for one image."""
-        side = round(self.positions**0.5) + KERNEL - 1 if self.pooled else 1
+        side = round(self.positions**0.5) + KERNEL - 1 - 2 * self.padding if self.pooled else 1
         return self.weight.shape[1] * side**2
 
     @property
@@ -97,14 +98,15 @@ def _stages(model: LeNet):
     for name, activation in zip(config.LAYERS, activations, strict=True):
         layer = getattr(model, name)
         pooled = isinstance(layer, nn.Conv2d)
-        side = side - KERNEL + 1 if pooled else 1
-        yield _stage(name, layer, activation, scale, bits, side**2)
+        padding = layer.padding[0] if pooled else 0
+        side = side + 2 * padding - KERNEL + 1 if pooled else 1
+        yield _stage(name, layer, activation, scale, bits, side**2, padding)
         side //= POOL if pooled else 1
         pact = isinstance(activation, PACT)
         scale, bits = (activation.scale, activation.bits) if pact else (None, None)
 
 
-def _stage(name, layer, activation, input_scale, input_bits, positions) -> Stage:
+def _stage(name, layer, activation, input_scale, input_bits, positions, padding) -> Stage:
     quantized = isinstance(layer, (QuantConv2d, QuantLinear))
     pact = activation if isinstance(activation, PACT) else None
     _check(name, layer, pact, quantized, input_scale)
@@ -117,6 +119,7 @@ def _stage(name, layer, activation, input_scale, input_bits, positions) -> Stage
         output_scale=_array(layer.output_scale(input_scale)) if quantized else None,
         input_bits=input_bits,
         positions=positions,
+        padding=padding,
         activation_bits=pact.bits if pact else None,
         alpha=_array(pact.alpha)[()] if pact else None,
         step=_array(pact.scale)[()] if pact else None,

@@ -180,8 +180,8 @@ def test_macs_are_those_that_pytorch_counts(settings, procedure):
     network, batch = settings.network, 3
     (c1, c2), (d1, d2) = network.channels, network.hidden
     plain = nn.Sequential(
-        *(nn.Conv2d(1, c1, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(c1, c2, 5), nn.MaxPool2d(2), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(c2 * 16, d1), nn.ReLU(), nn.Linear(d1, d2), nn.ReLU(), nn.Linear(d2, 10)),
+        *(nn.Conv2d(1, c1, 5, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(c1, c2, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(c2 * 25, d1), nn.ReLU(), nn.Linear(d1, d2), nn.ReLU(), nn.Linear(d2, 10)),
     )
     images = torch.rand(batch, 1, 28, 28)
     with FlopCounterMode(display=False) as counter:

@@ -13,13 +13,14 @@ def _pair(batch: int, channels: int, size: int, kernel: int, seed: int = 0) -> t
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize(
     ("batch", "channels", "size", "kernel"), [(3, 8, 28, 5), (1, 2, 12, 5), (2, 3, 9, 3), (2, 1, 18, 3), (1, 4, 5, 5)]
 )
-def test_equals_the_library_forward_and_backward(batch, channels, size, kernel):
+def test_equals_the_library_forward_and_backward(batch, channels, size, kernel, padding):
     """Values and all three gradients are F.conv2d's, for widths that fall into strips and widths that do not."""
     ours, theirs = _pair(batch, channels, size, kernel), _pair(batch, channels, size, kernel)
-    output, expected = convolution.one_channel_conv2d(*ours), F.conv2d(*theirs)
+    output, expected = convolution.one_channel_conv2d(*ours, padding), F.conv2d(*theirs, padding=padding)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (output * weights).sum().backward()
     (expected * weights).sum().backward()

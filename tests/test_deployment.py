@@ -78,34 +78,34 @@ def test_a_wrong_number_of_bytes_is_refused(data):
 
 # --- cost ---
 
-# Of the network of params.yaml: 200, 3200, 30720, 10080 and 840 weights in 8, 16, 120, 84 and 10 channels, which are
-# used 576, 64, 1, 1 and 1 times. Every channel has a scale and a bias of 4 bytes, every activation a clip.
-MACS = 115_200 + 204_800 + 30_720 + 10_080 + 840
+# Of the network of params.yaml: 200, 3200, 48000, 10080 and 840 weights in 8, 16, 120, 84 and 10 channels, which are
+# used 784, 100, 1, 1 and 1 times. Every channel has a scale and a bias of 4 bytes, every activation a clip.
+MACS = 156_800 + 320_000 + 48_000 + 10_080 + 840
 SCALES = 4 * (238 + 238 + 4)
 COSTS = {
     "fp32": {
-        "packed_bytes": 4 * (45_040 + 238),
+        "packed_bytes": 4 * (62_320 + 238),
         "bit_operations": 32 * 32 * MACS,
-        "peak_activation_bytes": 4 * (784 + 1152),
+        "peak_activation_bytes": 4 * (784 + 1568),
         "explanation_bit_operations": 32 * 32 * (2 * MACS - 840),
     },
     "w4a4": {
-        "packed_bytes": 200 + 1600 + 15_360 + 5040 + 840 + SCALES,
-        "bit_operations": 64 * 115_200 + 16 * (204_800 + 30_720 + 10_080) + 8 * 4 * 840,
-        "peak_activation_bytes": 784 + 576,
-        "explanation_bit_operations": 11_329_280 + 32 * (8 * 115_200 + 4 * (204_800 + 30_720 + 10_080)),
+        "packed_bytes": 200 + 1600 + 24_000 + 5040 + 840 + SCALES,
+        "bit_operations": 64 * 156_800 + 16 * (320_000 + 48_000 + 10_080) + 8 * 4 * 840,
+        "peak_activation_bytes": 784 + 784,
+        "explanation_bit_operations": 16_111_360 + 32 * (8 * 156_800 + 4 * (320_000 + 48_000 + 10_080)),
     },
     "mixed": {
-        "packed_bytes": 200 + 1600 + 7680 + 2520 + 840 + SCALES,
-        "bit_operations": 64 * 115_200 + 16 * 204_800 + 2 * 4 * 30_720 + 4 * 10_080 + 8 * 2 * 840,
-        "peak_activation_bytes": 784 + 576,
-        "explanation_bit_operations": 10_949_120 + 32 * (8 * 115_200 + 4 * 204_800 + 2 * (30_720 + 10_080)),
+        "packed_bytes": 200 + 1600 + 12_000 + 2520 + 840 + SCALES,
+        "bit_operations": 64 * 156_800 + 16 * 320_000 + 2 * 4 * 48_000 + 4 * 10_080 + 8 * 2 * 840,
+        "peak_activation_bytes": 784 + 784,
+        "explanation_bit_operations": 15_592_960 + 32 * (8 * 156_800 + 4 * 320_000 + 2 * (48_000 + 10_080)),
     },
     "w2a2": {
-        "packed_bytes": 200 + 800 + 7680 + 2520 + 840 + SCALES,
-        "bit_operations": 64 * 115_200 + 4 * (204_800 + 30_720 + 10_080) + 8 * 2 * 840,
-        "peak_activation_bytes": 784 + 288,
-        "explanation_bit_operations": 8_368_640 + 32 * (8 * 115_200 + 2 * (204_800 + 30_720 + 10_080)),
+        "packed_bytes": 200 + 800 + 12_000 + 2520 + 840 + SCALES,
+        "bit_operations": 64 * 156_800 + 4 * (320_000 + 48_000 + 10_080) + 8 * 2 * 840,
+        "peak_activation_bytes": 784 + 392,
+        "explanation_bit_operations": 11_560_960 + 32 * (8 * 156_800 + 2 * (320_000 + 48_000 + 10_080)),
     },
 }
 
@@ -125,7 +125,7 @@ def test_share_of_zero_weights():
         for layer in (half.conv1, half.conv2, half.dense1, half.dense2, half.dense3):
             layer.weight.copy_(layer.weight_scale.expand_as(layer.weight))
         half.dense1.weight[:60] = 0
-    assert deployment.cost(half).zero_weights == pytest.approx(30_720 / 2 / 45_040)
+    assert deployment.cost(half).zero_weights == pytest.approx(48_000 / 2 / 62_320)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -222,5 +222,5 @@ def test_table_joins_costs_accuracy_and_clarity():
     assert made.name == "deployment"
     assert made.numbers.test_accuracy.tolist() == [99.0, 91.0]
     assert made.numbers.retained_morans_i.tolist() == [1.0, 0.5]
-    assert made.shown["Packed (kB)"].tolist() == ["181.1", "14.0"]
+    assert made.shown["Packed (kB)"].tolist() == ["250.2", "18.3"]
     assert made.shown["Accuracy (%)"].tolist() == ["99.00", "91.00"]

@@ -257,10 +257,8 @@ def test_parallel_keeps_the_order_and_gives_each_task_one_thread():
 
 def test_workers_are_one_a_core_but_no_more_than_seeds(monkeypatch):
     """An idle worker would only cost its start."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [experiment.workers(seeds) for seeds in (1, 3, 4, 10)] == [1, 3, 4, 4]
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert experiment.workers(3) == 1
+    monkeypatch.setattr(experiment.joblib, "cpu_count", lambda: 4)
+    assert [experiment.workers(seeds) for seeds in (0, 1, 3, 4, 10)] == [1, 1, 3, 4, 4]
 
 
 def test_device_is_that_of_the_settings(monkeypatch):

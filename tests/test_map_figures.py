@@ -130,6 +130,14 @@ def test_classes():
     np.testing.assert_array_equal(figure.axes[13].images[0].get_array(), images["MNIST"][1, 3])
 
 
+def test_saving_leaves_the_panels_in_place(tmp_path):
+    """A figure that lays itself out keeps its layout in both files, whatever the style says."""
+    figure, _ = draw(make_blocks())
+    before = [axes.get_position().bounds for axes in figure.axes]
+    drawing.save(figure, "grid", tmp_path)
+    assert [axes.get_position().bounds for axes in figure.axes] == before
+
+
 def test_saved_twice_the_same(tmp_path):
     """The grid has the same bytes each time it is drawn and saved."""
     blocks = make_blocks()

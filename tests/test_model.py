@@ -67,7 +67,7 @@ def test_layers_are_plain_ones_to_whoever_walks_the_modules(precision):
     net = model.build(precision)
     found = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     assert [isinstance(module, nn.Conv2d) for module in found] == [True, True, False, False, False]
-    shapes = [(8, 1, 5, 5), (16, 8, 5, 5), (120, 256), (84, 120), (10, 84)]
+    shapes = [(8, 1, 5, 5), (16, 8, 5, 5), (120, 400), (84, 120), (10, 84)]
     assert [tuple(module.weight.shape) for module in found] == shapes
     assert [tuple(module.bias.shape) for module in found] == [shape[:1] for shape in shapes]
     assert all(isinstance(module.weight, nn.Parameter) for module in found)
@@ -168,7 +168,7 @@ def test_weights_are_on_the_lattice_from_the_first_call_on(precision, images):
         assert torch.equal(used, used.round()) and used.abs().max() <= top and len(used) >= 3
     weight = net.conv1.codes() * net.conv1.weight_scale
     bias = net.conv1.bias_codes(1 / 255) * net.conv1.output_scale(1 / 255)
-    torch.testing.assert_close(seen["conv1"], F.conv2d(images, weight, bias).detach())
+    torch.testing.assert_close(seen["conv1"], F.conv2d(images, weight, bias, padding=2).detach())
 
 
 def test_quantized_logits_differ_from_full_precision_the_more_the_fewer_bits():
@@ -189,7 +189,7 @@ def test_quantized_logits_differ_from_full_precision_the_more_the_fewer_bits():
 
 def integer_logits(net: nn.Module, pictures: torch.Tensor) -> tuple[np.ndarray, int]:
     """The network on uint8 pictures in int64, from its state alone; and the largest magnitude of an accumulator."""
-    code, scale, largest = pictures.long()[:, None], 1 / 255, 0
+    code, scale, largest = F.pad(pictures.long()[:, None], (2, 2, 2, 2)), 1 / 255, 0
     for name, layer in layers(net).items():
         weight = layer.codes().long()
         bias = (layer.bias.detach() / (layer.weight_scale.flatten() * scale)).round().long()

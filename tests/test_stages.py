@@ -16,9 +16,9 @@ def test_shapes_by_hand():
     """Inputs, outputs and multiply-accumulates of each layer of the network of params.yaml."""
     table = {stage.name: (stage.inputs, stage.outputs, stage.macs) for stage in read(network("w2a2"))}
     assert table == {
-        "conv1": (28 * 28, 8 * 12 * 12, 24 * 24 * 25 * 8),
-        "conv2": (8 * 12 * 12, 16 * 4 * 4, 8 * 8 * 25 * 8 * 16),
-        "dense1": (256, 120, 256 * 120),
+        "conv1": (28 * 28, 8 * 14 * 14, 28 * 28 * 25 * 8),
+        "conv2": (8 * 14 * 14, 16 * 5 * 5, 10 * 10 * 25 * 8 * 16),
+        "dense1": (400, 120, 400 * 120),
         "dense2": (120, 84, 120 * 84),
         "dense3": (84, 10, 840),
     }

@@ -65,7 +65,9 @@ def test_standard_step_is_a_plain_pytorch_step(batch):
 
     def forward(x: Tensor) -> Tensor:
         for layer in ("conv1", "conv2"):
-            x = F.max_pool2d(F.conv2d(x, plain[f"{layer}.weight"], plain[f"{layer}.bias"]).relu(), 2)
+            padding = 2 if layer == "conv1" else 0
+            x = F.conv2d(x, plain[f"{layer}.weight"], plain[f"{layer}.bias"], padding=padding)
+            x = F.max_pool2d(x.relu(), 2)
         x = x.flatten(1)
         for layer in ("dense1", "dense2"):
             x = F.linear(x, plain[f"{layer}.weight"], plain[f"{layer}.bias"]).relu()
