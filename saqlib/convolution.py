@@ -58,7 +58,7 @@ def input_gradient(grad: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
     images = grad.new_zeros(batch, 1, height + kernel - 1, width + kernel - 1)
     for i in range(strips):
         images[:, 0, :, i * strip : i * strip + window] += rows[:, :, i]
-    return images[:, :, padding : images.shape[2] - padding, padding : images.shape[3] - padding]
+    return images[:, :, padding : images.shape[2] - padding, padding : images.shape[3] - padding].contiguous()
 
 
 def _banded(weight: Tensor, strip: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The network: LeNet-5 in shape, without batch norm, built for one precision.
 
-conv1 5x5, padded - pool - activation - conv2 5x5 - pool - activation - dense1 - activation - dense2 - activation - dense3
+conv1 5x5 (padded) - pool - activation - conv2 5x5 - pool - activation
+- dense1 - activation - dense2 - activation - dense3
 
 Pooling stands before the activation. Both are monotone, so the values are the same and the activation has a quarter
 of the work.

@@ -27,7 +27,8 @@ def build(root: Path = paths.ROOT) -> Path:
         pdf = typst.compile(source, root=root, ignore_system_fonts=True)
     except (typst.TypstError, FileNotFoundError) as error:
         reason = getattr(error, "diagnostic", error)
-        raise PaperError(f"{source.name} does not compile; run the stage that writes what is missing.\n{reason}") from None
+        message = f"{source.name} does not compile; run the stage that writes what is missing.\n{reason}"
+        raise PaperError(message) from None
     return files.write(source.with_suffix(".pdf"), pdf)
 
 

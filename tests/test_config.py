@@ -283,10 +283,10 @@ def test_number_that_yaml_takes_for_text_is_named(tmp_path):
     """YAML reads 1e-3 as text, 1.0e-3 as a number: the first is refused with what was found."""
     path = tmp_path / "params.yaml"
     text = paths.PARAMS.read_text()
-    path.write_text(re.sub(r"learning_rate: 0.003 ", "learning_rate: 1e-3 ", text, count=1))
+    path.write_text(re.sub(r"learning_rate: 0.004 ", "learning_rate: 1e-3 ", text, count=1))
     with pytest.raises(ConfigError, match="^training.learning_rate must be of type float, not '1e-3'$"):
         config.load(path)
-    path.write_text(re.sub(r"learning_rate: 0.003 ", "learning_rate: 1.0e-3 ", text, count=1))
+    path.write_text(re.sub(r"learning_rate: 0.004 ", "learning_rate: 1.0e-3 ", text, count=1))
     assert config.load(path).training.learning_rate == 0.001
 
 

@@ -77,7 +77,8 @@ def test_the_same_results_give_the_same_bytes(root):
 )
 def test_numbers_have_a_fixed_count_of_decimals(root, value, digits, text):
     """Half away from zero, a true minus sign, and no minus zero."""
-    write(root, f'#assert(fixed({value!r}, {digits}) == "{text}", message: fixed({value!r}, {digits}))'.replace("'", '"'))
+    given = f'"{value}"' if isinstance(value, str) else value
+    write(root, f'#assert(fixed({given}, {digits}) == "{text}", message: fixed({given}, {digits}))')
     paper.build(root)
 
 
