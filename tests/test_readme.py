@@ -1,0 +1,62 @@
+"""The README: its answer is what results/ say, and what it names exists."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from saqlib import paths, readme, tables
+
+TEXT = (paths.ROOT / "README.md").read_text()
+SUMMARY = pd.DataFrame({
+    "claim": ["H1", "H1", "H6"], "text": ["Lower.", "Lower.", "Clearer."], "dataset": "mnist",
+    "training": ["standard", "guided", "guided"], "verdict": ["supported", "opposite", "not supported"],
+})  # fmt: skip
+
+
+def test_the_answer_is_that_of_results():
+    """Drift between README and results/ fails; `python -m saqlib.readme` mends it."""
+    assert readme.filled(TEXT) == TEXT
+
+
+def test_the_answer_holds_accuracy_and_verdicts(tmp_path):
+    """Both tables as results/ have them; a claim that compares trainings stands under one of them."""
+    folder = tmp_path / "results" / "tables"
+    folder.mkdir(parents=True)
+    SUMMARY.to_csv(folder / "verdicts.csv", index=False)
+    (folder / "accuracy.md").write_text("| Precision |\n")
+    answer = readme.answer(tmp_path)
+    assert "| Precision |\n" in answer
+    assert "| Claim | MNIST, standard | MNIST, guided |" in answer
+    assert "| H1 Lower. | supported | opposite |" in answer
+    assert f"| H6 Clearer. | {tables.MISSING} | not supported |" in answer
+    changed = readme.filled(TEXT, tmp_path)
+    assert changed != TEXT and readme.filled(changed) == TEXT, "what stands around the answer stays"
+
+
+def test_a_mark_that_is_gone_is_named():
+    """Nothing is written over text that is not the answer."""
+    with pytest.raises(ValueError, match="end of answer"):
+        readme.filled(TEXT.replace(readme.END, ""))
+
+
+def test_what_the_readme_links_to_exists():
+    """No dead link into the repository."""
+    links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    assert links and [link for link in links if not (paths.ROOT / link).exists()] == []
+
+
+def test_its_python_runs(tmp_path):
+    """The example works as it stands, with the modules and names that there are."""
+    from saqlib import data, experiment, saliency, training
+
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    for module, name in re.findall(r"\b(data|experiment|saliency|training)\.(\w+)\(", code):
+        assert callable(getattr({"data": data, "experiment": experiment, "saliency": saliency,
+                                 "training": training}[module], name)), name  # fmt: skip
+
+
+def test_its_targets_are_in_the_makefile():
+    """Every `make x` that it names is a target with a line of help."""
+    targets = set(re.findall(r"^(\w+):.*## ", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make (\w+)", TEXT, flags=re.MULTILINE)) <= targets
