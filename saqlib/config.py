@@ -196,9 +196,10 @@ class Scale:
     records: int
     images: int
     images_dear: int
+    images_deployed: int
 
     def __post_init__(self):
-        for name in ("seeds", "records", "images", "images_dear"):
+        for name in ("seeds", "records", "images", "images_dear", "images_deployed"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         shortest = min(self.epochs.mnist, self.epochs.fashion_mnist)
         _require(shortest >= 1, "epochs must be at least 1 for every dataset")

@@ -14,7 +14,7 @@ import torch
 
 from saqlib import data, experiment, words
 from saqlib.clarity import PRIMARY, SCORES
-from saqlib.config import Cell
+from saqlib.config import Cell, Config
 from saqlib.integer import accumulator_bound, integer_network
 from saqlib.model import LeNet
 from saqlib.onnx_export import export_explanation, export_onnx
@@ -183,9 +183,10 @@ def report(model: LeNet, cell: Cell, folder: Path, images: torch.Tensor) -> dict
     return asdict(cell) | asdict(cost(model)) | sizes
 
 
-def report_cell(cell: Cell, root: Path, sample: bool) -> dict[str, object]:
-    """`report` of a cell's first seed, from and to the folders below `root`, on all test images or the sample's."""
-    images, _ = data.load(cell.dataset, "test", sample=sample)
+def report_cell(cell: Cell, settings: Config, root: Path) -> dict[str, object]:
+    """`report` of a cell's first seed, from and to the folders below `root`, checked on the first test images."""
+    images, _ = data.load(cell.dataset, "test", sample=settings.size.sample)
+    images = images[: settings.size.images_deployed]
     return report(experiment.load_model(cell, 0, root), cell, root / "results" / "models", images)
 
 

@@ -8,6 +8,9 @@ In evaluation a layer that knows the scale of its input computes on integer code
 stays below 2^24, so the sums are exact in any order, and integer-only inference gives the same numbers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +43,7 @@ class _Pact(torch.autograd.Function):
     def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(x, alpha)
         step = alpha / levels
-        return x.clamp(min=0).minimum(alpha).div_(step).round_().mul_(step)
+        return x.clamp(0.0, alpha.item()).div_(step).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -169,6 +172,7 @@ class _QuantizedLayer:
     def _set_up(self, bits: int) -> None:
         self.bits = check_bits(bits)
         self.quantizing = True
+        self.kept: dict | None = None  # what quantized_once keeps from the first call
         self.register_buffer("weight_scale", weight_scale(self.weight, bits))
 
     def codes(self) -> Tensor:
@@ -195,15 +199,23 @@ class _QuantizedLayer:
         """x: the layer's input; input_scale: the value of one code of x, or None if x is not on a lattice."""
         if not self.quantizing:
             return self._apply_to(x, self.weight, self.bias)
-        if self.training:
-            self.weight_scale = weight_scale(self.weight, self.bits)
         if input_scale is not None and not self.training:
             return self._on_codes(x, input_scale)
+        if self.kept is None:
+            return self._apply_to(x, *self._values(input_scale))
+        if not self.kept:
+            self.kept["values"] = self._values(input_scale)
+        return self._apply_to(x, *self.kept["values"])
+
+    def _values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias on their lattices, with straight-through gradients."""
+        if self.training:
+            self.weight_scale = weight_scale(self.weight, self.bits)
         weight = _straight_through(self.weight, self.codes().mul_(self.weight_scale))
         bias = self.bias
         if bias is not None and input_scale is not None:
             bias = _straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
-        return self._apply_to(x, weight, bias)
+        return weight, bias
 
     def _on_codes(self, x: Tensor, input_scale: Tensor | float) -> Tensor:
         codes = x / input_scale
@@ -253,6 +265,19 @@ def set_quantizing(model: nn.Module, on: bool) -> None:
     for module in model.modules():
         if isinstance(module, (PACT, _QuantizedLayer)):
             module.quantizing = on
+
+
+@contextmanager
+def quantized_once(model: nn.Module) -> Iterator[None]:
+    """Inside, each layer quantizes its weights in its first call only: for several calls with the same parameters."""
+    layers = [module for module in model.modules() if isinstance(module, _QuantizedLayer)]
+    for layer in layers:
+        layer.kept = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.kept = None
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saqlib import config
-from saqlib.quantization import PACT, calibrate, pact_layers, set_quantizing
+from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing
 from saqlib.saliency import evaluating, logit_gradient, mask_least_salient
 
 CHUNK = 500  # images a forward pass without gradients takes at once
@@ -67,11 +67,12 @@ def guided_step(
     """
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
-    logits = model(watched)
-    saliency = logit_gradient(logits, watched, labels, retain_graph=True)
-    masked = mask_least_salient(images, saliency, fraction, generator, ranking=ranking)
-    with _batch_norm_statistics_kept(model):
-        masked_logits = model(masked)
+    with quantized_once(model):
+        logits = model(watched)
+        saliency = logit_gradient(logits, watched, labels, retain_graph=True)
+        masked = mask_least_salient(images, saliency, fraction, generator, ranking=ranking)
+        with _batch_norm_statistics_kept(model):
+            masked_logits = model(masked)
     log_clean, log_masked = F.log_softmax(logits, 1), F.log_softmax(masked_logits, 1)
     divergence = F.kl_div(log_masked, log_clean, log_target=True, reduction="batchmean")
     return _descend(model, optimizer, F.nll_loss(log_clean, labels) + weight * divergence)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from trained import PRECISIONS, network, sample
 
-from saqlib import deployment
+from saqlib import config, deployment
 from saqlib.clarity import PRIMARY
 from saqlib.config import Cell
 from saqlib.deployment import DeploymentError, pack, unpack
@@ -162,7 +162,7 @@ def test_a_cell_is_reported_from_its_model_file(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(deployment.experiment, "load_model", lambda *which: asked.append(which) or network("w2a2"))
     cell = Cell("mnist", "w2a2", "standard")
-    row = deployment.report_cell(cell, tmp_path, sample=True)
+    row = deployment.report_cell(cell, config.load(scale="smoke"), tmp_path)
     assert asked == [(cell, 0, tmp_path)]
     files = {path.name for path in (tmp_path / "results" / "models").iterdir()}
     assert files == {f"{cell}.{kind}.onnx" for kind in ("qcdq", "packed", "explain")}

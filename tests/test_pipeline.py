@@ -20,7 +20,7 @@ from saqlib import config, paths, pipeline
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
-    "scales": {"smoke": {"epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_dear": 4}},
+    "scales": {"smoke": {"epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_dear": 4, "images_deployed": 20}},
 }
 RUN = re.compile(r"python -m saqlib\.notebooks run (\w+) (\S+)(.*)")
 

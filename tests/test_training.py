@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import captum.attr
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saqlib import config, data, model, saliency, training
+from saqlib import config, data, model, quantization, saliency, training
 from saqlib.quantization import PACT, QuantConv2d, QuantLinear, pact_layers
 
 PARAMS = config.load(scale="smoke")
@@ -428,3 +429,24 @@ def test_a_late_divergence_names_its_epoch(images, monkeypatch):
     monkeypatch.setattr(training, "standard_step", poisoned)
     with pytest.raises(training.DivergedError, match="epoch 3;"):
         train("w2a2", images, epochs=5)
+
+
+def test_a_guided_step_quantizes_its_weights_once(batch, monkeypatch):
+    """Both forward passes share the weights of the step: half the work, and the same bits as without sharing."""
+    def step(net) -> None:
+        noise = torch.Generator().manual_seed(0)
+        training.guided_step(net, training.make_optimizer(net, SETTINGS), *batch, generator=noise)
+
+    calls = []
+    real = quantization.weight_scale
+    monkeypatch.setattr(quantization, "weight_scale", lambda *given: calls.append(1) or real(*given))
+    shared, apart = network("w2a2"), network("w2a2")
+    calls.clear()
+    step(shared)
+    assert len(calls) == 5
+    monkeypatch.setattr(training, "quantized_once", lambda model: nullcontext())
+    step(apart)
+    assert len(calls) == 5 + 10
+    for name, value in shared.state_dict().items():
+        assert torch.equal(value, apart.state_dict()[name]), name
+    assert all(layer.kept is None for layer in (shared.conv1, shared.dense3)), "the next step quantizes anew"
