@@ -107,17 +107,20 @@ def clarity_scores(
     the classes that the maps explain. maps: (B, 28, 28), of the network or a control. steps: of the
     relevance gain. `dead` is 1 or 0. Raises ValueError if the shapes do not fit.
     """
-    foreground = images.squeeze(1) > 0
     areas = removal_areas(model, images, targets, maps, steps)
+    own = {"symmetric_relevance_gain": areas.gain, "deletion": areas.deletion, "insertion": areas.insertion}
+    return map_scores(images, maps) | own
+
+
+def map_scores(images: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    """Those of the clarity scores that need no network; arguments and result as `clarity_scores`."""
+    foreground = images.squeeze(1) > 0
     return {
         "gini": gini(maps),
         "morans_i": morans_i(maps),
         "foreground_mass": foreground_mass(maps, foreground),
-        "symmetric_relevance_gain": areas.gain,
         "entropy": entropy(maps),
         "auroc": auroc(maps, foreground),
-        "deletion": areas.deletion,
-        "insertion": areas.insertion,
         "dead": dead(maps).double(),
     }
 

@@ -57,9 +57,11 @@ def workers(seeds: int) -> int:
 
 
 def pick_device(settings: Config) -> torch.device:
-    """The device of params.yaml; `auto` takes a GPU where there is one."""
+    """The device of params.yaml; `auto` takes a GPU where there is one. ConfigError for a GPU that is not there."""
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise config.ConfigError("device is cuda, but PyTorch sees no GPU here; set it to auto or cpu")
     return torch.device(settings.device)
 
 
@@ -110,10 +112,10 @@ def train_cell(
 
 
 def _train_seed(cell: Cell, settings: Config, seed: int, folder: Path) -> None:
-    sample = settings.size.sample
-    splits = {split: data.load(cell.dataset, split, sample=sample) for split in ("train", "validation", "test")}
+    device = pick_device(settings)
+    splits = {split: _on(device, cell, split, settings) for split in ("train", "validation", "test")}
     images = training.Images(*splits["train"], *splits["validation"])
-    network = model.build(settings.precisions[cell.precision], network=settings.network, seed=seed)
+    network = model.build(settings.precisions[cell.precision], network=settings.network, seed=seed).to(device)
     try:
         history = training.train(
             network,
@@ -130,12 +132,18 @@ def _train_seed(cell: Cell, settings: Config, seed: int, folder: Path) -> None:
         raise training.DivergedError(f"{cell}, seed {seed}: {error}") from None
     run = Run(
         seed=seed,
-        state={name: value.clone() for name, value in network.state_dict().items()},
+        state={name: value.clone().cpu() for name, value in network.state_dict().items()},
         history=history,
         validation_accuracy=history.epochs[-1]["validation_accuracy"],
         test_accuracy=training.accuracy(network, *splits["test"]),
     )
     _write(run, _run_file(folder, seed))
+
+
+def _on(device: torch.device, cell: Cell, split: str, settings: Config) -> tuple[Tensor, Tensor]:
+    """Images and labels of a split, all in the memory of the device."""
+    images, labels = data.load(cell.dataset, split, sample=settings.size.sample)
+    return images.to(device), labels.to(device)
 
 
 def _watch(images: training.Images, records: int) -> training.Watch:

@@ -31,6 +31,13 @@ class RemovalAreas(NamedTuple):
     insertion: Tensor  # least relevant first, in [0, 1]: read backwards, the most relevant are inserted
 
 
+class RemovalCurves(NamedTuple):
+    """Target probability after each step of removal, from none to all pixels, each float64 (B, steps + 1)."""
+
+    least: Tensor  # least relevant first
+    most: Tensor  # most relevant first
+
+
 class Curve(NamedTuple):
     """What is left of the prediction after each fraction of the pixels was removed."""
 
@@ -61,18 +68,35 @@ def removal_areas(
 
     Arguments and errors as `symmetric_relevance_gain`; areas by the trapezoid rule over the fraction removed.
     """
+    return areas(removal_curves(model, images, targets, maps, steps))
+
+
+def removal_curves(
+    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int
+) -> RemovalCurves:
+    """What is left of the prediction after 0, 1, ... `steps` equal steps of removal, in both directions.
+
+    Arguments and errors as `symmetric_relevance_gain`. The rows of dead maps are NaN.
+    """
     pixels = images[0].numel()
     if not 2 <= steps <= pixels:
         raise ValueError(f"steps must lie between 2 and the {pixels} pixels of an image, not {steps}")
     counts = [round(step * pixels / steps) for step in range(1, steps)]
-    least, most = removal_ranks(maps), removal_ranks(maps, most_first=True)
-    inner = [_remove_and_predict(model, images, targets, ranks, counts)[0].sum(1) for ranks in (least, most)]
-    ends = _remove_and_predict(model, images, targets, least, [0, pixels])[0].mean(1)
-    insertion, deletion = ((area + ends) / steps for area in inner)
-    # Equal images at other places of a batch may differ by rounding: where the orders are one, so are areas.
-    insertion = insertion.where((least != most).any(1), deletion)
-    areas = RemovalAreas(insertion - deletion, deletion, insertion)
-    return RemovalAreas(*(area.masked_fill(dead(maps).to(area.device), torch.nan) for area in areas))
+    orders = removal_ranks(maps), removal_ranks(maps, most_first=True)
+    least, most = (_remove_and_predict(model, images, targets, ranks, counts)[0] for ranks in orders)
+    # Equal images at other places of a batch may differ by rounding: where the orders are one, so are the curves.
+    least = least.where((orders[0] != orders[1]).any(1, keepdim=True).to(least.device), most)
+    start, end = _remove_and_predict(model, images, targets, orders[0], [0, pixels])[0].split(1, dim=1)
+    lost = dead(maps)[:, None].to(least.device)
+    return RemovalCurves(*(torch.cat([start, inner, end], 1).masked_fill(lost, torch.nan) for inner in (least, most)))
+
+
+def areas(curves: RemovalCurves) -> RemovalAreas:
+    """The areas under both curves by the trapezoid rule, and their difference."""
+    insertion, deletion = (
+        (curve[:, 1:-1].sum(1) + curve[:, [0, -1]].mean(1)) / (curve.shape[1] - 1) for curve in curves
+    )
+    return RemovalAreas(insertion - deletion, deletion, insertion)
 
 
 def removal_ranks(maps: Tensor, *, most_first: bool = False) -> Tensor:

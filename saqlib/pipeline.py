@@ -87,9 +87,10 @@ def repro(folder: Path) -> None:
     cells = config.load(folder / "params.yaml").grid.cells
     _dvc(folder, ["repro", "source", "data"])
     for stage in _stages_of_cells(folder):
-        names = [f"{stage}@{cell}" for cell in cells]
+        lanes = _lanes([f"{stage}@{cell}" for cell in cells])
+        beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores
         # Without what comes before them: the lanes would block one another there.
-        _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *lane] for lane in _lanes(names)))
+        _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *names] for names in [*lanes, *beside]))
     _dvc(folder, ["repro"])
 
 
@@ -100,14 +101,18 @@ def _stages_of_cells(folder: Path) -> list[str]:
 
 
 def _lanes(names: list[str]) -> list[list[str]]:
-    return [names[i::LANES] for i in range(min(LANES, len(names)))]
+    """To and fro, so that no lane gets all the cells of one training: guided ones take twice as long."""
+    turns = [*range(LANES), *reversed(range(LANES))]
+    lanes: list[list[str]] = [[] for _ in range(LANES)]
+    for i, name in enumerate(names):
+        lanes[turns[i % len(turns)]].append(name)
+    return [lane for lane in lanes if lane]
 
 
 def _dvc(folder: Path, *calls: list[str]) -> None:
-    """Run these calls of DVC side by side; PipelineError if one of them fails."""
-    running = [
-        subprocess.Popen([sys.executable, "-m", "dvc", *call], cwd=folder, env=environment(folder)) for call in calls
-    ]
+    """Run these calls of DVC side by side, each with its share of the cores; PipelineError if one of them fails."""
+    share = environment(folder) | {"LOKY_MAX_CPU_COUNT": str(max(1, joblib.cpu_count() // len(calls)))}
+    running = [subprocess.Popen([sys.executable, "-m", "dvc", *call], cwd=folder, env=share) for call in calls]
     try:
         if any([process.wait() for process in running]):
             raise PipelineError(STOPPED)
@@ -126,7 +131,6 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": first(str(Path(sys.executable).parent), "PATH"),
         "PYTHONPATH": first(str(folder), "PYTHONPATH"),
-        "LOKY_MAX_CPU_COUNT": str(max(1, joblib.cpu_count() // LANES)),  # workers of a stage: its lane's share
         "DVC_NO_ANALYTICS": "1",
         "TQDM_DISABLE": "1",  # bars of two lanes would overwrite each other; DVC names each stage as it starts
     }

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saqlib import data, experiment, files, model, paths
-from saqlib.clarity import PRIMARY, clarity_scores, dead, preservation_scores, sensitivity_max
+from saqlib.clarity import PRIMARY, clarity_scores, map_scores, preservation_scores, sensitivity_max
 from saqlib.config import Cell, Config
-from saqlib.perturbation import random_ranks, removal_curve, removal_ranks
+from saqlib.perturbation import areas, random_ranks, removal_curve, removal_curves
 from saqlib.quantization import calibrate
 from saqlib.reference_maps import control_maps, log_probability_gradient, occlusion, smoothgrad
 from saqlib.saliency import DeadNetworkError, check_alive, evaluating, input_gradient
@@ -38,7 +38,6 @@ ORDER_SEED = 0  # of the order in which test images are scored: one for all cell
 UNTRAINED_SEED = 1000  # the untrained twin's first seed, none that a network is trained with
 CANDIDATES = 5  # images a class among which figures choose one that every network classifies correctly
 GRADIENTS = 2000  # gradient values kept a seed
-AREAS = ("deletion", "insertion")  # kept as curves
 
 Arrays = dict[str, NDArray]
 
@@ -134,12 +133,14 @@ def _score_seed(cell: Cell, settings: Config, seed: int, root: Path) -> Arrays:
     probability, predicted = _predict(network, images)
     maps = _map(network, images, predicted)
     found = {"predicted": predicted, "probability": probability}
-    found |= _scores(network, images, predicted, maps, settings)
+    curves = removal_curves(network, images, predicted, maps, settings.clarity.steps)
+    found |= map_scores(images, maps) | {"symmetric_relevance_gain": areas(curves).gain}
     found |= _likeness(cell, settings, seed, root, images, predicted, maps)
     found |= _untrained(cell, settings, seed, images)
     few = slice(settings.size.images_dear)
     found |= _dear(network, images[few], predicted[few], settings, generator)
-    found |= _curves(network, images, predicted, maps, settings, generator)
+    found |= {"insertion": curves.least.nanmean(0), "deletion": curves.most.nanmean(0)}
+    found["random"] = _random_curve(network, images, predicted, settings, generator)
     values = maps.flatten()
     found["gradient_sample"] = values[torch.randperm(len(values), generator=generator)[:GRADIENTS]]
     found["maps"] = maps[_candidates(labels)]
@@ -171,13 +172,8 @@ def _map(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return torch.zeros_like(images.squeeze(1))
 
 
-def _scores(network: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, settings: Config) -> dict[str, Tensor]:
-    found = clarity_scores(network, images, targets, maps, settings.clarity.steps)
-    return {name: values for name, values in found.items() if name not in AREAS}
-
-
 def _primary(network: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, settings: Config) -> dict[str, Tensor]:
-    found = _scores(network, images, targets, maps, settings)
+    found = clarity_scores(network, images, targets, maps, settings.clarity.steps)
     return {name: found[name] for name in PRIMARY}
 
 
@@ -242,18 +238,9 @@ def _other_maps(
     }
 
 
-def _curves(
-    network: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, settings: Config, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Mean probability of the predicted class while pixels leave, over the images whose map is not dead."""
-    alive = ~dead(maps)
-    images, targets, maps = images[alive], targets[alive], maps[alive]
-    orders = {
-        "deletion": removal_ranks(maps, most_first=True),
-        "insertion": removal_ranks(maps),
-        "random": random_ranks(images, generator),
-    }
-    if not len(images):
-        return dict.fromkeys(orders, torch.full((settings.clarity.steps + 1,), torch.nan, dtype=torch.float64))
-    levels = _levels(settings)
-    return {name: removal_curve(network, images, targets, r, levels).probability.mean(0) for name, r in orders.items()}
+def _random_curve(
+    network: nn.Module, images: Tensor, targets: Tensor, settings: Config, generator: torch.Generator
+) -> Tensor:
+    """Mean probability of the predicted class while pixels leave in random order."""
+    ranks = random_ranks(images, generator)
+    return removal_curve(network, images, targets, ranks, _levels(settings)).probability.mean(0)

@@ -256,7 +256,7 @@ def _record(
     history: History, step: int, model: nn.Module, watch: Watch, on_progress: Callable[[History], None] | None
 ) -> None:
     history.steps.append(step)
-    history.maps.append(saliency_now(model, as_input(watch.images), watch.labels))
+    history.maps.append(saliency_now(model, as_input(watch.images), watch.labels).cpu())
     if on_progress:
         on_progress(history)
 

@@ -261,6 +261,23 @@ def test_workers_are_one_a_core_but_no_more_than_seeds(monkeypatch):
     assert [experiment.workers(seeds) for seeds in (0, 1, 3, 4, 10)] == [1, 1, 3, 4, 4]
 
 
+def test_network_and_images_are_on_the_device_that_was_picked(monkeypatch):
+    """Everything that training sees lies where params.yaml says."""
+    seen = []
+
+    def train(network, images, **options):
+        tensors = [*network.state_dict().values(), images.train, images.train_labels, images.validation]
+        seen.extend([*tensors, options["watch"].images, options["watch"].labels])
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(experiment, "_watch", lambda images, _: training.Watch(images.train, images.train_labels, 1))
+    monkeypatch.setattr(experiment, "pick_device", lambda settings: torch.device("meta"))
+    with pytest.raises(InterruptedError):
+        experiment.train_cell(CELL, tiny(), n_jobs=1)
+    assert len(seen) > 10 and {tensor.device.type for tensor in seen} == {"meta"}
+
+
 def test_device_is_that_of_the_settings(monkeypatch):
     """`auto` takes a GPU where there is one, a name is taken as it is."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -268,6 +285,8 @@ def test_device_is_that_of_the_settings(monkeypatch):
     assert experiment.pick_device(replace(SMOKE, device="cpu")).type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert experiment.pick_device(replace(SMOKE, device="auto")).type == "cpu"
+    with pytest.raises(config.ConfigError, match="cuda.*no GPU"):
+        experiment.pick_device(replace(SMOKE, device="cuda"))
 
 
 # ---------------------------------------------------------------------------------------------- saved cells

@@ -20,7 +20,9 @@ from saqlib import config, paths, pipeline
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
-    "scales": {"smoke": {"epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_dear": 4, "images_deployed": 20}},
+    "scales": {
+        "smoke": {"epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_dear": 4, "images_deployed": 20}
+    },
 }
 RUN = re.compile(r"python -m saqlib\.notebooks run (\w+) (\S+)(.*)")
 
@@ -352,6 +354,15 @@ def test_a_failed_stage_ends_in_one_sentence_and_exit_code_1(tmp_path, monkeypat
         pipeline.main(["reproduce"])
     assert stop.value.code == pipeline.STOPPED
     assert "failed to reproduce 'data'" in capfd.readouterr().err
+
+
+def test_lanes_share_cells_of_both_trainings():
+    """Each cell once, and half of the dear ones in each lane."""
+    names = [f"train@{cell}" for cell in config.load().grid.cells]
+    lanes = pipeline._lanes(names)
+    assert sorted(name for lane in lanes for name in lane) == sorted(names)
+    assert [sum("guided" in name for name in lane) for lane in lanes] == [4, 4]
+    assert pipeline._lanes(names[:1]) == [names[:1]]
 
 
 def test_stages_run_in_this_environment(tmp_path):
