@@ -3,6 +3,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin/python
+INSTALL := $(VENV) -m pip install --disable-pip-version-check
 PYTEST_OPTIONS ?=
 
 # What the pipeline starts (python, papermill) is the environment's own.
@@ -21,8 +22,9 @@ env: .venv/.stamp  ## set up .venv from requirements.lock (about 5 minutes, 7 GB
 	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=...")'
 	@echo "Setting up .venv: about 5 minutes, once."
 	"$(PYTHON)" -m venv .venv
-	$(VENV) -m pip install --disable-pip-version-check --requirement requirements.lock
-	$(VENV) -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# Among so many packages a mirror may fail at one: the second call goes on from there.
+	$(INSTALL) --requirement requirements.lock || $(INSTALL) --requirement requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 data: env  ## fetch and verify both datasets (data/, 110 MB)
@@ -39,7 +41,7 @@ test: env  ## lint, unit, property and pipeline tests; every notebook's outputs 
 	$(VENV) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg $(PYTEST_OPTIONS) tests notebooks
 
 .venv/.stamp-bench: .venv/.stamp
-	$(VENV) -m pip install --disable-pip-version-check --editable ".[bench]"
+	$(INSTALL) --editable ".[bench]"
 	@touch $@
 
 bench: .venv/.stamp-bench  ## time the training step beside its peers
