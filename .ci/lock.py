@@ -22,6 +22,7 @@ PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
     "darwin": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
 }
+OLD_ENOUGH = ["soupsieve<3"]  # later ones refuse Python below 3.11.5, and Debian 12 has 3.11.2
 HEADER = """\
 # What pyproject.toml (with its extra "test") resolves to on Python 3.11. Written by `make lock`; do not edit.
 """
@@ -65,7 +66,7 @@ def main() -> None:
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))) or sys.platform != "linux":
         sys.exit(f"The lock is made with Python {PYTHON} on Linux, where every marker can be checked.")
     requirements = declared()
-    packages = resolve(requirements)
+    packages = resolve(requirements + OLD_ENOUGH)
     while True:
         wanted = {platform: needed(requirements, env, packages) for platform, env in PLATFORMS.items()}
         missing = sorted(set.union(*wanted.values()) - set(packages))

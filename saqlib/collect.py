@@ -44,6 +44,7 @@ class Collection:
     ceiling: pd.DataFrame  # + preservation_*, between two fp32 seeds, on the primary images
     methods: pd.DataFrame  # + precision, method and PRIMARY, on those primary images that every method scored
     curves: pd.DataFrame  # + precision, level, most, least, random
+    accuracies: pd.DataFrame  # + precision, level, most, random: accuracy in percent with pixels removed
     gradients: pd.DataFrame  # + precision and gradient, some thousand values a cell
 
 
@@ -203,6 +204,7 @@ def _block(cells: Mapping[str, Scores], reference: str) -> dict[str, pd.DataFram
     frames["ceiling"] = _means(cells[reference], _prefixed(cells[reference], "ceiling_", "preservation_"), primary)
     frames["methods"] = pd.concat([_methods(cell, primary).assign(precision=p) for p, cell in cells.items()])
     frames["curves"] = pd.concat([_curves(cell).assign(precision=p) for p, cell in cells.items()])
+    frames["accuracies"] = pd.concat([_accuracy_curves(cell).assign(precision=p) for p, cell in cells.items()])
     frames["gradients"] = pd.concat([_gradients(cell).assign(precision=p) for p, cell in cells.items()])
     return frames
 
@@ -248,11 +250,19 @@ def _methods(cell: Scores, groups: NDArray) -> pd.DataFrame:
 
 
 def _curves(cell: Scores) -> pd.DataFrame:
-    seeds, levels = np.meshgrid(cell["seeds"], cell["curve_levels"], indexing="ij")
-    named = {"most": "deletion", "least": "insertion", "random": "random"}
-    return pd.DataFrame(
-        {"seed": seeds.ravel(), "level": levels.ravel()} | {c: cell[array].ravel() for c, array in named.items()}
-    )
+    return _by_level(cell, "curve_levels", {"most": "deletion", "least": "insertion", "random": "random"})
+
+
+def _accuracy_curves(cell: Scores) -> pd.DataFrame:
+    shares = _by_level(cell, "accuracy_levels", {"most": "deletion_accuracy", "random": "random_accuracy"})
+    return shares.assign(most=100 * shares.most, random=100 * shares.random)
+
+
+def _by_level(cell: Scores, levels: str, arrays: Mapping[str, str]) -> pd.DataFrame:
+    """A row a seed and level; each column is the array of that name, (S, levels)."""
+    seeds, shares = np.meshgrid(cell["seeds"], cell[levels], indexing="ij")
+    columns = {column: cell[array].ravel() for column, array in arrays.items()}
+    return pd.DataFrame({"seed": seeds.ravel(), "level": shares.ravel()} | columns)
 
 
 def _gradients(cell: Scores) -> pd.DataFrame:

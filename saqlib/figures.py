@@ -193,6 +193,33 @@ def curves(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
+def deletion_accuracy(frame: pd.DataFrame) -> Figure:
+    """Test accuracy as the most salient pixels are removed, and beside it as random ones are.
+
+    frame: dataset, training, precision, seed, level (share of removed pixels), most and random (accuracy in
+    percent). A row a dataset, a column a training, a line a precision: the mean over the seeds.
+    """
+    trainings = list(dict.fromkeys(frame.training))
+    figure, panels = _panels(frame, trainings, height=1.7)
+    for dataset, line in panels.items():
+        for training, axes in line.items():
+            group = frame[(frame.dataset == dataset) & (frame.training == training)]
+            for precision in in_order(group.precision):
+                mean = group[group.precision == precision].groupby("level")[["most", "random"]].mean()
+                axes.plot(100 * mean.index, mean.random, color=colour(precision), linestyle="--", linewidth=0.7)
+                axes.plot(100 * mean.index, mean.most, color=colour(precision), marker=marker(precision))
+            axes.set(title=f"{words.dataset(dataset)}, {training} training", xlim=(0, 90), ylim=(0, 102))
+        next(iter(line.values())).set_ylabel("test accuracy (%)")
+    for axes in line.values():
+        axes.set_xlabel("pixels removed (%)")
+    lines = [Line2D([], [], color=GREY, label="most salient first"),
+             Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="random")]  # fmt: skip
+    handles = [*_precision_handles(frame), *lines]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
 REMOVALS = {"least": ("-", "#0072B2"), "random": ("--", "#555555"), "most": ("-", "#D55E00")}
 GAIN_COLOUR = "#e3e3e3"
 

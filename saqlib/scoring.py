@@ -12,6 +12,7 @@ control_<control>_<score>   primary scores of a map that knows nothing, on the n
 <method>_<score>            primary scores of another method's map: (S, N'), the first N' images
 sensitivity_max             (S, N')
 curve_levels                (L,) shares of removed pixels; deletion, insertion, random: mean probability (S, L)
+accuracy_levels             (A,) shares of removed pixels; deletion_accuracy and random_accuracy (S, A)
 gradient_sample             (S, G) gradient values, drawn at random
 map_indices, images, maps   seed 0, some images a class: (K,), uint8 (K, 28, 28), (K, 28, 28); one a class first
 """
@@ -26,9 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saqlib import data, experiment, files, model, paths
-from saqlib.clarity import PRIMARY, clarity_scores, map_scores, preservation_scores, sensitivity_max
+from saqlib.clarity import PRIMARY, clarity_scores, dead, map_scores, preservation_scores, sensitivity_max
 from saqlib.config import Cell, Config
-from saqlib.perturbation import areas, random_ranks, removal_curve, removal_curves
+from saqlib.perturbation import areas, random_ranks, removal_curve, removal_curves, removal_ranks
 from saqlib.quantization import calibrate
 from saqlib.reference_maps import control_maps, log_probability_gradient, occlusion, smoothgrad
 from saqlib.saliency import DeadNetworkError, check_alive, evaluating, input_gradient
@@ -37,6 +38,7 @@ from saqlib.training import as_input
 ORDER_SEED = 0  # of the order in which test images are scored: one for all cells
 UNTRAINED_SEED = 1000  # the untrained twin's first seed, none that a network is trained with
 CANDIDATES = 5  # images a class among which figures choose one that every network classifies correctly
+ACCURACY_LEVELS = tuple(tenth / 10 for tenth in range(10))  # those of saliency-guided training, arXiv 2111.14338
 GRADIENTS = 2000  # gradient values kept a seed
 
 Arrays = dict[str, NDArray]
@@ -61,6 +63,7 @@ def score_cell(cell: Cell, settings: Config, root: Path = paths.ROOT, *, n_jobs:
         "indices": indices.numpy(),
         "labels": labels.numpy(),
         "curve_levels": np.array(_levels(settings)),
+        "accuracy_levels": np.array(ACCURACY_LEVELS),
         "map_indices": indices[shown].numpy(),
         "images": images[shown].numpy(),
         "maps": seeds[0]["maps"],
@@ -143,6 +146,7 @@ def _score_seed(cell: Cell, settings: Config, seed: int, root: Path) -> Arrays:
     found["random"] = _random_curve(network, images, predicted, settings, generator)
     values = maps.flatten()
     found["gradient_sample"] = values[torch.randperm(len(values), generator=generator)[:GRADIENTS]]
+    found |= _accuracies(network, images, labels, maps, generator)
     found["maps"] = maps[_candidates(labels)]
     return {name: values.numpy() for name, values in found.items()}
 
@@ -244,3 +248,13 @@ def _random_curve(
     """Mean probability of the predicted class while pixels leave in random order."""
     ranks = random_ranks(images, generator)
     return removal_curve(network, images, targets, ranks, _levels(settings)).probability.mean(0)
+
+
+def _accuracies(
+    network: nn.Module, images: Tensor, labels: Tensor, maps: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Accuracy while pixels leave, most salient first (over the images whose map is not dead) and at random."""
+    alive, ranks = ~dead(maps), removal_ranks(maps, most_first=True)
+    salient = removal_curve(network, images, labels, ranks, ACCURACY_LEVELS).correct[alive]
+    chance = removal_curve(network, images, labels, random_ranks(images, generator), ACCURACY_LEVELS).correct
+    return {"deletion_accuracy": salient.double().mean(0), "random_accuracy": chance.double().mean(0)}

@@ -32,8 +32,9 @@ def write_cell(root, cell, rng):
     }  # fmt: skip
     for name in (*PRIMARY, "entropy", "auroc"):
         arrays[name] = np.where(arrays["dead"] == 1, np.nan, rng.random((SEEDS, IMAGES)))
-    for name in ("deletion", "insertion", "random"):
+    for name in ("deletion", "insertion", "random", "deletion_accuracy", "random_accuracy"):
         arrays[name] = rng.random((SEEDS, LEVELS))
+    arrays["accuracy_levels"] = np.linspace(0, 0.8, LEVELS)
     for name in ("spearman", "ssim"):
         arrays[f"preservation_{name}"] = rng.random((SEEDS, IMAGES))
         if cell.precision == "fp32":
@@ -167,6 +168,9 @@ def test_curves_and_gradients(grid, collection):
     assert (found.most, found.least, found.random) == tuple(
         cell[name][2, 3] for name in ("deletion", "insertion", "random")
     )
+    shares = row(collection.accuracies, precision="mixed", level=0.8, **KEYS)
+    assert shares.most == 100 * cell["deletion_accuracy"][2, 4]
+    assert shares.random == 100 * cell["random_accuracy"][2, 4]
     chosen = collection.gradients.query("dataset == 'fashion_mnist' and training == 'guided' and precision == 'mixed'")
     np.testing.assert_array_equal(chosen.gradient, cell["gradient_sample"].ravel())
 
@@ -307,7 +311,7 @@ def test_unknown_set_of_images():
 
 def test_frames_start_with_their_keys(collection):
     """Every frame starts with what identifies a row."""
-    for name in ("secondary", "controls", "ceiling", "methods", "curves", "gradients"):
+    for name in ("secondary", "controls", "ceiling", "methods", "curves", "accuracies", "gradients"):
         frame = getattr(collection, name)
         assert isinstance(frame, pd.DataFrame) and frame.columns[0] == "dataset"
         assert {"training", "seed"} <= set(frame.columns[:5])

@@ -51,6 +51,12 @@ def make_curves():
     return frame.assign(least=1 - frame.level / 2, random=1 - frame.level, most=0.0)
 
 
+def make_accuracies():
+    """Most salient first falls twice as fast as random."""
+    frame = pd.concat([grid(2).assign(level=level) for level in np.arange(10) / 10], ignore_index=True)
+    return frame.assign(most=90 - 80 * frame.level, random=90 - 40 * frame.level)
+
+
 def make_history():
     """Two seeds, three epochs, two layers."""
     rows = [
@@ -76,6 +82,7 @@ DRAWN = {
     "clarity": lambda: figures.clarity(make_runs(), make_controls()),
     "preservation": lambda: figures.preservation(make_runs(), make_runs().query("precision == 'fp32'")),
     "curves": lambda: figures.curves(make_curves()),
+    "deletion_accuracy": lambda: figures.deletion_accuracy(make_accuracies()),
     "training": lambda: figures.training(*make_history()),
     "gradients": lambda: figures.gradients(grid(50, gradient=lambda rng: rng.normal())),
     "pareto": lambda: figures.pareto(make_deployment()),
@@ -230,6 +237,18 @@ def test_curves_shade_the_gain():
     random = [line for line in axes.lines if line.get_linestyle() == "--"]
     np.testing.assert_allclose(random[0].get_ydata(), 1 - np.linspace(0, 1, 5))
     assert axes.texts[0].get_text() == "area 0.75"
+
+
+def test_deletion_accuracy_has_a_random_line_beside_each_precision():
+    """Solid the most salient first, dashed random, both in percent of the pixels, means over the seeds."""
+    figure = figures.deletion_accuracy(make_accuracies())
+    assert [axes.get_title() for axes in figure.axes] == ["MNIST, standard training", "MNIST, guided training"]
+    dashed, solid = figure.axes[0].lines[:2]
+    assert (dashed.get_linestyle(), solid.get_linestyle()) == ("--", "-")
+    np.testing.assert_allclose(solid.get_xdata(), np.arange(0, 100, 10))
+    np.testing.assert_allclose(solid.get_ydata(), 90 - 8 * np.arange(10))
+    np.testing.assert_allclose(dashed.get_ydata(), 90 - 4 * np.arange(10))
+    assert len(figure.axes[0].lines) == 2 * len(PRECISIONS)
 
 
 def test_training_has_fewer_panels_without_quantization():

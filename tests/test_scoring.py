@@ -63,6 +63,7 @@ def test_arrays_have_the_documented_shapes(scored):
     expected = dict.fromkeys(per_image, (2, 50)) | dict.fromkeys(dear, (2, 4)) | dict.fromkeys(controls, (50,))
     expected |= {"seeds": (2,), "indices": (50,), "labels": (50,), "curve_levels": (15,)}
     expected |= dict.fromkeys(("deletion", "insertion", "random"), (2, 15)) | {"gradient_sample": (2, 2000)}
+    expected |= dict.fromkeys(("deletion_accuracy", "random_accuracy"), (2, 10)) | {"accuracy_levels": (10,)}
     kept = len(scored[W2A2]["map_indices"])
     expected |= {"map_indices": (kept,), "images": (kept, 28, 28), "maps": (kept, 28, 28)}
     assert shapes == expected
@@ -119,6 +120,22 @@ def test_curves_enclose_the_relevance_gain(scored):
             gain = np.trapezoid(least - most, scores["curve_levels"])
             assert gain == pytest.approx(scores["symmetric_relevance_gain"][seed].mean(), abs=1e-6)
             np.testing.assert_allclose([most[0], most[-1]], [chance[0], chance[-1]], atol=1e-6)
+
+
+def test_accuracy_falls_from_that_of_the_whole_image(scored, root):
+    """Without removal both lines are the accuracy on the labels; half of the pixels removed is computed anew."""
+    scores = scored[FP32]
+    images, labels = images_of(scores), torch.from_numpy(scores["labels"])
+    for seed in (0, 1):
+        network = experiment.load_model(FP32, seed, root)
+        accuracy = (scores["predicted"][seed] == scores["labels"]).mean()
+        assert scores["deletion_accuracy"][seed, 0] == scores["random_accuracy"][seed, 0] == accuracy
+        salience = map_of(root, FP32, seed, images, scores["predicted"][seed]).abs().flatten(1)
+        kept = images.flatten(1).clone()
+        kept.scatter_(1, salience.argsort(dim=1, descending=True, stable=True)[:, :392], 0.0)
+        with torch.no_grad():
+            right = network(kept.view_as(images)).argmax(1) == labels
+        assert scores["deletion_accuracy"][seed, 5] == pytest.approx(right.double().mean().item())
 
 
 def test_cells_are_scored_on_the_same_images_and_any_number_of_workers(scored, root):
