@@ -18,11 +18,11 @@ help:  ## this list
 
 env: .venv/.stamp  ## set up .venv from requirements.lock (about 5 minutes, 7 GB)
 
+# pip is called twice if need be: among so many packages a mirror may fail at one, and the second call goes on there.
 .venv/.stamp: requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=...")'
 	@echo "Setting up .venv: about 5 minutes, once."
 	"$(PYTHON)" -m venv .venv
-	@# Among so many packages a mirror may fail at one: the second call goes on from there.
 	$(INSTALL) --requirement requirements.lock || $(INSTALL) --requirement requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -87,7 +87,8 @@ def test_every_recipe_calls_the_environment_by_relative_path():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^VENV := \.venv/bin/python$", makefile, flags=re.MULTILINE)
     commands = re.findall(r"^\t@?(\S+)", makefile, flags=re.MULTILINE)
-    assert set(commands) == {"$(VENV)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find"}
+    assert re.search(r"^INSTALL := \$\(VENV\) -m pip install\b", makefile, flags=re.MULTILINE)
+    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find"}
 
 
 def test_ci_runs_the_tests_and_the_quick_run():
