@@ -283,12 +283,24 @@ def load(path: Path | None = None, scale: str | None = None) -> Config:
     """Read params.yaml (or `path`), at its own scale or at `scale`; ConfigError for anything that is not usable."""
     path = path or paths.PARAMS
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path.name} is not valid YAML: {_problem(error)}") from None
     return from_dict(raw, scale)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Of a key that stands twice, YAML would take the last one in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -1,4 +1,4 @@
-"""One cell of the grid: every seed trained in a worker process of its own, one thread each.
+"""One cell of the grid: every seed trained in a worker process of its own, one thread each; on a GPU all at once.
 
 A seed's numbers do not depend on how many workers there are. A finished seed is kept in build/seeds until its cell is
 saved, so a killed run goes on where it stopped.
@@ -24,7 +24,7 @@ from saqlib.memory import keep_freed_memory
 
 WATCHED = 10  # validation images, one a class, whose maps are recorded while seed 0 trains
 POLL_SECONDS = 0.5
-CODE = ("quantization", "convolution", "saliency", "config", "data", "model", "training", "experiment")
+CODE = ("quantization", "convolution", "saliency", "config", "data", "model", "side_by_side", "training", "experiment")
 
 
 class ModelFileError(ValueError):
@@ -105,39 +105,43 @@ def train_cell(
     seeds = list(range(settings.size.seeds))
     folder = _seed_folder(cell, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [(cell, settings, seed, folder) for seed in seeds if not _run_file(folder, seed).exists()]
+    todo = [seed for seed in seeds if not _run_file(folder, seed).exists()]
+    together = [todo] if pick_device(settings).type == "cuda" and todo else [[seed] for seed in todo]
     with _watching(folder, settings, cell, on_progress):
-        parallel(_train_seed, todo, settings, n_jobs)
+        parallel(_train_seeds, [(cell, settings, some, folder) for some in together], settings, n_jobs)
     return [torch.load(_run_file(folder, seed), weights_only=False) for seed in seeds]
 
 
-def _train_seed(cell: Cell, settings: Config, seed: int, folder: Path) -> None:
+def _train_seeds(cell: Cell, settings: Config, seeds: list[int], folder: Path) -> None:
+    """Train these seeds, several as one batched network, and keep what came out."""
     device = pick_device(settings)
     splits = {split: _on(device, cell, split, settings) for split in ("train", "validation", "test")}
     images = training.Images(*splits["train"], *splits["validation"])
-    network = model.build(settings.precisions[cell.precision], network=settings.network, seed=seed).to(device)
+    precision, shape = settings.precisions[cell.precision], settings.network
+    networks = [model.build(precision, network=shape, seed=seed).to(device) for seed in seeds]
     try:
-        history = training.train(
-            network,
+        histories = training.train_together(
+            networks,
             images,
-            seed=seed,
+            seeds=seeds,
             epochs=settings.epochs(cell.dataset),
             warmup_epochs=settings.size.warmup_epochs,
             settings=settings.training,
             guided=settings.guided if cell.training == "guided" else None,
-            watch=_watch(images, settings.size.records) if seed == 0 else None,
-            on_progress=lambda history: _write(history, folder / f"{seed}.progress"),
+            watch=_watch(images, settings.size.records) if seeds[0] == 0 else None,
+            on_progress=lambda seed, history: _write(history, folder / f"{seed}.progress"),
         )
     except training.DivergedError as error:
-        raise training.DivergedError(f"{cell}, seed {seed}: {error}") from None
-    run = Run(
-        seed=seed,
-        state={name: value.clone().cpu() for name, value in network.state_dict().items()},
-        history=history,
-        validation_accuracy=history.epochs[-1]["validation_accuracy"],
-        test_accuracy=training.accuracy(network, *splits["test"]),
-    )
-    _write(run, _run_file(folder, seed))
+        raise training.DivergedError(f"{cell}, {error}") from None
+    for seed, network, history in zip(seeds, networks, histories, strict=True):
+        run = Run(
+            seed=seed,
+            state={name: value.clone().cpu() for name, value in network.state_dict().items()},
+            history=history,
+            validation_accuracy=history.epochs[-1]["validation_accuracy"],
+            test_accuracy=training.accuracy(network, *splits["test"]),
+        )
+        _write(run, _run_file(folder, seed))
 
 
 def _on(device: torch.device, cell: Cell, split: str, settings: Config) -> tuple[Tensor, Tensor]:
@@ -175,9 +179,7 @@ def _write(value: Any, path: Path) -> None:
 class _watching:
     """Calls on_progress from a thread while the workers train; the histories come through files, from any machine."""
 
-    def __init__(
-        self, folder: Path, settings: Config, cell: Cell, on_progress: Callable[[Progress], None] | None
-    ):
+    def __init__(self, folder: Path, settings: Config, cell: Cell, on_progress: Callable[[Progress], None] | None):
         self.folder, self.on_progress = folder, on_progress
         self.seeds, self.epochs = settings.size.seeds, settings.epochs(cell.dataset)
         self.done = threading.Event()

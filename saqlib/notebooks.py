@@ -13,6 +13,7 @@ import difflib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -110,20 +111,31 @@ def run(name: str, output: Path, parameters: dict[str, str]) -> None:
     """Execute the source-only copy of a notebook with these parameters; write it clean to `output`.
 
     Raises NotebookError for an unknown notebook or parameter, before anything runs, and for a cell that
-    fails: `output` is then left as it was, and the notebook up to the failure lies in build/failed/.
+    fails: `output` is then left as it was, and the notebook up to the failure lies in build/failed/. How long it
+    took, cell by cell, lies in build/times/, where git does not look.
     """
+    began = time.perf_counter()
     copy = paths.BUILD / "notebooks" / f"{name}.ipynb"
     if not copy.exists():
         source(name)
     _check_parameters(name, copy, parameters)
-    files.write(output, _as_saved(_execute(copy, output.stem, parameters)))
+    executed = _execute(copy, output.stem, parameters)
+    files.write(output, _as_saved(clean(executed)))
+    times = {"seconds": time.perf_counter() - began, "cells": _seconds(executed)}
+    files.write(paths.BUILD / "times" / f"{output.stem}.json", json.dumps(times, indent=1) + "\n")
+
+
+def _seconds(executed: Notebook) -> list[tuple[str, float]]:
+    """Source and duration of every code cell that papermill ran."""
+    cells = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    return [(_text(cell["source"]), cell["metadata"]["papermill"]["duration"] or 0.0) for cell in cells]
 
 
 def refresh(names: Iterable[str] = ()) -> None:
     """Execute notebooks (all by default) in place at their defaults, as references for the tests."""
     for name in list(names) or _names():
         path = _notebook(name)
-        files.write(path, _as_saved(_execute(source(name), name, {})))
+        files.write(path, _as_saved(clean(_execute(source(name), name, {}))))
 
 
 def _names() -> list[str]:
@@ -166,7 +178,7 @@ def _papermill() -> ModuleType:
 
 
 def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
-    """The clean notebook after a run of all its cells, in its own folder as in JupyterLab."""
+    """The notebook after a run of all its cells, in its own folder as in JupyterLab."""
     papermill = _papermill()
     unfinished = paths.BUILD / "failed" / f"{label}.ipynb"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +202,7 @@ def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
         ) from None
     executed = _read(unfinished)
     unfinished.unlink()
-    return clean(executed)
+    return executed
 
 
 def _as_saved(notebook: Notebook) -> str:

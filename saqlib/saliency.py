@@ -5,7 +5,7 @@ For a quantized network the exact derivative is zero almost everywhere; what aut
 shows, is the gradient of the straight-through surrogate that trained the network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -68,12 +68,18 @@ def check_alive(model: nn.Module, images: Tensor) -> None:
 
 
 def mask_least_salient(
-    images: Tensor, saliency: Tensor, fraction: float, generator: torch.Generator, *, ranking: str = "magnitude"
+    images: Tensor,
+    saliency: Tensor,
+    fraction: float,
+    generator: torch.Generator | Sequence[torch.Generator],
+    *,
+    ranking: str = "magnitude",
 ) -> Tensor:
     """Replace the least salient pixels of each image by uniform noise in that image's own range.
 
     images: float (B, 1, 28, 28). saliency: (B, 28, 28). fraction: share of the pixels in [0, 1], rounded down to whole
-    pixels; exactly so many are replaced, ties going to the first pixels. ranking: `magnitude` masks the smallest
+    pixels; exactly so many are replaced, ties going to the first pixels. generator: of the noise, or several, each for
+    the same number of images. ranking: `magnitude` masks the smallest
     |saliency| (the words of saliency-guided training, Ismail et al., arXiv 2111.14338), `signed` the most negative
     (its released code). Returns new images. Raises ValueError for a fraction or ranking outside these.
     """
@@ -85,7 +91,9 @@ def mask_least_salient(
     key = saliency.flatten(1)
     least = least_salient(key.abs() if ranking == "magnitude" else key, int(fraction * flat.shape[1]))
     low, high = flat.aminmax(dim=1, keepdim=True)
-    noise = torch.rand(flat.shape, generator=generator, device=generator.device).to(flat.device)
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    share = len(flat) // len(generators), flat.shape[1]
+    noise = torch.cat([torch.rand(share, generator=g, device=g.device) for g in generators]).to(flat.device)
     return torch.where(least, low + (high - low) * noise, flat).view_as(images)
 
 

@@ -1,12 +1,13 @@
-"""Training of one network: standard or guided, full precision or quantized, with its history.
+"""Training of a network, or of several seeds at once: standard or guided, full precision or quantized; its history.
 
 A guided step (Ismail et al., arXiv 2111.14338) adds KL(f(x) || f(x~)) to the loss, where x~ is x with its least salient
 pixels replaced by noise. It shares the clean forward pass between the map and the loss: two forwards, one backward to
 the input alone, one backward through both forwards.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from saqlib import config
 from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing
 from saqlib.saliency import evaluating, logit_gradient, mask_least_salient
+from saqlib.side_by_side import SideBySide
 
 CHUNK = 500  # images a forward pass without gradients takes at once
 OBSERVED = 1000  # validation images on which the shares of clipped and zero codes are measured
@@ -36,17 +38,17 @@ def make_optimizer(model: nn.Module, settings: config.Training) -> torch.optim.O
     own = {id(alpha) for alpha in alphas}
     groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in own]}]
     if alphas:
-        groups.append(
-            {"params": alphas, "lr": settings.alpha_learning_rate, "alpha_penalty": settings.alpha_penalty}
-        )
+        groups.append({"params": alphas, "lr": settings.alpha_learning_rate, "alpha_penalty": settings.alpha_penalty})
     return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
 
 def standard_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
-    """One step on the cross-entropy. images float (B, 1, 28, 28) in [0, 1], labels int64 (B,). Returns the loss ()."""
+    """One step on the cross-entropy. images float (B, 1, 28, 28) in [0, 1], labels int64 (B,). Returns the loss ().
+
+    A SideBySide of S networks takes S * B images and labels and returns their losses (S,), here and in guided_step.
+    """
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(images), labels)
-    return _descend(model, optimizer, loss)
+    return _descend(model, optimizer, F.cross_entropy(model(images), labels, reduction="none"))
 
 
 def guided_step(
@@ -55,7 +57,7 @@ def guided_step(
     images: Tensor,
     labels: Tensor,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     fraction: float = 0.5,
     weight: float = 1.0,
     ranking: str = "magnitude",
@@ -63,7 +65,8 @@ def guided_step(
     """One step on cross-entropy + weight * KL(f(x) || f(x~)), both terms differentiated.
 
     images float (B, 1, 28, 28) in [0, 1], labels int64 (B,); x~ has the `fraction` of pixels with the smallest
-    gradient of the label's logit replaced by uniform noise from `generator`. Returns the loss ().
+    gradient of the label's logit replaced by uniform noise from `generator` (for a SideBySide: a list, one for each
+    network). Returns the loss ().
     """
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
@@ -74,13 +77,15 @@ def guided_step(
         with _batch_norm_statistics_kept(model):
             masked_logits = model(masked)
     log_clean, log_masked = F.log_softmax(logits, 1), F.log_softmax(masked_logits, 1)
-    divergence = F.kl_div(log_masked, log_clean, log_target=True, reduction="batchmean")
-    return _descend(model, optimizer, F.nll_loss(log_clean, labels) + weight * divergence)
+    divergence = F.kl_div(log_masked, log_clean, log_target=True, reduction="none").sum(1)
+    return _descend(model, optimizer, F.nll_loss(log_clean, labels, reduction="none") + weight * divergence)
 
 
-def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor) -> Tensor:
+    """One step on the mean of the images' losses (B,), or on those of each network of a SideBySide."""
+    loss = losses.view(len(model.networks), -1).mean(1) if isinstance(model, SideBySide) else losses.mean()
     # Naming the inputs spares the gradient of the images, which a guided step made require one.
-    loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
+    loss.sum().backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
     for group in optimizer.param_groups:
         if penalty := group.get("alpha_penalty"):
             for alpha in group["params"]:
@@ -156,12 +161,12 @@ def saliency_now(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return logit_gradient(model(watched), watched, labels)
 
 
-# ------------------------------------------------------------------------------------------------ one network
+# --------------------------------------------------------------------------------------------- whole trainings
 
 
 @dataclass(frozen=True)
 class Images:
-    """What one network trains on: uint8 images (N, 28, 28) and int64 labels (N,) of two splits."""
+    """What a network trains on: uint8 images (N, 28, 28) and int64 labels (N,) of two splits."""
 
     train: Tensor
     train_labels: Tensor
@@ -188,62 +193,98 @@ class Watch:
 
 
 def train(
-    model: nn.Module,
+    model: nn.Module, images: Images, *, seed: int, on_progress: Callable[[History], None] | None = None, **options: Any
+) -> History:
+    """Train one network in place, as train_together does with its `options`; on_progress(history) without the seed."""
+    report = (lambda _, history: on_progress(history)) if on_progress else None
+    return train_together([model], images, seeds=[seed], on_progress=report, **options)[0]
+
+
+def train_together(
+    models: Sequence[nn.Module],
     images: Images,
     *,
-    seed: int,
+    seeds: Sequence[int],
     epochs: int,
     warmup_epochs: float,
     settings: config.Training,
     guided: config.Guided | None = None,
     watch: Watch | None = None,
-    on_progress: Callable[[History], None] | None = None,
-) -> History:
+    on_progress: Callable[[int, History], None] | None = None,
+) -> list[History]:
     """Train in place: a full-precision warm-up, calibration of the alphas, then quantized to the end.
 
-    seed fixes batch order and mask noise. guided: its settings, or None for standard training. A full-precision network
-    runs the same schedule without the switch. `on_progress` is called after every record and epoch. Leaves the network
-    in evaluation mode. Raises DivergedError, naming the epoch, as soon as an epoch's loss is not finite.
+    models: one network, or LeNets of one precision, which are trained as one batched network; each one's result is that
+    of training it alone, but for rounding, which a low precision amplifies: there it decides between equal values.
+    seeds: of each, fixing batch order and mask noise. guided: its settings, or None for standard training. A
+    full-precision network runs the same schedule without the switch. watch: recorded for the first network.
+    on_progress(seed, history) is called after every record and epoch. Leaves the networks in evaluation mode. Raises
+    DivergedError, naming seed and epoch, as soon as an epoch's loss is not finite.
     """
-    count = len(images.train)
-    steps_per_epoch = math.ceil(count / settings.batch_size)
+    learner = models[0] if len(models) == 1 else SideBySide(models)
+    steps_per_epoch = math.ceil(len(images.train) / settings.batch_size)
     total = epochs * steps_per_epoch
     switch = int(warmup_epochs * steps_per_epoch)  # rounded down, so that at least the last step is quantized
-    order, noise = (torch.Generator().manual_seed(2 * seed + i) for i in range(2))
-    optimizer = make_optimizer(model, settings)
+    due = _record_steps(watch, total)
+    orders = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
+    advance = _step(guided, [torch.Generator(images.train.device).manual_seed(2 * seed + 1) for seed in seeds])
+    optimizer = make_optimizer(learner, settings)
     peaks = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
-    history = History()
-    due = _record_steps(watch, total)
-    model.train()
-    set_quantizing(model, False)
+    histories = [History() for _ in seeds]
+    everyone = {learner, *models}
+    for model in everyone:
+        model.train()
+        set_quantizing(model, False)
 
     for epoch in range(epochs):
         losses = []
-        for batch in torch.randperm(count, generator=order).split(settings.batch_size):
+        for x, y in _batches(images, orders, settings.batch_size):
             step = epoch * steps_per_epoch + len(losses)
             if step == switch:
-                set_quantizing(model, True)
-                calibrate(model, as_input(images.train[: settings.calibration_images]))
+                for model in everyone:
+                    set_quantizing(model, True)
+                calibrate(learner, as_input(images.train[: settings.calibration_images]).repeat(len(models), 1, 1, 1))
             if step in due:
-                _record(history, step, model, watch, on_progress)
-            x, y = as_input(images.train[batch]), images.train_labels[batch]
-            if guided is None:
-                losses.append(standard_step(model, optimizer, x, y))
-            else:
-                options = {"fraction": guided.fraction, "weight": guided.weight, "ranking": guided.ranking}
-                losses.append(guided_step(model, optimizer, x, y, generator=noise, **options))
+                _record(histories[0], step, learner, models[0], watch)
+                _report(on_progress, seeds[:1], histories)
+            losses.append(advance(learner, optimizer, x, y))
             schedule.step()
-        loss = torch.stack(losses).mean().item()
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss is not finite in epoch {epoch + 1}; lower training.learning_rate")
-        history.epochs.append(_summary(epoch, loss, model, images))
-        if on_progress:
-            on_progress(history)
+        _write_back(learner)
+        means = torch.stack(losses).mean(0).view(-1).tolist()
+        for seed, loss, model, history in zip(seeds, means, models, histories, strict=True):
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"seed {seed}: the loss is not finite in epoch {epoch + 1}; lower training.learning_rate"
+                )
+            history.epochs.append(_summary(epoch, loss, model, images))
+        _report(on_progress, seeds, histories)
     if total in due:
-        _record(history, total, model, watch, on_progress)
-    model.eval()
-    return history
+        _record(histories[0], total, learner, models[0], watch)
+        _report(on_progress, seeds[:1], histories)
+    for model in models:
+        model.eval()
+    return histories
+
+
+def _step(guided: config.Guided | None, noise: list[torch.Generator]) -> Callable[..., Tensor]:
+    if guided is None:
+        return standard_step
+    options = {"fraction": guided.fraction, "weight": guided.weight, "ranking": guided.ranking}
+    return functools.partial(guided_step, generator=noise, **options)
+
+
+def _batches(images: Images, orders: list[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: the batches of each order side by side, as a network takes them."""
+    epochs = [torch.randperm(len(images.train), generator=order).split(size) for order in orders]
+    for some in zip(*epochs, strict=True):
+        which = torch.cat(some)
+        yield as_input(images.train[which]), images.train_labels[which]
+
+
+def _write_back(learner: nn.Module) -> None:
+    if isinstance(learner, SideBySide):
+        learner.write_back()
 
 
 def _record_steps(watch: Watch | None, total: int) -> set[int]:
@@ -252,13 +293,18 @@ def _record_steps(watch: Watch | None, total: int) -> set[int]:
     return set(torch.linspace(0, total, watch.records + 1).round().int().tolist())
 
 
-def _record(
-    history: History, step: int, model: nn.Module, watch: Watch, on_progress: Callable[[History], None] | None
-) -> None:
+def _record(history: History, step: int, learner: nn.Module, model: nn.Module, watch: Watch) -> None:
+    _write_back(learner)
     history.steps.append(step)
     history.maps.append(saliency_now(model, as_input(watch.images), watch.labels).cpu())
+
+
+def _report(
+    on_progress: Callable[[int, History], None] | None, seeds: Sequence[int], histories: Sequence[History]
+) -> None:
     if on_progress:
-        on_progress(history)
+        for seed, history in zip(seeds, histories, strict=False):
+            on_progress(seed, history)
 
 
 def _summary(epoch: int, loss: float, model: nn.Module, images: Images) -> dict[str, Any]:

@@ -279,6 +279,18 @@ def test_wrong_flag_is_refused(value):
     assert "scales.smoke.sample must be of type bool" in message(changed(scales__smoke__sample=value))
 
 
+def test_key_that_stands_twice_is_refused(tmp_path):
+    """YAML itself takes the last one; a changed number further up would do nothing."""
+    text = paths.PARAMS.read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("  batch_size: 128", "  batch_size: 64\n  batch_size: 128"))
+    assert path.read_text() != text
+    with pytest.raises(
+        ConfigError, match=r"^params.yaml is not valid YAML: line \d+, column 3: 'batch_size' stands twice"
+    ):
+        config.load(path)
+
+
 def test_number_that_yaml_takes_for_text_is_named(tmp_path):
     """YAML reads 1e-3 as text, 1.0e-3 as a number: the first is refused with what was found."""
     path = tmp_path / "params.yaml"

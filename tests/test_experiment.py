@@ -109,12 +109,17 @@ def spied(monkeypatch) -> list[dict]:
     """Replace training by a note of how it was called."""
     calls = []
 
-    def train(network, images, **options):
-        calls.append(options | {"weights": {name: p.detach().clone() for name, p in network.named_parameters()}})
-        network.eval()
-        return training.History(epochs=[{"validation_accuracy": 0.0}], maps=[torch.zeros(10, 28, 28)], steps=[0])
+    def train(networks, images, *, seeds, **options):
+        for seed, network in zip(seeds, networks, strict=True):
+            weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+            calls.append(options | {"seed": seed, "weights": weights})
+            network.eval()
+        return [
+            training.History(epochs=[{"validation_accuracy": 0.0}], maps=[torch.zeros(10, 28, 28)], steps=[0])
+            for _ in seeds
+        ]
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "train_together", train)
     return calls
 
 
@@ -265,12 +270,12 @@ def test_network_and_images_are_on_the_device_that_was_picked(monkeypatch):
     """Everything that training sees lies where params.yaml says."""
     seen = []
 
-    def train(network, images, **options):
-        tensors = [*network.state_dict().values(), images.train, images.train_labels, images.validation]
+    def train(networks, images, **options):
+        tensors = [*networks[0].state_dict().values(), images.train, images.train_labels, images.validation]
         seen.extend([*tensors, options["watch"].images, options["watch"].labels])
         raise InterruptedError
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "train_together", train)
     monkeypatch.setattr(experiment, "_watch", lambda images, _: training.Watch(images.train, images.train_labels, 1))
     monkeypatch.setattr(experiment, "pick_device", lambda settings: torch.device("meta"))
     with pytest.raises(InterruptedError):

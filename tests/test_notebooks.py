@@ -114,6 +114,16 @@ def test_two_runs_give_the_same_bytes(folder):
     assert codes[-1].outputs[0].data["text/plain"] == "'fashion_mnist'"
 
 
+def test_times_are_kept_beside_the_run(folder):
+    """Where a run's time went, cell by cell, in the scratch folder: never in the notebook."""
+    put(folder, toy("import time; time.sleep(0.3)"))
+    notebooks.run("toy", folder / "out.ipynb", {})
+    times = json.loads((folder / "build" / "times" / "out.json").read_text())
+    last, seconds = times["cells"][-1]
+    assert last == "import time; time.sleep(0.3)" and 0.3 <= seconds < sum(s for _, s in times["cells"]) + 0.001
+    assert times["seconds"] > seconds and "duration" not in (folder / "out.ipynb").read_text()
+
+
 def test_parameters_arrive_as_names(folder):
     """Papermill's own command line would turn 2e4 into a number and true into a truthy word."""
     put(folder, toy("print(repr(scale), repr(dataset))"))

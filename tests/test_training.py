@@ -370,7 +370,7 @@ def test_precisions_and_trainings_see_the_same_batches_and_noise(images, monkeyp
 
     def guided(net, optimizer, x, y, *, generator, **options):
         batches[-1].append(x)
-        noises[-1].append(generator.get_state())
+        noises[-1].append(generator[0].get_state())
         return original(net, optimizer, x, y, generator=generator, **options)
 
     monkeypatch.setattr(training, "standard_step", standard)
