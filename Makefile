@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env data quick reproduce test bench lab notebooks lock clean
+.PHONY: help env data quick reproduce verify test bench lab notebooks lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ quick: env  ## the whole pipeline on real images in minutes, in a scratch folder
 
 reproduce: env  ## the whole pipeline in full; writes results/
 	$(VENV) -m saqlib.pipeline reproduce
+
+verify: env  ## compare results/, written anew by reproduce, with the committed ones
+	$(VENV) -m saqlib.verify
 
 test: env  ## lint, unit, property and pipeline tests; every notebook's outputs compared
 	$(VENV) -m ruff check .
