@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from benchmarks import breakdown, latency, peers, scaling, steps
+from benchmarks import breakdown, latency, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
 from saqlib import config, paths
 
@@ -44,12 +44,19 @@ def onnx(settings: config.Config, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
 
+def pipeline(settings: config.Config, rounds: int) -> str:
+    found = {command: stages.rows(folder) for command, folder in stages.RUNS.items()}
+    tables = [f"`{command}`:\n\n{as_table(rows)}" for command, rows in found.items() if rows]
+    return "\n\n".join(tables) or "Nothing to read yet: run `make quick` first."
+
+
 PARTS: dict[str, tuple[str, Callable[[config.Config, int], str]]] = {
     "goals": ("Training steps, one thread, ratios of medians", goals),
     "batches": ("Batch size", batches),
     "images": ("Number of images", images),
     "workers": ("Worker processes", workers),
     "operators": ("One guided step by phase and operator, w4a4", operators),
+    "pipeline": ("Where the time of the last whole run went", pipeline),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
 

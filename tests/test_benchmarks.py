@@ -1,5 +1,6 @@
 """What the benchmark's variants compute: nothing here is timed."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import arithmetic, breakdown, peers, steps, timing
+from benchmarks import arithmetic, breakdown, peers, stages, steps, timing
 from benchmarks.__main__ import as_table
 from saqlib import config, model, training
 from saqlib.quantization import quantize_weight
@@ -244,6 +245,25 @@ def test_rows_without_brevitas_are_left_out_where_it_is_missing(monkeypatch):
     left = steps.available(steps.GOALS + steps.PARTS)
     assert 0 < len(left) < len(steps.GOALS + steps.PARTS)
     assert not any("brevitas" in c.text.lower() for c in left)
+
+
+def test_time_of_a_stage_is_split_into_work_and_the_rest(tmp_path):
+    """Training and scoring are work; a cell that only works by hand, imports, and the time outside any cell are not."""
+    cells = [
+        ["import torch", 2.0],
+        ['if output != ".":\n    experiment.train_cell(cell)', 0.5],
+        ["runs = experiment.train_cell(cell, settings)", 60.0],
+        ["plt.show()", 1.5],
+    ]
+    for cell in ("a", "b"):
+        (tmp_path / f"02_train-{cell}.json").write_text(json.dumps({"seconds": 80.0, "cells": cells}))
+    assert stages.rows(tmp_path) == [
+        {
+            "stage": "02_train", "runs": "2", "seconds": "160", "work": "120 (75%)", "imports": "4 (2%)",
+            "other cells": "4 (2%)", "kernel and papermill": "32 (20%)",
+        }
+    ]  # fmt: skip
+    assert stages.rows(tmp_path / "nothing") == []
 
 
 def test_table_lines_up():
