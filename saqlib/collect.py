@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from saqlib import experiment, paths, words
 from saqlib.clarity import PRIMARY
@@ -26,6 +27,7 @@ from saqlib.config import IMAGE_SETS, Cell, Config
 from saqlib.map_figures import Maps
 
 SECONDARY = ("entropy", "auroc", "sensitivity_max")
+NEAR, SALIENT = (-8, 6), 0.1  # distances from the outline that are told apart; share of the most salient pixels
 METHODS = tuple(method for method in words.METHODS if method != "gradient")
 Scores = Mapping[str, NDArray]
 
@@ -46,6 +48,7 @@ class Collection:
     curves: pd.DataFrame  # + precision, level, most, least, random
     accuracies: pd.DataFrame  # + precision, level, most, random: accuracy in percent with pixels removed
     gradients: pd.DataFrame  # + precision and gradient, some thousand values a cell
+    outline: pd.DataFrame  # + precision, distance, relative, pixels, salient: where the kept maps of seed 0 lie
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -206,6 +209,7 @@ def _block(cells: Mapping[str, Scores], reference: str) -> dict[str, pd.DataFram
     frames["curves"] = pd.concat([_curves(cell).assign(precision=p) for p, cell in cells.items()])
     frames["accuracies"] = pd.concat([_accuracy_curves(cell).assign(precision=p) for p, cell in cells.items()])
     frames["gradients"] = pd.concat([_gradients(cell).assign(precision=p) for p, cell in cells.items()])
+    frames["outline"] = pd.concat([_outline(cell).assign(seed=0, precision=p) for p, cell in cells.items()])
     return frames
 
 
@@ -268,6 +272,33 @@ def _by_level(cell: Scores, levels: str, arrays: Mapping[str, str]) -> pd.DataFr
 def _gradients(cell: Scores) -> pd.DataFrame:
     sample = cell["gradient_sample"]
     return pd.DataFrame({"seed": np.repeat(cell["seeds"], sample.shape[1]), "gradient": sample.ravel()})
+
+
+def _outline(cell: Scores) -> pd.DataFrame:
+    """Where the kept maps lie: a row a distance from the object's outline, in pixels, negative outside of the object.
+
+    relative: mean magnitude there, in units of each map's own mean. pixels: share of all pixels that lie there.
+    salient: share of the most salient tenth of each map's pixels that lie there. The outermost rows hold what is
+    further away, too. Maps that are dead, and images without an outline, are left out.
+    """
+    magnitude, objects = np.abs(cell["maps"]), cell["images"] > 0
+    alive = np.isfinite(magnitude).all((1, 2)) & (magnitude.max((1, 2)) > 0)
+    alive &= objects.any((1, 2)) & ~objects.all((1, 2))
+    magnitude, objects = magnitude[alive], objects[alive]
+    magnitude = magnitude / magnitude.mean((1, 2), keepdims=True)
+    salient = magnitude >= np.quantile(magnitude, 1 - SALIENT, axis=(1, 2), keepdims=True)
+    distance = np.array([_from_outline(each) for each in objects]).reshape(magnitude.shape)
+    rows = []
+    for at in [d for d in range(NEAR[0], NEAR[1] + 1) if (distance == d).any()]:
+        there = distance == at
+        rows.append([at, magnitude[there].mean(), there.mean(), salient[there].sum() / salient.sum()])
+    return pd.DataFrame(rows, columns=["distance", "relative", "pixels", "salient"])
+
+
+def _from_outline(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each pixel of a bool image the distance to the nearest pixel of the other kind, rounded up, within NEAR."""
+    inward, outward = distance_transform_edt(inside), distance_transform_edt(~inside)
+    return np.clip(np.ceil(inward) - np.ceil(outward), *NEAR).astype(np.int64)
 
 
 def saliency_grid(

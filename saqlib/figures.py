@@ -22,6 +22,7 @@ from saqlib.statistics import t_interval
 # The controls of the bands, and the lines through their means; the table has all controls.
 BANDS = {"reinit": (0, (5, 2)), "white_noise": (0, (1, 1.5)), "sobel": (0, (5, 1.5, 1, 1.5))}
 CEILING = (0, (4, 2))
+FEWEST_PIXELS = 0.005  # of all, below which a mean over them is noise
 
 
 @styled
@@ -215,6 +216,37 @@ def deletion_accuracy(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel("pixels removed (%)")
     lines = [Line2D([], [], color=GREY, label="most salient first"),
              Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="random")]  # fmt: skip
+    handles = [*_precision_handles(frame), *lines]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+@styled
+def outline(frame: pd.DataFrame) -> Figure:
+    """How the gradient's magnitude is spread around the object's outline; the object's side is shaded.
+
+    frame: dataset, training, precision, distance (pixels, negative outside), relative (magnitude, 1 is the map's mean)
+    and pixels (their share; places with few are left out). A row a dataset, a column a training, a line a precision.
+    """
+    trainings = list(dict.fromkeys(frame.training))
+    frame = frame[frame.pixels >= FEWEST_PIXELS]
+    figure, panels = _panels(frame, trainings, height=1.6)
+    span = frame.distance.min(), frame.distance.max()
+    for dataset, line in panels.items():
+        top = 1.1 * frame[frame.dataset == dataset].relative.max()
+        for training, axes in line.items():
+            group = frame[(frame.dataset == dataset) & (frame.training == training)]
+            axes.axvspan(0, span[1], color=GAIN_COLOUR, linewidth=0)
+            axes.axhline(1, color=GREY, linestyle="--", linewidth=0.7)
+            for precision in in_order(group.precision):
+                there = group[group.precision == precision]
+                axes.plot(there.distance, there.relative, color=colour(precision), marker=marker(precision))
+            axes.set(title=f"{words.dataset(dataset)}, {training} training", xlim=span, ylim=(0, top))
+        next(iter(line.values())).set_ylabel("magnitude / mean")
+    for axes in line.values():
+        axes.set_xlabel("distance from the outline (pixels, negative outside)")
+    lines = [Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="mean of the map"),
+             plt.Rectangle((0, 0), 1, 1, facecolor=GAIN_COLOUR, label="object")]  # fmt: skip
     handles = [*_precision_handles(frame), *lines]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure

@@ -17,6 +17,11 @@ SEEDS, IMAGES, DEAR, LEVELS, SHOWN = 3, 40, 12, 5, 30
 SETTINGS = config.load(scale="smoke")
 
 
+def squares(count):
+    """Images with an object of 12 x 12 pixels in the middle: 8 pixels from its outline to the edge of the image."""
+    return np.pad(np.full((count, 12, 12), 200, np.uint8), ((0, 0), (8, 8), (8, 8)))
+
+
 def write_cell(root, cell, rng):
     """The files of one trained and scored cell, filled with random numbers; the arrays of the scores."""
     labels = np.arange(IMAGES) % 10
@@ -27,7 +32,7 @@ def write_cell(root, cell, rng):
         "dead": (rng.random((SEEDS, IMAGES)) < 0.1).astype(float),
         "sensitivity_max": rng.random((SEEDS, DEAR)),
         "curve_levels": np.linspace(0, 1, LEVELS), "gradient_sample": rng.normal(size=(SEEDS, 7)),
-        "maps": rng.normal(size=(SHOWN, 28, 28)), "images": np.zeros((SHOWN, 28, 28), np.uint8),
+        "maps": rng.normal(size=(SHOWN, 28, 28)), "images": squares(SHOWN),
         "map_indices": np.arange(SHOWN)[::-1] + 100,
     }  # fmt: skip
     for name in (*PRIMARY, "entropy", "auroc"):
@@ -175,6 +180,25 @@ def test_curves_and_gradients(grid, collection):
     np.testing.assert_array_equal(chosen.gradient, cell["gradient_sample"].ravel())
 
 
+def test_outline_says_where_a_map_lies(grid, collection):
+    """Magnitude 3 along the outside of the outline, 1 elsewhere; dead maps and empty images are left out."""
+    images = np.concatenate([squares(3), np.zeros((1, 28, 28), np.uint8)])
+    maps = np.ones((4, 28, 28))
+    maps[:, 7:21, 7:21], maps[:, 8:20, 8:20] = -3, 1
+    maps[2], maps[3, 0, 0] = 0, 1e9
+    found = collect._outline({"maps": maps, "images": images}).set_index("distance")
+    assert list(found.index) == [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6]
+    ring = 14**2 - 12**2
+    mean = (784 + 2 * ring) / 784
+    assert found.loc[-1, "relative"] == pytest.approx(3 / mean)
+    assert found.loc[-2, "relative"] == pytest.approx((3 * 4 + 48) / 52 / mean)  # the ring's corners are sqrt(2) away
+    np.testing.assert_allclose(found.loc[1:, "relative"], 1 / mean)
+    assert found.pixels.sum() == pytest.approx(1) and found.loc[1, "pixels"] == pytest.approx(44 / 784)
+    assert found.salient.sum() == pytest.approx(1)
+    kept = collection.outline.query("dataset == 'mnist' and training == 'guided' and precision == 'w2a2'")
+    assert (kept.seed == 0).all() and list(kept.distance) == list(found.index)
+
+
 # --- matched confidence ---
 
 
@@ -311,7 +335,7 @@ def test_unknown_set_of_images():
 
 def test_frames_start_with_their_keys(collection):
     """Every frame starts with what identifies a row."""
-    for name in ("secondary", "controls", "ceiling", "methods", "curves", "accuracies", "gradients"):
+    for name in ("secondary", "controls", "ceiling", "methods", "curves", "accuracies", "gradients", "outline"):
         frame = getattr(collection, name)
         assert isinstance(frame, pd.DataFrame) and frame.columns[0] == "dataset"
         assert {"training", "seed"} <= set(frame.columns[:5])

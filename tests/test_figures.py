@@ -57,6 +57,13 @@ def make_accuracies():
     return frame.assign(most=90 - 80 * frame.level, random=90 - 40 * frame.level)
 
 
+def make_outline():
+    """A peak at the outline."""
+    places = [d for d in range(-8, 7) if d]
+    frame = pd.concat([grid(1).assign(distance=d, relative=2 / abs(d)) for d in places], ignore_index=True)
+    return frame.assign(pixels=1 / len(places), salient=1 / len(places))
+
+
 def make_history():
     """Two seeds, three epochs, two layers."""
     rows = [
@@ -83,6 +90,7 @@ DRAWN = {
     "preservation": lambda: figures.preservation(make_runs(), make_runs().query("precision == 'fp32'")),
     "curves": lambda: figures.curves(make_curves()),
     "deletion_accuracy": lambda: figures.deletion_accuracy(make_accuracies()),
+    "outline": lambda: figures.outline(make_outline()),
     "training": lambda: figures.training(*make_history()),
     "gradients": lambda: figures.gradients(grid(50, gradient=lambda rng: rng.normal())),
     "pareto": lambda: figures.pareto(make_deployment()),
@@ -249,6 +257,19 @@ def test_deletion_accuracy_has_a_random_line_beside_each_precision():
     np.testing.assert_allclose(solid.get_ydata(), 90 - 8 * np.arange(10))
     np.testing.assert_allclose(dashed.get_ydata(), 90 - 4 * np.arange(10))
     assert len(figure.axes[0].lines) == 2 * len(PRECISIONS)
+
+
+def test_outline_shades_the_object_and_draws_the_mean():
+    """A line a precision over the distance, the object's side shaded, 1 dashed."""
+    figure = figures.outline(make_outline())
+    assert [axes.get_title() for axes in figure.axes] == ["MNIST, standard training", "MNIST, guided training"]
+    axes = figure.axes[0]
+    mean, *lines = axes.lines
+    assert set(mean.get_ydata()) == {1} and mean.get_linestyle() == "--" and len(lines) == len(PRECISIONS)
+    np.testing.assert_allclose(lines[0].get_xdata(), [d for d in range(-8, 7) if d])
+    np.testing.assert_allclose(lines[0].get_ydata(), [2 / abs(d) for d in range(-8, 7) if d])
+    shaded = axes.patches[0].get_bbox()
+    assert (shaded.x0, shaded.x1) == (0, 6)
 
 
 def test_training_has_fewer_panels_without_quantization():

@@ -22,6 +22,8 @@ def root(tmp_path):
     (tmp_path / "results" / "runs.csv").write_text(RUNS)
     for name, content in TABLES.items():
         (tmp_path / "results" / "tables" / f"{name}.csv").write_text(content)
+    (tmp_path / "results" / "figures").mkdir()
+    (tmp_path / "results" / "figures" / "outline.csv").write_text("dataset\n")
     return tmp_path
 
 
