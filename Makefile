@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env data quick reproduce verify test bench lab notebooks lock clean
+.PHONY: help env data quick reproduce check verify test bench lab notebooks lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ quick: env  ## the whole pipeline on real images in minutes, in a scratch folder
 reproduce: env  ## the whole pipeline in full; writes results/
 	$(VENV) -m saqlib.pipeline reproduce
 
+check: env  ## whether results/ belong to the code, numbers and notebooks as they stand
+	$(VENV) -m saqlib.pipeline check
+
 verify: env  ## compare results/, written anew by reproduce, with the committed ones
 	$(VENV) -m saqlib.verify
 
@@ -55,6 +58,7 @@ lab: env  ## open the notebooks in JupyterLab
 
 notebooks: env  ## run every notebook at its defaults and keep the outputs as the reference
 	$(VENV) -m saqlib.notebooks refresh
+	$(VENV) -m dvc repro source
 
 lock: env  ## resolve pyproject.toml anew into requirements.lock
 	$(VENV) .ci/lock.py

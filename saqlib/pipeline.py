@@ -2,6 +2,7 @@
 
     python -m saqlib.pipeline reproduce     every number of the paper, at the scale of params.yaml; writes results/
     python -m saqlib.pipeline quick         the same stages and notebooks at scale quick, in build/quick/
+    python -m saqlib.pipeline check         whether results/ belong to code, numbers and notebooks as they stand
 
 A second call goes on where a first one was stopped: finished stages are skipped, and so are the finished seeds of
 the cell that was in work. To run a part of it by hand: dvc repro train@mnist-w2a2-guided.
@@ -24,6 +25,7 @@ TREES = ("notebooks", "saqlib", "paper", "tests/sample")
 FILES = ("dvc.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
 LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
+UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
 STOPPED = "The pipeline stopped. The same command goes on from there."
 
 
@@ -149,6 +151,20 @@ def reproduce() -> Path:
     return paths.ROOT
 
 
+def check(folder: Path = paths.ROOT) -> str:
+    """Whether dvc.lock still holds for all that the stages depend on; what DVC says. Runs nothing, needs no models.
+
+    Raises PipelineError, naming the stages that would run, if not.
+    """
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
+    said = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    if said.returncode == 0 and UP_TO_DATE in said.stdout:
+        return UP_TO_DATE
+    stale = "\n".join(line for line in said.stdout.splitlines() if line.startswith("Running stage"))
+    advice = "results/ do not belong to the code as it stands: run `make reproduce`."
+    raise PipelineError(f"{advice}\n{stale or said.stdout + said.stderr}")
+
+
 def where_to_look(folder: Path) -> str:
     """What the pipeline has written for a reader, as paths."""
     found = [str(path) for pattern in PRODUCTS for path in sorted(folder.glob(pattern))]
@@ -158,10 +174,13 @@ def where_to_look(folder: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("quick", "reproduce"))
+    parser.add_argument("command", choices=("quick", "reproduce", "check"))
     command = parser.parse_args(arguments).command
     try:
-        print(where_to_look(quick() if command == "quick" else reproduce()))
+        if command == "check":
+            print(check())
+        else:
+            print(where_to_look(quick() if command == "quick" else reproduce()))
     except (config.ConfigError, data.DataError, PipelineError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -284,6 +284,20 @@ def test_new_outputs_in_a_notebook_run_nothing_again(copy):
     assert stale(copy) == {"train@mnist-fp32-standard", "train@mnist-w2a2-standard"}
 
 
+def test_check_needs_no_models_and_names_what_is_stale(copy):
+    """As in a fresh clone, where git has results/ alone; after one changed line it says which stages would run."""
+    for name in ("models", "scores", "data", "build"):
+        shutil.rmtree(copy / name)
+    shutil.rmtree(copy / ".dvc" / "cache", ignore_errors=True)
+    before = digests(copy)
+    assert pipeline.check(copy) == "Data and pipelines are up to date."
+    assert {name for name in digests(copy) if not name.startswith(".dvc/tmp")} == set(before)
+    with (copy / "saqlib" / "claims.py").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(pipeline.PipelineError, match="run `make reproduce`.\nRunning stage 'compare':$"):
+        pipeline.check(copy)
+
+
 def test_a_new_precision_runs_only_its_cells(copy):
     """The cells that are there do not read the grid, only their own row of `precisions`."""
     edit_params(copy, lambda params: params["grid"]["precisions"].insert(0, "w4a4"))
