@@ -92,8 +92,8 @@ def test_every_recipe_calls_the_environment_by_relative_path():
 
 
 def test_ci_runs_the_tests_and_the_quick_run():
-    """.ci/run is executable and calls make test, then make quick; the workflow calls .ci/run."""
+    """.ci/run is executable and calls make check, make test, make quick; the workflow calls .ci/run."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert re.findall(r"^make (\w+)", script.read_text(), flags=re.MULTILINE) == ["test", "quick"]
+    assert re.findall(r"^make (\w+)", script.read_text(), flags=re.MULTILINE) == ["check", "test", "quick"]
     assert "run: .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
