@@ -10,6 +10,7 @@ the cell that was in work. To run a part of it by hand: dvc repro train@mnist-w2
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,15 +155,17 @@ def reproduce() -> Path:
 def check(folder: Path = paths.ROOT) -> str:
     """Whether dvc.lock still holds for all that the stages depend on; what DVC says. Runs nothing, needs no models.
 
-    Raises PipelineError, naming the stages that would run, if not.
+    Raises PipelineError, naming the first stage that would run, if not.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
     said = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
     if said.returncode == 0 and UP_TO_DATE in said.stdout:
         return UP_TO_DATE
-    stale = "\n".join(line for line in said.stdout.splitlines() if line.startswith("Running stage"))
-    advice = "results/ do not belong to the code as it stands: run `make reproduce`."
-    raise PipelineError(f"{advice}\n{stale or said.stdout + said.stderr}")
+    everything = said.stdout + said.stderr
+    # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
+    stale = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", everything)
+    advice = "results/ do not belong to the code as it stands: run `make reproduce`"
+    raise PipelineError(f"{advice}. DVC would begin with {stale[0]}." if stale else f"{advice}.\n{everything}")
 
 
 def where_to_look(folder: Path) -> str:

@@ -10,8 +10,8 @@ import argparse
 import io
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +142,12 @@ def _largest(differences: pd.DataFrame) -> dict[str, str]:
 
 def committed_results(folder: Path) -> Path:
     """results/ as git has it, unpacked into a folder; VerifyError outside git or before anything was committed."""
-    command = ["git", "-C", str(paths.ROOT), "archive", "HEAD", "results/tables"]
+    command = ["git", "-C", str(paths.ROOT), "archive", "--format=zip", "HEAD", "results/tables"]
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
         raise VerifyError("git has no results/ here; name the folder to compare with: --committed FOLDER")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder)
     return folder / "results"
 
 
