@@ -8,8 +8,9 @@ import pytest
 import torch
 from joblib.externals import loky
 
-from saqlib import clarity, collect, config, data, experiment, paths, saliency, scoring, words
+from saqlib import clarity, collect, config, data, experiment, model, paths, saliency, scoring, words
 from saqlib.clarity import PRIMARY, SCORES
+from saqlib.quantization import calibrate
 from saqlib.training import as_input
 
 SMOKE = config.load(scale="smoke")
@@ -120,6 +121,25 @@ def test_curves_enclose_the_relevance_gain(scored):
             gain = np.trapezoid(least - most, scores["curve_levels"])
             assert gain == pytest.approx(scores["symmetric_relevance_gain"][seed].mean(), abs=1e-6)
             np.testing.assert_allclose([most[0], most[-1]], [chance[0], chance[-1]], atol=1e-6)
+
+
+def test_pixels_in_random_order_are_not_the_salient_ones(scored):
+    """In the first half, where both orders have pixels left, random ones are missed less, and another class results."""
+    for scores in scored.values():
+        first_half = slice(1, scores["random"].shape[1] // 2)
+        assert (scores["random"] > scores["deletion"])[:, first_half].mean() > 0.5
+        assert (scores["random_accuracy"] != scores["deletion_accuracy"])[:, 1:].any()
+
+
+def test_untrained_twin_is_a_network_of_another_seed_before_training(scored):
+    """Calibrated on the scored images, explained for its own predictions."""
+    for cell, scores in scored.items():
+        images = images_of(scores)
+        for seed in (0, 1):
+            twin = model.build(cell.precision, seed=1000 + seed).eval()
+            calibrate(twin, images)
+            maps = saliency.input_gradient(twin, images)
+            np.testing.assert_array_equal(scores["reinit_gini"][seed], clarity.map_scores(images, maps)["gini"])
 
 
 def test_accuracy_falls_from_that_of_the_whole_image(scored, root):
