@@ -1,4 +1,7 @@
-"""Write requirements.lock: what pip resolves pyproject.toml to, with markers for Linux and macOS.
+"""Write locks/: what pip resolves pyproject.toml to, with markers for Linux and macOS.
+
+Three files, each package in one of them: numerics.lock, whose releases may change a number of the experiment;
+report.lock, whose releases may change a table, a figure or the paper; tools.lock, all others.
 
 pip resolves for the machine that it runs on. Its report holds the metadata of every package, so the
 requirements can be walked once a platform: what only Linux asks for (CUDA, triton) gets a Linux marker,
@@ -16,7 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCKS = ROOT / "locks"
+NUMERICS = ("captum", "ml_dtypes", "numpy", "onnx", "onnxruntime", "scipy", "torch")
+REPORT = ("jinja2", "matplotlib", "pandas", "pillow", "seaborn", "statsmodels", "typst", "xarray")
+NOT_FOLLOWED = ("captum",)  # of what it asks for, only numpy and torch compute
 PYTHON = "3.11"
 PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
@@ -24,8 +30,13 @@ PLATFORMS = {
 }
 OLD_ENOUGH = ["soupsieve<3"]  # later ones refuse Python below 3.11.5, and Debian 12 has 3.11.2
 HEADER = """\
-# What pyproject.toml (with its extra "test") resolves to on Python 3.11. Written by `make lock`; do not edit.
+# Of what pyproject.toml (with its extra "test") resolves to on Python 3.11: {what}. Written by `make lock`; do not edit.
 """
+WHAT = {
+    "numerics": "packages whose releases may change a number",
+    "report": "packages whose releases may change a table, a figure or the paper",
+    "tools": "all other packages",
+}
 
 
 def declared() -> list[str]:
@@ -62,6 +73,19 @@ def needed(requirements: list[str], platform: dict[str, str], packages: dict[str
     return {name for name, _ in seen}
 
 
+def shares(everything: set[str], packages: dict[str, dict]) -> dict[str, set[str]]:
+    """The packages of each file: numerics with what they ask for, then the report, then the rest."""
+    shallow = {name: {} if name in NOT_FOLLOWED else package for name, package in packages.items()}
+
+    def closure(names: tuple[str, ...]) -> set[str]:
+        canonical = [canonicalize_name(name) for name in names]
+        return set.union(*(needed(canonical, platform, shallow) for platform in PLATFORMS.values())) & everything
+
+    numerics = closure(NUMERICS)
+    report = closure(REPORT) - numerics
+    return {"numerics": numerics, "report": report, "tools": everything - numerics - report}
+
+
 def main() -> None:
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))) or sys.platform != "linux":
         sys.exit(f"The lock is made with Python {PYTHON} on Linux, where every marker can be checked.")
@@ -73,14 +97,15 @@ def main() -> None:
         if not missing:
             break
         packages |= resolve(missing, "--no-deps")
-    lines = []
-    for name in sorted(set.union(*wanted.values())):
-        platforms = [platform for platform in PLATFORMS if name in wanted[platform]]
-        marker = f' ; sys_platform == "{platforms[0]}"' if len(platforms) == 1 else ""
-        lines.append(f"{name}=={packages[name]['version']}{marker}\n")
-    temporary = LOCK.with_name(".requirements.lock.partial")
-    temporary.write_text(HEADER + "".join(lines))
-    os.replace(temporary, LOCK)
+    for lock, names in shares(set.union(*wanted.values()), packages).items():
+        lines = []
+        for name in sorted(names):
+            platforms = [platform for platform in PLATFORMS if name in wanted[platform]]
+            marker = f' ; sys_platform == "{platforms[0]}"' if len(platforms) == 1 else ""
+            lines.append(f"{name}=={packages[name]['version']}{marker}\n")
+        temporary = LOCKS / f".{lock}.lock.partial"
+        temporary.write_text(HEADER.format(what=WHAT[lock]) + "".join(lines))
+        os.replace(temporary, LOCKS / f"{lock}.lock")
 
 
 if __name__ == "__main__":

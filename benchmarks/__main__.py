@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from benchmarks import breakdown, latency, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
-from saqlib import config, paths
+from saqlib import paths
+from saqlib.pipeline import study
+from saqlib.pipeline.study import Study
 
 FOLDER = paths.BUILD / "bench"
 FEWEST = 30  # rounds of a median
 
 
-def goals(settings: config.Config, rounds: int) -> str:
+def goals(settings: Study, rounds: int) -> str:
     comparisons = steps.available(steps.GOALS + steps.PARTS)
     times = steps.measure(comparisons, settings, rounds)
     among = [c for c in comparisons if c.goal], [c for c in comparisons if not c.goal]
@@ -22,35 +24,35 @@ def goals(settings: config.Config, rounds: int) -> str:
     return "\n\n".join([*tables, as_table(steps.rate_rows(times, settings))])
 
 
-def batches(settings: config.Config, rounds: int) -> str:
+def batches(settings: Study, rounds: int) -> str:
     return as_table(scaling.batch_rows(settings, rounds))
 
 
-def images(settings: config.Config, rounds: int) -> str:
+def images(settings: Study, rounds: int) -> str:
     return as_table(scaling.image_rows(settings, max(3, rounds // 10)))
 
 
-def workers(settings: config.Config, rounds: int) -> str:
+def workers(settings: Study, rounds: int) -> str:
     return as_table(scaling.worker_rows(settings, max(3, rounds // 10)))
 
 
-def operators(settings: config.Config, rounds: int) -> str:
+def operators(settings: Study, rounds: int) -> str:
     found = breakdown.profile_step(settings)
     breakdown.draw(found, FOLDER / "operators.png")
     return "```\n" + breakdown.as_text(found) + "\n```"
 
 
-def onnx(settings: config.Config, rounds: int) -> str:
+def onnx(settings: Study, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
 
-def pipeline(settings: config.Config, rounds: int) -> str:
+def pipeline(settings: Study, rounds: int) -> str:
     found = {command: stages.rows(folder) for command, folder in stages.RUNS.items()}
     tables = [f"`{command}`:\n\n{as_table(rows)}" for command, rows in found.items() if rows]
     return "\n\n".join(tables) or "Nothing to read yet: run `make quick` first."
 
 
-PARTS: dict[str, tuple[str, Callable[[config.Config, int], str]]] = {
+PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "goals": ("Training steps, one thread, ratios of medians", goals),
     "batches": ("Batch size", batches),
     "images": ("Number of images", images),
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=FEWEST, help="repetitions of each variant")
     options = parser.parse_args()
     one_thread()
-    settings = config.load()
+    settings = study.load()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in options.parts or PARTS:
         title, part = PARTS[name]

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import torch
 
-from saqlib import config
-from saqlib.model import CLASSES, FLAT, KERNEL
+from saqlib.network.lenet import CLASSES, FLAT, KERNEL
+from saqlib.network.settings import Shape
 
 SIDES = (28, 10)  # of the convolutions' outputs
 MATRIX = 512  # rows and columns of the matrices whose product is the yardstick
 
 
-def layer_macs(network: config.Network) -> tuple[int, ...]:
+def layer_macs(shape: Shape) -> tuple[int, ...]:
     """Multiply-accumulates of each layer's forward pass for one image."""
-    (c1, c2), (d1, d2) = network.channels, network.hidden
+    (c1, c2), (d1, d2) = shape.channels, shape.hidden
     convolutions = [
         side**2 * inputs * outputs * KERNEL**2 for side, inputs, outputs in zip(SIDES, (1, c1), (c1, c2), strict=True)
     ]
@@ -21,15 +21,15 @@ def layer_macs(network: config.Network) -> tuple[int, ...]:
     return (*convolutions, *(a * b for a, b in zip(widths, widths[1:], strict=False)))
 
 
-def standard_macs(network: config.Network, batch: int) -> int:
+def standard_macs(shape: Shape, batch: int) -> int:
     """Of a standard step: forward, the weights' gradients, the inputs' gradients of all layers but the first."""
-    layers = layer_macs(network)
+    layers = layer_macs(shape)
     return batch * (3 * sum(layers) - layers[0])
 
 
-def guided_macs(network: config.Network, batch: int) -> int:
+def guided_macs(shape: Shape, batch: int) -> int:
     """Of a guided step: a standard step on clean and on masked images, and a backward pass to the input alone."""
-    return 2 * standard_macs(network, batch) + batch * sum(layer_macs(network))
+    return 2 * standard_macs(shape, batch) + batch * sum(layer_macs(shape))
 
 
 def matrix_product() -> tuple[Callable[[], object], int]:

@@ -17,7 +17,9 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.steps import QUANTIZED, make_step
-from saqlib import config, model, training
+from saqlib.network.lenet import LeNet
+from saqlib.pipeline.study import Study
+from saqlib.training import steps
 
 WARM_UP, STEPS = 10, 30
 PHASE = "phase: "
@@ -28,7 +30,7 @@ NAMED, UPRIGHT = 0.012, 0.1  # of a step: the narrowest block with a name, and w
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Milliseconds a step: phase to operator to self time."""
+    """Milliseconds per step: phase to operator to self time."""
 
     phases: dict[str, dict[str, float]]
 
@@ -37,9 +39,9 @@ class Breakdown:
         return sum(sum(operators.values()) for operators in self.phases.values())
 
 
-def profile_step(settings: config.Config, layers: str = QUANTIZED) -> Breakdown:
+def profile_step(settings: Study, layers: str = QUANTIZED) -> Breakdown:
     """Profile guided steps with the batch of the experiment."""
-    step = make_step("guided", layers, settings, settings.training.batch_size, steps=1)
+    step = make_step("guided", layers, settings, settings.optimizer.batch_size, steps=1)
     for _ in range(WARM_UP):
         step()
     with named_phases(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
@@ -53,9 +55,9 @@ def profile_step(settings: config.Config, layers: str = QUANTIZED) -> Breakdown:
 def named_phases() -> Iterator[None]:
     """Mark the parts of a guided step for the profiler."""
     parts = {
-        (model.LeNet, "forward"): "forward passes",
-        (training, "logit_gradient"): "map: backward to the images",
-        (training, "mask_least_salient"): "masking",
+        (LeNet, "forward"): "forward passes",
+        (steps, "logit_gradient"): "map: backward to the images",
+        (steps, "mask_least_salient"): "masking",
         (torch.Tensor, "backward"): "backward to the weights",
         (torch.optim.Adam, "step"): "Adam",
     }

@@ -8,21 +8,23 @@ import onnxruntime
 
 from benchmarks.steps import sample_batches
 from benchmarks.timing import Times, interleaved
-from saqlib import config, model, onnx_export
+from saqlib.deployment.onnx import export_explanation, export_onnx
+from saqlib.network.initial import build
+from saqlib.pipeline.study import Study
 
 BATCHES = (1, 128)
 CALLS = {1: 50, 128: 2}  # calls of the runtime a timed call
 REFERENCE = "fp32"
 
 
-def rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
+def rows(settings: Study, rounds: int) -> list[dict[str, str]]:
     """Each precision's prediction against fp32's, and each one's explanation against its own prediction."""
     table = []
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
         for precision in settings.precisions:
-            network = model.build(settings.precisions[precision], network=settings.network, seed=0)
-            for kind, export in (("logits", onnx_export.export_onnx), ("map", onnx_export.export_explanation)):
+            network = build(settings.precisions[precision], shape=settings.shape, seed=0)
+            for kind, export in (("logits", export_onnx), ("map", export_explanation)):
                 path = Path(folder) / f"{precision}.{kind}.onnx"
                 export(network.eval(), path, packed=False)
                 sessions[f"{precision} {kind}"] = session(path)

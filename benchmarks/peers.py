@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from saqlib import config
-from saqlib.model import CLASSES, FLAT, KERNEL, PADDING
+from saqlib.network.lenet import CLASSES, FLAT, KERNEL, PADDING
+from saqlib.network.settings import LAYERS, Precision, Shape
 
 INPUT_BITS = 8
 SETTLING_CALLS = 310  # an activation of Brevitas collects statistics for 300 calls, then its scale is a parameter
@@ -36,14 +36,14 @@ class BrevitasNet(nn.Module):
     network, where the library's example has it behind; it makes the activation four times as cheap.
     """
 
-    def __init__(self, precision: config.Precision, network: config.Network, *, pool_first: bool = False):
+    def __init__(self, precision: Precision, shape: Shape, *, pool_first: bool = False):
         super().__init__()
         from brevitas import nn as layers
         from brevitas.quant import Int8WeightPerChannelFloat, Int32Bias
 
         self.pool_first = pool_first
-        (c1, c2), (d1, d2) = network.channels, network.hidden
-        bits = dict(zip(config.LAYERS, precision.layers, strict=True))
+        (c1, c2), (d1, d2) = shape.channels, shape.hidden
+        bits = dict(zip(LAYERS, precision.layers, strict=True))
 
         def options(name: str) -> dict:
             return {
@@ -75,16 +75,14 @@ class BrevitasNet(nn.Module):
         return self.dense3(x)
 
 
-def brevitas_network(
-    precision: config.Precision, network: config.Network, *, seed: int, favoured: bool = False
-) -> BrevitasNet:
+def brevitas_network(precision: Precision, shape: Shape, *, seed: int, favoured: bool = False) -> BrevitasNet:
     """A network of Brevitas layers whose activations have settled, as they have for most of a training.
 
     favoured: with what our own network does beyond the library's example, pooling first and channels last.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BrevitasNet(precision, network, pool_first=favoured)
+        model = BrevitasNet(precision, shape, pool_first=favoured)
         if favoured:
             model = model.to(memory_format=torch.channels_last)
         model.train()
@@ -111,7 +109,7 @@ def released_step(
 
     Map: captum's Saliency of the log-probability of the label, in evaluation mode, a forward pass of its own. Masking:
     one image after the other. Loss: cross-entropy + KL, two more forward passes. Same arguments and result as
-    saqlib.training.guided_step, but for `rng`, which draws as many numbers as pixels are masked.
+    saqlib.training.steps.guided_step, but for `rng`, which draws as many numbers as pixels are masked.
     """
     model.eval()
     watched = images.detach().clone().requires_grad_()

@@ -6,16 +6,20 @@ import torch
 
 from benchmarks.steps import QUANTIZED, make_step
 from benchmarks.timing import interleaved
-from saqlib import config, data, experiment, model, training
+from saqlib.data.images import load
+from saqlib.network.initial import build
+from saqlib.pipeline.study import Study
+from saqlib.training.loop import Images, train
+from saqlib.workers import processes
 
 BATCH_SIZES = (32, 64, 128, 256, 512)
 IMAGE_COUNTS = (512, 1024, 2048, 4096)
 JOBS = 4  # networks trained at once
 
 
-def batch_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
+def batch_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
     """Time an image of a step, at several batch sizes, in units of the experiment's own batch size."""
-    own = settings.training.batch_size
+    own = settings.optimizer.batch_size
     sizes = sorted({*BATCH_SIZES, own})
     steps = {procedure: f"{procedure} {QUANTIZED}" for procedure in ("standard", "guided")}
     variants = {f"{p} {n}": make_step(p, QUANTIZED, settings, n, steps=1) for p in steps for n in sizes}
@@ -30,7 +34,7 @@ def batch_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
     ]
 
 
-def image_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
+def image_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
     """Time an image of a guided epoch, quantized from the first step, in units of the largest one's."""
 
     def epoch(count: int):
@@ -43,16 +47,16 @@ def image_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
     ]
 
 
-def worker_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
+def worker_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
     """Networks a second with 1, 2, ... worker processes, in units of one; and whether all trained the same ones."""
     jobs = [(settings, seed, IMAGE_COUNTS[-1]) for seed in range(JOBS)]
-    counts = range(1, experiment.workers(JOBS) + 1)
+    counts = range(1, processes(JOBS) + 1)
     seconds: dict[int, list[float]] = {n: [] for n in counts}
     states = {}
     for round_ in range(rounds + 1):
         for n in counts:
             began = time.perf_counter()
-            states[n] = experiment.parallel(train_once, jobs, settings, n)
+            states[n] = settings.engine.map(train_once, jobs, n)
             if round_:  # the first one also starts the workers
                 seconds[n].append(time.perf_counter() - began)
     median = {n: sorted(values)[len(values) // 2] for n, values in seconds.items()}
@@ -66,18 +70,19 @@ def worker_rows(settings: config.Config, rounds: int) -> list[dict[str, str]]:
     ]
 
 
-def train_once(settings: config.Config, seed: int, count: int) -> dict[str, torch.Tensor]:
+def train_once(settings: Study, seed: int, count: int) -> dict[str, torch.Tensor]:
     """Train one guided network for an epoch on `count` images and return its weights."""
-    images, labels = data.load("mnist", "train", sample=True)
+    images, labels = load("mnist", "train", sample=True)
     some = torch.arange(count) % len(images)
-    network = model.build(settings.precisions[QUANTIZED], network=settings.network, seed=seed)
-    training.train(
+    network = build(settings.precisions[QUANTIZED], shape=settings.shape, seed=seed)
+    train(
         network,
-        training.Images(images[some], labels[some], images[:100], labels[:100]),
+        Images(images[some], labels[some], images[:100], labels[:100]),
         seed=seed,
         epochs=1,
         warmup_epochs=0,
-        settings=settings.training,
+        optimizer=settings.optimizer,
+        quantization=settings.quantization,
         guided=settings.guided,
     )
     return network.state_dict()

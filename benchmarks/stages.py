@@ -7,12 +7,12 @@ from pathlib import Path
 from saqlib import paths
 
 RUNS = {"make quick": paths.BUILD / "quick" / "build" / "times", "make reproduce": paths.BUILD / "times"}
-WORK = ("experiment.train_cell(", "scoring.score_cell(", "deployment.report_cell")  # what a stage is there for
+WORK = ("runs = train_cell(", "scores = score_cell(", "engine.map(report_cell")  # what a stage is there for
 ALONE = ('if output != "."',)  # does nothing in the pipeline
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """A row a stage, from what its runs left in build/times/: the seconds of all of them, and where they went."""
+    """One row per stage, from what its runs left in build/times/: the seconds of all of them, and where they went."""
     stages: dict[str, list[dict[str, float]]] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
         stages[path.stem.partition("-")[0]].append(_parts(json.loads(path.read_text())))

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from benchmarks import arithmetic, peers
 from benchmarks.timing import Times, interleaved, ratio
-from saqlib import config, data, model, training
+from saqlib.data.images import as_input, load
+from saqlib.network.initial import build
+from saqlib.pipeline.study import Study
+from saqlib.training.steps import guided_step, make_optimizer, standard_step
 
 STEPS = 4  # training steps a timed call
 BATCHES = 8  # different batches, taken in turn
@@ -48,13 +51,13 @@ PARTS = (
 
 def sample_batches(size: int, count: int = BATCHES) -> list[tuple[Tensor, Tensor]]:
     """Batches of the committed sample, as a network takes them; any images serve to time a step."""
-    images, labels = data.load("mnist", "train", sample=True)
+    images, labels = load("mnist", "train", sample=True)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).repeat(1 + size * count // 1000)
-    return [(training.as_input(images[some]), labels[some]) for some in order.split(size)[:count]]
+    return [(as_input(images[some]), labels[some]) for some in order.split(size)[:count]]
 
 
 def make_step(
-    procedure: str, layers: str, settings: config.Config, size: int, steps: int = STEPS
+    procedure: str, layers: str, settings: Study, size: int, steps: int = STEPS
 ) -> Callable[[], None]:
     """`steps` training steps of one variant as a call without arguments.
 
@@ -62,13 +65,13 @@ def make_step(
     Brevitas at the bits of w4a4. size: images a batch.
     """
     network = make_network(layers, settings)
-    optimizer = training.make_optimizer(network, settings.training)
+    optimizer = make_optimizer(network, settings.optimizer, settings.quantization)
     if procedure == "standard":
-        step = training.standard_step
+        step = standard_step
     elif procedure == "guided":
         guided = settings.guided
         step = functools.partial(
-            training.guided_step,
+            guided_step,
             generator=torch.Generator().manual_seed(0),
             fraction=guided.fraction,
             weight=guided.weight,
@@ -85,12 +88,12 @@ def make_step(
     return run
 
 
-def make_network(layers: str, settings: config.Config) -> torch.nn.Module:
+def make_network(layers: str, settings: Study) -> torch.nn.Module:
     """A network in training mode; layers as for make_step."""
     if layers in ("brevitas", "favoured"):
         precision, favoured = settings.precisions[QUANTIZED], layers == "favoured"
-        return peers.brevitas_network(precision, settings.network, seed=0, favoured=favoured)
-    return model.build(settings.precisions[layers], network=settings.network, seed=0).train()
+        return peers.brevitas_network(precision, settings.shape, seed=0, favoured=favoured)
+    return build(settings.precisions[layers], shape=settings.shape, seed=0).train()
 
 
 def available(comparisons: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
@@ -100,10 +103,10 @@ def available(comparisons: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
     return tuple(c for c in comparisons if not {"brevitas", "favoured"} & {c.slow.split()[1], c.fast.split()[1]})
 
 
-def measure(comparisons: tuple[Comparison, ...], settings: config.Config, rounds: int) -> Times:
+def measure(comparisons: tuple[Comparison, ...], settings: Study, rounds: int) -> Times:
     """Time every variant that the comparisons name, and a matrix product, all interleaved."""
     names = dict.fromkeys(name for c in comparisons for name in (c.slow, c.fast))
-    size = settings.training.batch_size
+    size = settings.optimizer.batch_size
     variants = {name: make_step(*name.split(), settings, size) for name in names}
     return interleaved(variants | {PRODUCT: arithmetic.matrix_product()[0]}, rounds)
 
@@ -128,13 +131,13 @@ def comparison_rows(comparisons: tuple[Comparison, ...], times: Times) -> list[d
     return rows
 
 
-def rate_rows(times: Times, settings: config.Config) -> list[dict[str, str]]:
+def rate_rows(times: Times, settings: Study) -> list[dict[str, str]]:
     """Multiply-accumulates a second of our steps, as a share of a large matrix product's."""
     product = arithmetic.matrix_product()[1] / np.median(times.processor[PRODUCT])
-    size = settings.training.batch_size
+    size = settings.optimizer.batch_size
     count = {
-        "standard": arithmetic.standard_macs(settings.network, size),
-        "guided": arithmetic.guided_macs(settings.network, size),
+        "standard": arithmetic.standard_macs(settings.shape, size),
+        "guided": arithmetic.guided_macs(settings.shape, size),
     }
     rows = []
     for name in times.processor:

@@ -1,1 +1,34 @@
-"""The library behind the notebooks: saliency-guided training of quantized networks, and the clarity of their maps."""
+"""The library behind the notebooks: saliency-guided training of quantized networks, and the clarity of their maps.
+
+The layers, the training step, the maps and their scores are for any network of images to logits, such as yours:
+
+    import torch
+    from torch import nn
+
+    from saqlib.clarity import gini, symmetric_relevance_gain
+    from saqlib.network import PACT, QuantConv2d, QuantLinear, calibrate
+    from saqlib.saliency import input_gradient
+    from saqlib.training import guided_step
+
+    # Three channels, 20 x 24 pixels, five classes; 4-bit weights and activations.
+    model = nn.Sequential(
+        QuantConv2d(3, 8, 5, stride=2, bits=4), PACT(4), nn.Flatten(), QuantLinear(8 * 8 * 10, 5, bits=4)
+    )
+    images, labels = torch.rand(64, 3, 20, 24), torch.randint(5, (64,))  # yours: float in [0, 1], and their classes
+
+    calibrate(model, images)  # sets the clip of every PACT
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.004)
+    generator = torch.Generator().manual_seed(0)  # of the noise that hides the least salient pixels
+    for _ in range(20):
+        loss = guided_step(model, optimizer, images, labels, generator=generator)
+
+    model.eval()
+    predicted = model(images).argmax(1)
+    maps = input_gradient(model, images, predicted)  # (64, 20, 24), signed
+    print("Gini index, 0 to 1:", gini(maps).mean().item())
+    gain = symmetric_relevance_gain(model, images, predicted, maps, steps=14)
+    print("relevance gain, -1 to 1:", gain.mean().item())
+
+The network of the study, `saqlib.network.build`, and its files for devices, `saqlib.deployment`, are for 28 x 28 pixels
+of one channel.
+"""

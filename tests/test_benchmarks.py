@@ -12,9 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import arithmetic, breakdown, peers, stages, steps, timing
 from benchmarks.__main__ import as_table
-from saqlib import config, model, training
-from saqlib.quantization import quantize_weight
-from saqlib.saliency import least_salient
+from saqlib.network.initial import build
+from saqlib.network.lenet import LeNet
+from saqlib.network.quantization import quantize_weight
+from saqlib.network.settings import LAYERS
+from saqlib.pipeline import study
+from saqlib.pipeline.study import Study
+from saqlib.saliency.masking import least_salient
+from saqlib.training import steps as training
+from saqlib.training.steps import guided_step, make_optimizer, standard_step
 
 SIZE = 16
 BREVITAS = pytest.mark.skipif(
@@ -23,9 +29,9 @@ BREVITAS = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def settings() -> config.Config:
+def settings() -> Study:
     """The experiment's own numbers."""
-    return config.load()
+    return study.load()
 
 
 @pytest.fixture
@@ -46,11 +52,11 @@ class Recorder(nn.Module):
         return self.network(images)
 
 
-def _trained_a_little(settings: config.Config) -> model.LeNet:
-    network = model.build("fp32", seed=0)
-    optimizer = training.make_optimizer(network, settings.training)
+def _trained_a_little(settings: Study) -> LeNet:
+    network = build("fp32", seed=0)
+    optimizer = make_optimizer(network, settings.optimizer, settings.quantization)
     for images, labels in steps.sample_batches(64, 10):
-        training.standard_step(network, optimizer, images, labels)
+        standard_step(network, optimizer, images, labels)
     return network
 
 
@@ -62,12 +68,12 @@ def test_released_step_takes_our_step_on_the_same_masked_images(settings, batch,
     images, labels = batch
     ours, theirs = _trained_a_little(settings), _trained_a_little(settings)
     recorder = Recorder(theirs)
-    optimizer = training.make_optimizer(recorder, settings.training)
+    optimizer = make_optimizer(recorder, settings.optimizer)
     expected = peers.released_step(recorder, optimizer, images, labels, rng=np.random.default_rng(0))
     masked = recorder.seen[-1]
     monkeypatch.setattr(training, "mask_least_salient", lambda *arguments, **options: masked)
-    optimizer = training.make_optimizer(ours, settings.training)
-    loss = training.guided_step(ours, optimizer, images, labels, generator=torch.Generator())
+    optimizer = make_optimizer(ours, settings.optimizer)
+    loss = guided_step(ours, optimizer, images, labels, generator=torch.Generator())
     cross_entropy = F.cross_entropy(_trained_a_little(settings)(images), labels)
     assert loss > cross_entropy.item() + 1e-3  # the divergence takes part
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
@@ -77,10 +83,10 @@ def test_released_step_takes_our_step_on_the_same_masked_images(settings, batch,
 
 def test_released_step_makes_three_forward_passes(settings, batch):
     """One for the map, in evaluation mode, then clean and masked images in training mode."""
-    network = model.build("fp32", seed=0)
+    network = build("fp32", seed=0)
     modes = []
     network.register_forward_hook(lambda module, *_: modes.append(module.training))
-    optimizer = training.make_optimizer(network, settings.training)
+    optimizer = make_optimizer(network, settings.optimizer, settings.quantization)
     peers.released_step(network, optimizer, *batch, rng=np.random.default_rng(0))
     assert modes == [False, True, True]
 
@@ -104,7 +110,7 @@ def test_released_map_is_the_gradient_of_the_log_probability(settings, batch):
     """The pixels masked are those with the most negative gradient of log p of the label."""
     images, labels = batch
     recorder = Recorder(_trained_a_little(settings))
-    optimizer = training.make_optimizer(recorder, settings.training)
+    optimizer = make_optimizer(recorder, settings.optimizer)
     watched = images.clone().requires_grad_()
     chosen = F.log_softmax(recorder.network(watched), 1).gather(1, labels[:, None]).sum()
     gradient = torch.autograd.grad(chosen, watched)[0].flatten(1)
@@ -122,9 +128,9 @@ def test_released_map_is_the_gradient_of_the_log_probability(settings, batch):
 @BREVITAS
 def test_brevitas_network_has_our_shapes(settings):
     """Layer by layer, weights and biases have the shapes of our network's."""
-    ours = model.build("w4a4")
-    theirs = peers.BrevitasNet(settings.precisions["w4a4"], settings.network)
-    for name in config.LAYERS:
+    ours = build("w4a4")
+    theirs = peers.BrevitasNet(settings.precisions["w4a4"], settings.shape)
+    for name in LAYERS:
         mine, reference = getattr(ours, name), getattr(theirs, name)
         assert mine.weight.shape == reference.weight.shape
         assert mine.bias.shape == reference.bias.shape
@@ -134,9 +140,9 @@ def test_brevitas_network_has_our_shapes(settings):
 @pytest.mark.parametrize("precision", ["w4a4", "mixed", "w2a2"])
 def test_brevitas_network_has_our_bits(settings, precision):
     """Weights have the bits of the precision, a scale per channel and our lattice's levels; so have activations."""
-    bits = dict(zip(config.LAYERS, settings.precisions[precision].layers, strict=True))
-    network = peers.brevitas_network(settings.precisions[precision], settings.network, seed=0)
-    for name in config.LAYERS:
+    bits = dict(zip(LAYERS, settings.precisions[precision].layers, strict=True))
+    network = peers.brevitas_network(settings.precisions[precision], settings.shape, seed=0)
+    for name in LAYERS:
         layer = getattr(network, name)
         quantized = layer.quant_weight()
         assert quantized.bit_width.item() == bits[name].weight
@@ -145,7 +151,7 @@ def test_brevitas_network_has_our_bits(settings, precision):
         assert codes.abs().max() <= 2 ** (bits[name].weight - 1) - 1
         reference, _ = quantize_weight(layer.weight.detach(), bits[name].weight)
         assert codes.shape == reference.shape
-    for activation, name in zip((network.act1, network.act2, network.act3, network.act4), config.LAYERS, strict=False):
+    for activation, name in zip((network.act1, network.act2, network.act3, network.act4), LAYERS, strict=False):
         output = activation(torch.randn(64, 64))
         assert output.bit_width.item() == bits[name].activation
         assert not output.signed
@@ -155,7 +161,7 @@ def test_brevitas_network_has_our_bits(settings, precision):
 @BREVITAS
 def test_brevitas_network_has_settled(settings):
     """Its activation scales are parameters by now: an input three times as large does not change them."""
-    network = peers.brevitas_network(settings.precisions["w4a4"], settings.network, seed=0)
+    network = peers.brevitas_network(settings.precisions["w4a4"], settings.shape, seed=0)
     x = torch.rand(16, 16)
     for activation in (network.input, network.act1, network.act2, network.act3, network.act4):
         assert torch.equal(activation(x).scale, activation(3 * x).scale)
@@ -166,8 +172,8 @@ def test_brevitas_network_has_settled(settings):
 def test_brevitas_network_learns(settings, layers):
     """A few steps lower the loss, so what is timed is a network that trains."""
     network = steps.make_network(layers, settings)
-    optimizer = training.make_optimizer(network, settings.training)
-    losses = [training.standard_step(network, optimizer, *some).item() for some in steps.sample_batches(64, 60)]
+    optimizer = make_optimizer(network, settings.optimizer, settings.quantization)
+    losses = [standard_step(network, optimizer, *some).item() for some in steps.sample_batches(64, 60)]
     assert losses[0] == pytest.approx(math.log(10), abs=0.3)
     assert np.mean(losses[-4:]) < 0.8 * losses[0]
 
@@ -178,7 +184,7 @@ def test_brevitas_network_learns(settings, layers):
 @pytest.mark.parametrize("procedure", ["standard", "guided"])
 def test_macs_are_those_that_pytorch_counts(settings, procedure):
     """Counted by hand from shapes; counted by PyTorch from the operators it runs, in a network of plain layers."""
-    network, batch = settings.network, 3
+    network, batch = settings.shape, 3
     (c1, c2), (d1, d2) = network.channels, network.hidden
     plain = nn.Sequential(
         *(nn.Conv2d(1, c1, 5, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(c1, c2, 5), nn.MaxPool2d(2), nn.ReLU()),
@@ -252,7 +258,7 @@ def test_time_of_a_stage_is_split_into_work_and_the_rest(tmp_path):
     cells = [
         ["import torch", 2.0],
         ['if output != ".":\n    experiment.train_cell(cell)', 0.5],
-        ["runs = experiment.train_cell(cell, settings)", 60.0],
+        ["runs = train_cell(cell, recipe)", 60.0],
         ["plt.show()", 1.5],
     ]
     for cell in ("a", "b"):

@@ -1,7 +1,14 @@
-"""Tests of the environment's own files: what is declared, what is locked, and who installs from the lock."""
+"""Tests of the environment's own files: what is declared, used and locked, and who installs from the locks."""
 
+import ast
+import functools
+import importlib.util
+import json
 import re
+import sys
 import tomllib
+from importlib import metadata
+from types import ModuleType
 
 import pytest
 import yaml
@@ -9,77 +16,265 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from saqlib.paths import ROOT
+from saqlib.store import NUMERICS
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "requirements.lock").read_text()
+CONFIGURED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIGURED["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCKS = {path.stem: path.read_text() for path in sorted((ROOT / "locks").glob("*.lock"))}
 PINS = {
-    canonicalize_name(pin.name): pin
-    for pin in map(Requirement, re.findall(r"^[^#\n].*$", LOCK, flags=re.MULTILINE))
+    lock: {
+        canonicalize_name(pin.name): pin
+        for pin in map(Requirement, re.findall(r"^[^#\n].*$", text, flags=re.MULTILINE))
+    }
+    for lock, text in LOCKS.items()
 }
+ALL_PINS = {name: pin for pins in PINS.values() for name, pin in pins.items()}
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
 MACOS = {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
 
 
+def names(requirements: list[str]) -> set[str]:
+    """Canonical names of requirements as pyproject.toml writes them."""
+    return {canonicalize_name(Requirement(text).name) for text in requirements}
+
+
 def asked_for(platform: dict[str, str]) -> set[str]:
-    """Names that the lock installs on a platform."""
-    return {name for name, pin in PINS.items() if pin.marker is None or pin.marker.evaluate(platform)}
+    """Names that the locks install on a platform."""
+    return {name for name, pin in ALL_PINS.items() if pin.marker is None or pin.marker.evaluate(platform)}
 
 
-@pytest.mark.parametrize("declared", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-def test_lock_holds_what_is_declared(declared):
-    """Each dependency of pyproject.toml is in the lock, on both platforms, at a version that it admits."""
+@functools.cache
+def lock_script() -> ModuleType:
+    """The module .ci/lock.py, which lies in no package."""
+    spec = importlib.util.spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -------------------------------------------------------------------------------------------------------- the locks
+
+
+def test_there_are_three_locks():
+    """numerics, report and tools, and .ci/lock.py writes these and no others."""
+    assert set(LOCKS) == set(lock_script().WHAT) == {"numerics", "report", "tools"}
+
+
+@pytest.mark.parametrize("declared", PROJECT["dependencies"] + EXTRAS["test"])
+def test_locks_hold_what_is_declared(declared):
+    """Each dependency of pyproject.toml is in the locks, on both platforms, at a version that it admits."""
     requirement = Requirement(declared)
     name = canonicalize_name(requirement.name)
-    (pin,) = PINS[name].specifier
+    (pin,) = ALL_PINS[name].specifier
     assert requirement.specifier.contains(pin.version)
     assert name in asked_for(LINUX) & asked_for(MACOS)
 
 
-def test_lock_pins_one_exact_version_of_each():
-    """Each line is one package at one exact version, so that two set-ups get the same."""
-    assert len(PINS) == len(LOCK.strip().splitlines()) - 1, "one line of comment, else one package a line"
-    for pin in PINS.values():
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_one_exact_version_of_each(lock):
+    """Each line is one package at one exact version, so that two set-ups get the same; the lines are sorted."""
+    assert len(PINS[lock]) == len(LOCKS[lock].strip().splitlines()) - 1, "one line of comment, then one per package"
+    for pin in PINS[lock].values():
         assert [specifier.operator for specifier in pin.specifier] == ["=="], pin
+    assert list(PINS[lock]) == sorted(PINS[lock])
+
+
+def test_each_package_is_in_exactly_one_lock():
+    """Two pins of one package could disagree."""
+    assert len(ALL_PINS) == sum(len(pins) for pins in PINS.values())
+
+
+def test_numerics_are_one_list():
+    """The packages whose release changes a key of the store are those whose release changes numerics.lock."""
+    assert lock_script().NUMERICS == NUMERICS
+    assert {canonicalize_name(name) for name in NUMERICS} <= set(PINS["numerics"])
+    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in NUMERICS}
+
+
+def test_report_holds_what_decides_tables_figures_and_paper():
+    """Each package named for the report is in report.lock, but where the numbers need it already."""
+    script = lock_script()
+    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in script.REPORT}
+    assert {canonicalize_name(name) for name in script.REPORT} <= set(PINS["report"]) | set(PINS["numerics"])
+    assert not {*script.REPORT} & {*script.NUMERICS}
+
+
+def test_no_test_runner_is_among_the_numerics():
+    """A new pytest, ruff or JupyterLab retrains and redraws nothing."""
+    assert {"pytest", "hypothesis", "ruff", "jupyterlab", "dvc", "papermill", "joblib", "tqdm"} <= set(PINS["tools"])
+
+
+@pytest.mark.parametrize("lock", ["numerics", "report"])
+def test_a_lock_holds_what_its_packages_need(lock):
+    """Whatever an installed package of a lock asks for is pinned there, or among the numerics: nothing is missed."""
+    there = set(PINS[lock]) | set(PINS["numerics"])
+    for name in PINS[lock].keys() - names(list(lock_script().NOT_FOLLOWED)):
+        for needed in map(Requirement, _needs(name)):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in there, f"{name} needs {needed}"
+
+
+def _needs(name: str) -> list[str]:
+    """What an installed package asks for; nothing for one that this platform does not have."""
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def test_lock_script_divides_packages_by_who_needs_them(monkeypatch):
+    """Numerics with all they need, on any platform; of the rest what the report needs; the others are tools."""
+    script = lock_script()
+    monkeypatch.setattr(script, "NUMERICS", ("torch", "ml_dtypes", "captum"))
+    monkeypatch.setattr(script, "REPORT", ("pandas",))
+    packages = {
+        "torch": {"requires_dist": ["sympy", "jinja2[i18n]", 'cuda ; sys_platform == "linux"', 'x ; extra == "opt"']},
+        "jinja2": {"requires_dist": ["markupsafe", 'babel ; extra == "i18n"']},
+        "ml-dtypes": {},
+        "captum": {"requires_dist": ["torch", "tqdm"]},
+        "pandas": {"requires_dist": ["sympy", "six"]},
+        "pytest": {"requires_dist": ["pluggy", "six"]},
+        **{name: {} for name in ("sympy", "cuda", "x", "markupsafe", "babel", "six", "tqdm", "pluggy")},
+    }
+    assert script.shares(set(packages), packages) == {
+        "numerics": {"torch", "sympy", "jinja2", "cuda", "markupsafe", "babel", "ml-dtypes", "captum"},
+        "report": {"pandas", "six"},
+        "tools": {"x", "tqdm", "pytest", "pluggy"},
+    }
 
 
 def test_only_linux_is_asked_for_cuda():
-    """CUDA's packages and triton are in the lock, and only for Linux."""
-    cuda = {name for name in PINS if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
+    """CUDA's packages and triton are in numerics.lock, and only for Linux."""
+    cuda = {name for name in ALL_PINS if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
     assert len(cuda) > 10 and "nvidia-cublas" in cuda
     assert cuda <= asked_for(LINUX) and not cuda & asked_for(MACOS)
+    assert cuda <= set(PINS["numerics"])
 
 
 def test_macos_gets_what_only_macos_needs():
-    """The kernel's helper for macOS is in the lock, and only for macOS; torch is the same pin on both."""
+    """The kernel's helper for macOS is in the locks, and only for macOS; torch is the same pin on both."""
     assert asked_for(MACOS) - asked_for(LINUX) == {"appnope"}
-    assert str(PINS["torch"]) == "torch==2.14.1" and str(PINS["torchvision"]) == "torchvision==0.29.1"
+    assert str(ALL_PINS["torch"]) == "torch==2.14.1" and str(ALL_PINS["torchvision"]) == "torchvision==0.29.1"
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "environment.yml", "pyproject.toml", "Makefile"])
+@pytest.mark.parametrize(
+    "name", [*(f"locks/{lock}.lock" for lock in LOCKS), "environment.yml", "pyproject.toml", "Makefile"]
+)
 def test_no_registry_is_named(name):
     """Where packages come from is the installing machine's own setting: no address, no index option."""
     text = (ROOT / name).read_text()
     assert not re.search(r"[a-z]://|--[a-z-]*(index|links|host)", text)
 
 
-def test_conda_installs_from_the_lock():
-    """environment.yml takes the lock and the package itself, and pins nothing on its own but Python."""
+# ------------------------------------------------------------------------------------------------ declared and used
+
+# What a folder may import: the library needs what everybody installs (and Ray, where somebody asks for it).
+DECLARED = {
+    "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"]),
+    "notebooks": names(PROJECT["dependencies"]),
+    "tests": names(PROJECT["dependencies"] + EXTRAS["test"]),
+    "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"]),
+    ".ci": names(PROJECT["dependencies"] + EXTRAS["test"]),
+}
+OWN = {"saqlib", "tests", "benchmarks"}
+# What nobody imports: where it is used, and by which words. pytest-xdist is for `make test PYTEST_OPTIONS="-n 2"`.
+USED_OTHERWISE = {
+    "ipykernel": ("saqlib/pipeline/forms.py", "(ipykernel)"),  # the kernel of every notebook
+    "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
+    "jinja2": ("saqlib/report/tables.py", ".to_latex("),  # which pandas fills in by it
+    "jupyterlab": ("Makefile", "-m jupyterlab"),
+    "nbval": ("Makefile", "-m pytest --nbval"),
+    "pytest-xdist": ("Makefile", "$(PYTEST_OPTIONS)"),
+    "ruff": ("Makefile", "-m ruff"),
+}
+
+
+def codes(folder: str) -> list[str]:
+    """Every piece of Python in a folder: its modules, and the code cells of its notebooks."""
+    found = [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
+    for path in (ROOT / folder).rglob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return found
+
+
+@functools.cache
+def imported(folder: str) -> frozenset[str]:
+    """Top-level names that a folder imports, also inside functions, but for Python's own and ours."""
+    found = set()
+    for node in (node for code in codes(folder) for node in ast.walk(ast.parse(code))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return frozenset(found - sys.stdlib_module_names - OWN)
+
+
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    """The installed packages that an imported name comes from; reading them all takes a second or two."""
+    return dict(metadata.packages_distributions())
+
+
+def packages_of(name: str) -> set[str]:
+    """The packages that an imported name may come from; one that is not installed is taken to be called like it."""
+    return {canonicalize_name(package) for package in distributions().get(name, [name])}
+
+
+@pytest.mark.parametrize("folder", DECLARED)
+def test_what_is_imported_is_declared(folder):
+    """Whoever installs what pyproject.toml declares can run it; nothing is there by luck, as somebody else's need."""
+    assert imported(folder)
+    for name in imported(folder):
+        assert packages_of(name) & DECLARED[folder], f"{folder} imports {name}, which is not declared for it"
+
+
+@pytest.mark.parametrize("package", sorted(names(PROJECT["dependencies"] + [r for e in EXTRAS.values() for r in e])))
+def test_what_is_declared_is_used(package):
+    """It is imported somewhere, or used in the way that is told here, and not told here if it is imported."""
+    imports = any(package in packages_of(name) for folder in DECLARED for name in imported(folder))
+    assert imports != (package in USED_OTHERWISE)
+    if not imports:
+        file, words = USED_OTHERWISE[package]
+        assert words in (ROOT / file).read_text()
+
+
+# ----------------------------------------------------------------------------------------- who installs and who runs
+
+
+def test_conda_installs_from_the_locks():
+    """environment.yml takes the locks and the package itself, and pins nothing on its own but Python."""
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert dependencies == ["python=3.11", "pip", {"pip": ["-r requirements.lock", "-e ."]}]
+    assert dependencies == ["python=3.11", "pip", {"pip": [*(f"-r locks/{lock}.lock" for lock in LOCKS), "-e ."]}]
+
+
+def test_make_installs_from_the_locks():
+    """Every lock is installed, and a change of any of them, or of pyproject.toml, sets .venv up anew."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"\nLOCKS := {' '.join(f'locks/{lock}.lock' for lock in LOCKS)}\n" in makefile
+    assert "\n.venv/.stamp: $(LOCKS) pyproject.toml\n" in makefile
+    assert "$(INSTALL) $(addprefix --requirement ,$(LOCKS))" in makefile
 
 
 def test_python_versions_agree():
-    """pyproject.toml, environment.yml, the lock, ruff and the workflow speak of the same Python."""
-    configured = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    """pyproject.toml, environment.yml, the locks, ruff and the workflow speak of the same Python."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     steps = workflow["jobs"]["test"]["steps"]
-    (version,) = [
-        step["with"]["python-version"] for step in steps if "python-version" in step.get("with", {})
-    ]
-    assert version == "3.11"
+    (version,) = [step["with"]["python-version"] for step in steps if "python-version" in step.get("with", {})]
+    assert version == lock_script().PYTHON == "3.11"
     assert PROJECT["requires-python"] == ">=3.11"
-    assert configured["tool"]["ruff"]["target-version"] == "py311"
-    assert "on Python 3.11." in LOCK.splitlines()[0]
+    assert CONFIGURED["tool"]["ruff"]["target-version"] == "py311"
+    for text in LOCKS.values():
+        assert re.search(r"\bon Python 3\.11\b", text.splitlines()[0])
+
+
+def test_workflow_caches_by_the_locks():
+    """A changed lock is a new cache of packages."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = workflow["jobs"]["test"]["steps"]
+    (pattern,) = [step["with"]["cache-dependency-path"] for step in steps if "cache" in step.get("with", {})]
+    assert {path.stem for path in ROOT.glob(pattern)} == set(LOCKS)
 
 
 def test_every_recipe_calls_the_environment_by_relative_path():
@@ -88,12 +283,16 @@ def test_every_recipe_calls_the_environment_by_relative_path():
     assert re.search(r"^VENV := \.venv/bin/python$", makefile, flags=re.MULTILINE)
     commands = re.findall(r"^\t@?(\S+)", makefile, flags=re.MULTILINE)
     assert re.search(r"^INSTALL := \$\(VENV\) -m pip install\b", makefile, flags=re.MULTILINE)
-    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find"}
+    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find", "if"}
 
 
 def test_ci_runs_the_tests_and_the_quick_run():
-    """.ci/run is executable and calls make check, make test, make quick; the workflow calls .ci/run."""
+    """.ci/run calls make check, make test and make quick, and fails with the last two; the workflow calls .ci/run."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert re.findall(r"^make (\w+)", script.read_text(), flags=re.MULTILINE) == ["check", "test", "quick"]
+    text = script.read_text()
+    assert re.findall(r"^make (\w+)", text, flags=re.MULTILINE) == ["check", "test", "quick"]
+    assert "\nset -euo pipefail\n" in text, "a failed test fails the whole, also in front of a pipe"
+    forgiven = re.findall(r"^make (\w+).*(?:\|\||;)", text, flags=re.MULTILINE)
+    assert set(forgiven) <= {"check"}
     assert "run: .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()

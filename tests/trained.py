@@ -5,9 +5,15 @@ from functools import cache
 
 import numpy as np
 import torch
-import yaml
 
-from saqlib import config, data, model, paths, quantization, training
+from saqlib import params
+from saqlib.data import images as data
+from saqlib.grid import Cell
+from saqlib.network import quantization
+from saqlib.network.initial import build
+from saqlib.network.lenet import LeNet
+from saqlib.pipeline import study
+from saqlib.training import loop
 
 PRECISIONS = ("fp32", "w4a4", "mixed", "w2a2")
 QUANTIZED = PRECISIONS[1:]
@@ -22,25 +28,28 @@ def sample(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 @cache
 def inputs() -> torch.Tensor:
     """The sample's 300 test images as a network takes them."""
-    return training.as_input(sample("test")[0])
+    return data.as_input(sample("test")[0])
 
 
 @cache
-def network(precision: str, edges: str = "w8") -> model.LeNet:
+def network(precision: str, edges: str = "w8") -> LeNet:
     """A trained network of a precision, in evaluation mode. It is shared: copy it before you change it."""
-    settings = config.from_dict(yaml.safe_load(paths.PARAMS.read_text()) | {"edges": edges})
-    trained = model.build(settings.precisions[precision], network=settings.network, seed=0)
-    images = training.Images(*sample("train"), *sample("validation"))
-    training.train(trained, images, seed=0, epochs=5, warmup_epochs=2, settings=settings.training)
+    raw = params.read()
+    raw["quantization"]["edges"] = edges
+    recipe = study.from_dict(raw).recipe(Cell("mnist", precision, "standard"))
+    trained = build(recipe.precision, shape=recipe.shape, seed=0)
+    images = loop.Images(*sample("train"), *sample("validation"))
+    loop.train(
+        trained, images, seed=0, epochs=5, warmup_epochs=2, optimizer=recipe.optimizer, quantization=recipe.quantization
+    )
     return trained
 
 
-def network_with_ties(precision: str) -> model.LeNet:
+def network_with_ties(precision: str) -> LeNet:
     """A network whose scales are powers of two, so that many values lie exactly between two codes."""
     tied = copy.deepcopy(network(precision))
-    layers = (tied.conv1, tied.conv2, tied.dense1, tied.dense2, tied.dense3)
     with torch.no_grad():
-        for layer in layers:
+        for _, layer, *_ in tied.blocks():
             unit = 255 if layer is tied.conv1 else 1  # undoes the scale of the input, 1 / 255
             layer.weight_scale.copy_((layer.weight_scale / unit).log2().round().exp2() * unit)
         for activation in quantization.pact_layers(tied).values():
@@ -48,7 +57,7 @@ def network_with_ties(precision: str) -> model.LeNet:
     return tied
 
 
-def behaviour(trained: model.LeNet, images: torch.Tensor) -> dict[str, np.ndarray]:
+def behaviour(trained: LeNet, images: torch.Tensor) -> dict[str, np.ndarray]:
     """What leaves each layer of the network: codes behind the activations, channels last, and the logits."""
     leaving = {}
 

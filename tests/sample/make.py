@@ -1,6 +1,6 @@
 """Write the sample from the verified files in data/.
 
-1,200 train and 300 test images a dataset: the first ones of each class in the order of the files, the classes
+1,200 train and 300 test images of each dataset: the first ones of each class in the order of the files, the classes
 taken in turn, so that the last twelfth (the validation split) is balanced, too.
 """
 
@@ -8,7 +8,9 @@ import gzip
 
 import numpy as np
 
-from saqlib import data, paths, sources
+from saqlib import download, paths
+from saqlib.data.images import verify
+from saqlib.datasets import DATASETS, FILES
 
 PER_CLASS = {"train": 120, "t10k": 30}
 
@@ -19,17 +21,17 @@ def interleaved(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def main() -> None:
-    for dataset in data.DATASETS:
-        data.verify(dataset)
+    for dataset in DATASETS:
+        verify(dataset)
         folder = paths.SAMPLE / dataset
         folder.mkdir(parents=True, exist_ok=True)
         for part, count in PER_CLASS.items():
-            names = [name for name in sources.FILES if name.startswith(part)]
+            names = [name for name in FILES if name.startswith(part)]
             images, labels = (np.fromfile(paths.DATA / dataset / name, np.uint8) for name in names)
             images, labels = images[16:].reshape(-1, 28, 28), labels[8:]
             chosen = interleaved(labels, count)
             for name, array in zip(names, (images, labels), strict=True):
-                content = gzip.compress(sources.idx_bytes(array[chosen]), 9, mtime=0)
+                content = gzip.compress(download.idx_bytes(array[chosen]), 9, mtime=0)
                 (folder / f"{name}.gz").write_bytes(content)
 
 

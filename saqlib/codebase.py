@@ -1,0 +1,110 @@
+"""The library's own code: which modules a piece of it imports, and what of its text can change a number.
+
+A room is a folder of saqlib, or a single file of the ground. Within saqlib a module names the modules that it imports;
+the public face of a room (`from saqlib.network import PACT`) stands for the whole room.
+"""
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from saqlib import paths
+
+# Where and how fast, never what comes out: no key and no stage depends on these. (What data hold, is in every key and
+# every stage by itself.) A test draws the imports, so nothing else can be left out.
+INFRASTRUCTURE = ("codebase", "datasets", "download", "errors", "files", "paths", "pipeline", "store", "workers")
+# What only makes values: a key holds the values themselves, so a better message here computes nothing anew.
+VALUES = ("params", "grid", "settings")
+
+
+def root() -> Path:
+    """The folder of the library."""
+    return paths.ROOT / "saqlib"
+
+
+def modules() -> list[str]:
+    """Every module below saqlib, such as `words` and `network.lenet`, without the faces of rooms."""
+    found = [path.relative_to(root()).with_suffix("") for path in sorted(root().rglob("*.py"))]
+    return [".".join(path.parts) for path in found if path.name != "__init__"]
+
+
+def room(module: str) -> str:
+    """`network` of `network.lenet`; a file of the ground is a room of its own."""
+    return module.split(".")[0]
+
+
+def file_of(module: str) -> Path:
+    """The file of a module."""
+    return root().joinpath(*module.split(".")).with_suffix(".py")
+
+
+def imported(code: str) -> set[str]:
+    """The modules of saqlib that a piece of code imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "saqlib":
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "saqlib"}
+    return {module for name in found for module in _resolved(name)}
+
+
+def _resolved(name: str) -> list[str]:
+    """The modules behind `saqlib.words`, `saqlib.network.lenet.LeNet`, or a name of a face, `saqlib.network.PACT`."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if file_of(module).is_file():
+            return [module]
+        if (root().joinpath(*parts[:end]) / "__init__.py").is_file():
+            return [each for each in modules() if each.startswith(f"{module}.")]
+    return []
+
+
+def needed(start: Iterable[str]) -> list[str]:
+    """These modules and all that they import in their turn, sorted, but for infrastructure."""
+    found, queue = set(), set(start)
+    while queue:
+        module = queue.pop()
+        if room(module) not in INFRASTRUCTURE:
+            found.add(module)
+            queue |= imported(file_of(module).read_text(encoding="utf-8")) - found
+    return sorted(found)
+
+
+def decisive(code: str) -> str:
+    """What of some code can change a number: parsed, without comments, docstrings and layout."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
+                node.body[:1] = [] if len(node.body) > 1 or isinstance(node, ast.Module) else [ast.Pass()]
+    return ast.unparse(tree) + "\n"
+
+
+def room_text(name: str) -> str:
+    """All decisive code of a room in one text, with other files (a style sheet) as they are."""
+    folder = root() / name
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [file_of(name)]
+    return "".join(f"# {path.relative_to(root()).as_posix()}\n{_text(path)}" for path in files if _counts(path))
+
+
+def _counts(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.startswith(".") and path.name != "__init__.py"
+
+
+def _text(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    return decisive(text) if path.suffix == ".py" else text
+
+
+@cache
+def _digestible(module: str, folder: Path) -> str:
+    return decisive(file_of(module).read_text(encoding="utf-8"))
+
+
+def texts(module: str) -> dict[str, str]:
+    """The decisive code of a module and of all that it imports, but for VALUES, by module: what a key is made of."""
+    return {each: _digestible(each, root()) for each in needed([module]) if each.split(".")[-1] not in VALUES}

@@ -1,0 +1,31 @@
+"""The files that the stages wrote: results/runs/<cell>.json and scores/<cell>.nc."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from saqlib import files, paths
+from saqlib.grid import Cell
+
+
+class MissingError(RuntimeError):
+    """A file of an earlier stage is missing or does not fit the others; the message names it and the stage."""
+
+
+def report(cell: Cell | str, root: Path = paths.ROOT) -> dict[str, Any]:
+    """results/runs/<cell>.json as it is, accuracies and histories; MissingError if there is none."""
+    path = _there(root / "results" / "runs" / f"{cell}.json", "train", cell)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
+    """The arrays of scores/<cell>.nc, as saqlib.clarity.cell names them; MissingError if there is none."""
+    return files.read_dataset(_there(root / "scores" / f"{cell}.nc", "clarity", cell))
+
+
+def _there(path: Path, stage: str, cell: Cell | str) -> Path:
+    if not path.exists():
+        raise MissingError(f"{path} does not exist; run the stage that writes it (dvc repro {stage}@{cell})")
+    return path

@@ -1,0 +1,9 @@
+"""Identifiers that scoring, evidence and words share; what a reader sees in their place stands in `words`."""
+
+PRIMARY = ("gini", "morans_i", "foreground_mass", "symmetric_relevance_gain")
+PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
+
+GRADIENT = "gradient"  # the method of saliency that everything rests on
+OTHER_METHODS = ("log_probability", "smoothgrad", "occlusion")
+UNTRAINED = "untrained"  # the control that is a network
+SEED_TO_SEED = "seed_to_seed"  # the likeness of two reference networks, which any likeness is to be read against

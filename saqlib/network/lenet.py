@@ -1,0 +1,129 @@
+"""The network: LeNet-5 in shape, without batch norm, built for one precision.
+
+conv1 5x5 (padded) - pool - activation - conv2 5x5 - pool - activation
+- dense1 - activation - dense2 - activation - dense3
+
+Pooling stands before the activation. Both are monotone, so the values are the same and the activation has a quarter
+of the work.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saqlib.network.one_channel import one_channel_conv2d
+from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear
+from saqlib.network.settings import LAYERS, Bits, Precision, Shape
+
+SIDE = 28  # pixels of a side of the image
+CLASSES = 10
+INPUT_SCALE = 1 / 255  # the value of one code of a uint8 image
+KERNEL = 5
+PADDING = 2  # of the first convolution, as if the image had LeNet's 32 x 32 pixels
+POOL = 2
+FLAT = 5 * 5  # pixels left of 28 x 28 after two convolutions and two poolings
+
+
+class Block(NamedTuple):
+    """A layer and what stands behind it. activation: None behind the last layer; pooled: max pooling before it."""
+
+    name: str
+    layer: nn.Module
+    activation: nn.Module | None
+    pooled: bool
+
+
+class LeNet(nn.Module):
+    """The network of the paper: images float (B, 1, 28, 28) in [0, 1] to logits (B, 10).
+
+    `build` makes a calibrated one. Called with images of another shape it raises ValueError: its dense layers count the
+    pixels that are left of 28 x 28.
+
+    Args:
+        precision: the bits of every layer.
+        shape: the widths of the layers.
+    """
+
+    def __init__(self, precision: Precision, shape: Shape):
+        super().__init__()
+        self.precision, self.shape = precision, shape
+        (c1, c2), (d1, d2) = shape.channels, shape.hidden
+        bits = dict(zip(LAYERS, precision.layers, strict=True))
+        self.conv1, self.act1 = _first_conv(c1, bits["conv1"]), _activation(bits["conv1"])
+        self.conv2, self.act2 = _conv(c1, c2, bits["conv2"]), _activation(bits["conv2"])
+        self.dense1, self.act3 = _dense(c2 * FLAT, d1, bits["dense1"]), _activation(bits["dense1"])
+        self.dense2, self.act4 = _dense(d1, d2, bits["dense2"]), _activation(bits["dense2"])
+        self.dense3 = _dense(d2, CLASSES, bits["dense3"])
+        self.to(memory_format=torch.channels_last)
+
+    def blocks(self) -> Iterator[Block]:
+        """The layers in order: what a forward pass and a deployment run through."""
+        activations = (self.act1, self.act2, self.act3, self.act4, None)
+        for name, activation in zip(LAYERS, activations, strict=True):
+            yield Block(name, getattr(self, name), activation, pooled=name.startswith("conv"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != (1, SIDE, SIDE):
+            raise ValueError(f"this network takes images (B, 1, {SIDE}, {SIDE}), not {tuple(images.shape)}")
+        return self.run(images)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Through all blocks, whatever the number of channels: several networks side by side have one each."""
+        scale = INPUT_SCALE
+        for block in self.blocks():
+            if not block.pooled and x.dim() == 4:
+                x = x.flatten(1)
+            x = _call(block.layer, x, scale)
+            if block.pooled:
+                x = F.max_pool2d(x, POOL)
+            if block.activation is not None:
+                x = block.activation(x)
+                scale = output_scale(block.activation)
+        return x
+
+
+class _OneChannel:
+    """Puts the fast input gradient into a convolution of one input channel."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return one_channel_conv2d(x, weight, bias, self.padding[0])
+
+
+class OneChannelConv2d(_OneChannel, nn.Conv2d):
+    """nn.Conv2d, 1 input channel."""
+
+
+class QuantOneChannelConv2d(_OneChannel, QuantConv2d):
+    """QuantConv2d, 1 input channel."""
+
+
+def _first_conv(outputs: int, bits: Bits) -> nn.Module:
+    if bits.weight is None:
+        return OneChannelConv2d(1, outputs, KERNEL, padding=PADDING)
+    return QuantOneChannelConv2d(1, outputs, KERNEL, padding=PADDING, bits=bits.weight)
+
+
+def _conv(inputs: int, outputs: int, bits: Bits) -> nn.Module:
+    if bits.weight is None:
+        return nn.Conv2d(inputs, outputs, KERNEL)
+    return QuantConv2d(inputs, outputs, KERNEL, bits=bits.weight)
+
+
+def _dense(inputs: int, outputs: int, bits: Bits) -> nn.Module:
+    return nn.Linear(inputs, outputs) if bits.weight is None else QuantLinear(inputs, outputs, bits=bits.weight)
+
+
+def _activation(bits: Bits) -> nn.Module:
+    return nn.ReLU() if bits.activation is None else PACT(bits.activation)
+
+
+def output_scale(activation: nn.Module) -> Tensor | None:
+    """The value of one code behind an activation; None if its output is not on a lattice."""
+    return activation.scale if isinstance(activation, PACT) and activation.quantizing else None
+
+
+def _call(layer: nn.Module, x: Tensor, scale: Tensor | float | None) -> Tensor:
+    return layer(x, scale) if isinstance(layer, (QuantConv2d, QuantLinear)) else layer(x)

@@ -1,0 +1,216 @@
+"""The whole pipeline by one command, in the checkout or in a scratch folder.
+
+    python -m saqlib.pipeline.run reproduce     every number of the paper, at the scale of params.yaml; writes results/
+    python -m saqlib.pipeline.run quick         the same stages and notebooks at scale quick, in build/quick/
+    python -m saqlib.pipeline.run check         whether results/ belong to code, numbers and notebooks as they stand
+
+A second call goes on where a first one was stopped: finished stages are skipped, and so are the seeds that
+the store holds. To run a part of it by hand: dvc repro train@mnist-w2a2-guided.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import yaml
+
+from saqlib import codebase, download, params, paths
+from saqlib.data.images import DataError
+from saqlib.params import ParamsError
+from saqlib.pipeline import notebooks, study
+
+TREES = ("notebooks", "saqlib", "paper", "locks", "tests/sample")
+FILES = ("dvc.yaml", ".dvc/config", ".dvcignore")
+PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
+LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
+COPIES = {"source": notebooks.code_text, "code": codebase.room_text}  # stages that copy code, and what they write
+UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
+STOPPED = "The pipeline stopped. The same command goes on from there."
+
+
+class PipelineError(RuntimeError):
+    """A stage failed; what was wrong stands above, where the stage said it."""
+
+
+def workspace(folder: Path, scale: str, **edits: Any) -> Path:
+    """A folder with a copy of the pipeline that runs at another scale and leaves the checkout as it is; the folder.
+
+    edits: sections of params.yaml to change, such as grid={"datasets": ["mnist"]}. Results of an earlier call stay,
+    so that only what has changed since runs again. The images are the sample's or, for a scale on all of them, those
+    of the checkout, fetched if need be. Raises ParamsError, before anything is written, if the edits are not usable.
+    """
+    if folder.resolve() == paths.ROOT:
+        raise PipelineError(f"{folder} is the checkout itself; name a folder that may be overwritten")
+    raw = _merged(params.read(), {"scale": scale} | edits)
+    settings = study.from_dict(raw)
+    for name in TREES:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        _copy_tree(paths.ROOT / name, folder / name)
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(paths.ROOT / name, folder / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    for dataset in settings.grid.datasets:
+        if settings.size.sample:
+            _link_tree(paths.SAMPLE / dataset, folder / "data" / dataset)
+        else:
+            download.fetch(dataset, print)
+            _link_tree(paths.DATA / dataset, folder / "data" / dataset)
+    return folder
+
+
+def _merged(values: dict, edits: dict) -> dict:
+    both = {key: _merged(values[key], edit) for key, edit in edits.items()
+            if isinstance(edit, dict) and isinstance(values.get(key), dict)}  # fmt: skip
+    return values | edits | both
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "*.pdf"))
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The files of a folder under a second name, or copied where the file system has no hard links."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        twin = target / path.name
+        if not twin.exists():
+            try:
+                os.link(path, twin)
+            except OSError:
+                shutil.copy2(path, twin)
+
+
+def repro(folder: Path) -> None:
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder; cells in two lanes.
+
+    Raises ParamsError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
+    stage fails.
+    """
+    cells = study.load(folder / "params.yaml").grid.cells
+    _dvc(folder, ["repro", "source", "code", "data"])
+    for stage in _stages_of_cells(folder):
+        lanes = _lanes([f"{stage}@{cell}" for cell in cells])
+        beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores
+        # Without what comes before them: the lanes would block one another there.
+        _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *names] for names in [*lanes, *beside]))
+    _dvc(folder, ["repro"])
+
+
+def _stages_of_cells(folder: Path) -> list[str]:
+    """The stages of dvc.yaml that run once a cell, in order."""
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    return [name for name, stage in stages.items() if "precision" in stage.get("matrix", {})]
+
+
+def _lanes(names: list[str]) -> list[list[str]]:
+    """To and fro, so that no lane gets all the cells of one training: guided ones take twice as long."""
+    turns = [*range(LANES), *reversed(range(LANES))]
+    lanes: list[list[str]] = [[] for _ in range(LANES)]
+    for i, name in enumerate(names):
+        lanes[turns[i % len(turns)]].append(name)
+    return [lane for lane in lanes if lane]
+
+
+def _dvc(folder: Path, *calls: list[str]) -> None:
+    """Run these calls of DVC side by side, each with its share of the cores; PipelineError if one of them fails."""
+    share = environment(folder) | {"LOKY_MAX_CPU_COUNT": str(max(1, joblib.cpu_count() // len(calls)))}
+    running = [subprocess.Popen([sys.executable, "-m", "dvc", *call], cwd=folder, env=share) for call in calls]
+    try:
+        if any([process.wait() for process in running]):
+            raise PipelineError(STOPPED)
+    finally:
+        for process in running:
+            if process.poll() is None:  # interrupted
+                process.terminate()
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables under which a stage's `python` is the one that runs now, and saqlib the one in `folder`."""
+
+    def first(entry: str, name: str) -> str:
+        return os.pathsep.join(filter(None, [entry, os.environ.get(name)]))
+
+    return os.environ | {
+        "PATH": first(str(Path(sys.executable).parent), "PATH"),
+        "PYTHONPATH": first(str(folder), "PYTHONPATH"),
+        "DVC_NO_ANALYTICS": "1",
+        "TQDM_DISABLE": "1",  # bars of two lanes would overwrite each other; DVC names each stage as it starts
+    }
+
+
+def quick() -> Path:
+    """The pipeline at scale quick in build/quick/; that folder."""
+    folder = workspace(paths.BUILD / "quick", "quick")
+    repro(folder)
+    return folder
+
+
+def reproduce() -> Path:
+    """The pipeline in the checkout; its folder."""
+    repro(paths.ROOT)
+    return paths.ROOT
+
+
+def check() -> str:
+    """Whether dvc.lock still holds for all that the stages depend on; what DVC says. Runs nothing, needs no models.
+
+    Raises PipelineError, naming the first stage that would run, if not.
+    """
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
+    said = subprocess.run(command, cwd=paths.ROOT, env=environment(paths.ROOT), capture_output=True, text=True)
+    if said.returncode == 0 and UP_TO_DATE in said.stdout:
+        return UP_TO_DATE
+    everything = said.stdout + said.stderr
+    # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
+    named = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", everything)
+    stale = [stage for stage in named if not _copies_the_same(stage)]
+    if named and not stale:
+        return UP_TO_DATE
+    advice = "results/ do not belong to the code as it stands: run `make reproduce`"
+    raise PipelineError(f"{advice}. DVC would begin with {stale[0]}." if stale else f"{advice}.\n{everything}")
+
+
+def _copies_the_same(stage: str) -> bool:
+    """Whether a stage is one that copies code, and the copy would be the one that the other stages know.
+
+    DVC would make it anew, since a comment, an output or a sentence has changed, and then skip what comes after.
+    """
+    kind, _, name = stage.partition("@")
+    if kind not in COPIES:
+        return False
+    known = yaml.safe_load((paths.ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"].get(stage)
+    return known is not None and known["outs"][0]["md5"] == hashlib.md5(COPIES[kind](name).encode()).hexdigest()
+
+
+def where_to_look(folder: Path) -> str:
+    """What the pipeline has written for a reader, as paths."""
+    found = [str(path) for pattern in PRODUCTS for path in sorted(folder.glob(pattern))]
+    return "\n".join(["Where to look:", *found])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message and exit code 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.run", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("quick", "reproduce", "check"))
+    command = parser.parse_args(arguments).command
+    try:
+        if command == "check":
+            print(check())
+        else:
+            print(where_to_look(quick() if command == "quick" else reproduce()))
+    except (ParamsError, DataError, PipelineError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""A fresh run beside the committed one: python -m saqlib.report.verify [--fresh FOLDER] [--committed FOLDER]
+
+Compares every verdict, and every number of results/tables that has an interval: by how many half-widths of the
+committed 95 % interval the fresh one differs. Without --committed the committed one is what git has of results/, and
+without --fresh the fresh one is results/ in the checkout, as `make reproduce` leaves it. A run on part of the grid is
+compared with that part. Writes build/verify.csv; exit code 1 if a verdict has changed.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from saqlib import files, paths, words
+from saqlib.report import tables
+
+MEASURED = ("accuracy", "clarity", "retained", "preservation", "secondary", "convergence")  # mean, low, high a row
+REPORT = paths.BUILD / "verify.csv"
+COLUMNS = ["table", "number", "committed", "fresh", "half_width", "difference"]
+
+
+class VerifyError(RuntimeError):
+    """There is nothing to compare; the message says what is missing."""
+
+
+# ------------------------------------------------------------------------------------------------- comparing
+
+
+def verdicts(fresh: Path, committed: Path) -> pd.DataFrame:
+    """One row per claim, dataset and training: the committed verdict, the fresh one, and whether it has changed."""
+    keys = ["claim", "dataset", "training"]
+    both = _joined(fresh, committed, "verdicts", keys)
+    both = both.rename(columns={"verdict_committed": "committed", "verdict_fresh": "fresh"})
+    return both.assign(changed=both.committed != both.fresh)[[*keys, "committed", "fresh", "changed"]]
+
+
+def numbers(fresh: Path, committed: Path) -> pd.DataFrame:
+    """One row per number that has an interval: both values, half the committed interval, the difference in units of it.
+
+    Equal numbers, or two that could not be measured, differ by 0; one that only one run could measure by infinity.
+    """
+    rows = []
+    for name in ("claims", *MEASURED):
+        value = "estimate" if name == "claims" else "mean"
+        keys = ["claim", "dataset", "training", "metric", "comparison"] if name == "claims" else None
+        both = _joined(fresh, committed, name, keys)
+        labels = [column for column in both if not column.endswith(("_fresh", "_committed"))]
+        for _, row in both.iterrows():
+            old, new = row[f"{value}_committed"], row[f"{value}_fresh"]
+            half = (row.high_committed - row.low_committed) / 2
+            rows.append([name, " ".join(map(str, row[labels])), old, new, half, _in_half_widths(new, old, half)])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _in_half_widths(new: float, old: float, half: float) -> float:
+    if new == old or (np.isnan(new) and np.isnan(old)):
+        return 0.0
+    difference = abs(new - old)
+    return difference / half if half > 0 and np.isfinite(difference) else np.inf
+
+
+def _joined(fresh: Path, committed: Path, name: str, keys: list[str] | None) -> pd.DataFrame:
+    """One table of both runs, row beside row; the committed one's further rows are left out."""
+    new, old = (_table(folder, name) for folder in (fresh, committed))
+    keys = keys or list(old.columns[: list(old.columns).index("mean")])
+    both = new.merge(old, on=keys, how="left", suffixes=("_fresh", "_committed"), indicator=True, validate="1:1")
+    if (missing := both[both._merge == "left_only"][keys]).size:
+        raise VerifyError(
+            f"{name}.csv of {committed} has no row {' '.join(missing.iloc[0])}: these are runs of other settings"
+        )
+    return both.drop(columns="_merge")
+
+
+def _table(results: Path, name: str) -> pd.DataFrame:
+    path = results / "tables" / f"{name}.csv"
+    if not path.exists():
+        raise VerifyError(f"{path} does not exist; `make reproduce` writes it")
+    return pd.read_csv(path)
+
+
+# ------------------------------------------------------------------------------------------------- reporting
+
+
+def report(fresh: Path, committed: Path) -> tuple[str, bool]:
+    """The table to print, and whether every verdict is the same. Writes build/verify.csv with every single number."""
+    changes, differences = verdicts(fresh, committed), numbers(fresh, committed)
+    files.write(REPORT, files.csv(differences))
+    changed = int(changes.changed.sum())
+    text = tables.markdown(pd.concat([_claims(changes, differences), _tables(differences)], ignore_index=True))
+    known = len(_table(committed, "verdicts"))
+    part = "" if len(changes) == known else f" (of {known} committed ones, the others were not run)"
+    equal = int((differences.difference == 0).sum())
+    summary = (
+        f"{changed or 'None'} of {len(changes)} verdicts changed{part}; {equal} of {len(differences)} numbers equal."
+    )
+    return f"{text}\n{summary}\nEvery number: {REPORT.relative_to(paths.ROOT)}", not changed
+
+
+def _claims(changes: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim, dataset and training, with the largest difference among its tests."""
+    own = differences[differences.table == "claims"]
+    return pd.DataFrame(
+        [
+            {
+                "what": f"{row.claim}, {words.dataset(row.dataset)}, {row.training}",
+                "committed": row.committed,
+                "fresh": row.fresh if not row.changed else f"{row.fresh} (CHANGED)",
+            }
+            | _largest(own[own.number.str.startswith(f"{row.claim} {row.dataset} {row.training} ")])
+            for row in changes.itertuples()
+        ]
+    )
+
+
+def _tables(differences: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"what": f"table {name}", "committed": "", "fresh": ""} | _largest(differences[differences.table == name])
+            for name in MEASURED
+        ]
+    )
+
+
+def _largest(differences: pd.DataFrame) -> dict[str, str]:
+    if differences.empty:
+        return {"numbers": "0", "largest difference (half-widths)": tables.MISSING, "at": ""}
+    worst = differences.loc[differences.difference.idxmax()]
+    return {
+        "numbers": str(len(differences)),
+        "largest difference (half-widths)": f"{worst.difference:.2f}",
+        "at": worst.number if worst.difference > 0 else "",
+    }
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def committed_results(folder: Path) -> Path:
+    """results/ as git has it, unpacked into a folder; VerifyError outside git or before anything was committed."""
+    command = ["git", "-C", str(paths.ROOT), "archive", "--format=zip", "HEAD", "results/tables"]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        raise VerifyError("git has no results/ here; name the folder to compare with: --committed FOLDER")
+    with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder)
+    return folder / "results"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message where something is missing."""
+    parser = argparse.ArgumentParser(prog="python -m saqlib.report.verify", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--fresh", type=Path, default=paths.RESULTS, metavar="FOLDER")
+    parser.add_argument("--committed", type=Path, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            text, same = report(options.fresh, options.committed or committed_results(Path(scratch)))
+    except VerifyError as error:
+        sys.exit(str(error))
+    print(text)
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

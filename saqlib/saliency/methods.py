@@ -1,0 +1,105 @@
+"""Other methods that should agree with the input gradient: whether a finding depends on how the map is made.
+
+SmoothGrad; occlusion, which needs no gradient and so no straight-through surrogate; and the gradient of the
+log-probability. All take images (B, C, H, W) and return maps (B, H, W).
+
+Sources: SmoothGrad, Smilkov et al., arXiv 1706.03825; occlusion, Zeiler and Fergus, arXiv 1311.2901; both by captum,
+which is imported where it is used: it takes a second.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from saqlib.saliency.gradient import evaluating, logit_gradient, per_pixel
+
+OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
+CHUNK_IMAGES = 2048  # images in one gradient or forward pass
+
+
+def smoothgrad(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    generator: torch.Generator,
+    samples: int = 25,
+    deviation: float = 0.15,
+) -> Tensor:
+    """SmoothGrad: mean signed gradient of the target logit over noisy copies of each image, by captum.
+
+    Args:
+        model: any network of images to logits (B, classes); it is run in evaluation mode.
+        images: float (B, C, H, W) in [0, 1].
+        targets: int64 (B,), the classes to explain.
+        generator: of the noise. (captum draws from the global one: it is seeded from this one, and put back.)
+        samples: noisy copies of each image.
+        deviation: of the Gaussian noise, in units of raw pixels.
+
+    Returns:
+        Maps (B, H, W), signed; of several channels the mean gradient that is largest in magnitude.
+    """
+    from captum.attr import NoiseTunnel, Saliency
+
+    tunnel = NoiseTunnel(Saliency(model))
+    chunk = max(1, CHUNK_IMAGES // samples)
+    with evaluating(model), torch.enable_grad(), torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        maps = [
+            tunnel.attribute(
+                some.detach().clone().requires_grad_(),
+                nt_samples=samples,
+                stdevs=deviation,
+                target=classes,
+                abs=False,
+            )
+            for some, classes in zip(images.split(chunk), targets.split(chunk), strict=True)
+        ]
+    return per_pixel(torch.cat(maps)).detach()
+
+
+@torch.no_grad()
+def occlusion(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Occlusion: fall of the target logit by blanking a 4 x 4 window, mean over the windows (stride 2) of a pixel.
+
+    Args:
+        model: any network of images to logits (B, classes); it is run in evaluation mode.
+        images: float (B, C, H, W) in [0, 1]; a window is blanked, set to 0, in all channels.
+        targets: int64 (B,), the classes to explain.
+
+    Returns:
+        Maps (B, H, W), signed: above 0 where the window speaks for the class.
+    """
+    from captum.attr import Occlusion
+
+    occluder, channels = Occlusion(model), images.shape[1]
+    with evaluating(model):
+        maps = [
+            occluder.attribute(
+                some,
+                sliding_window_shapes=(channels, OCCLUSION_WINDOW, OCCLUSION_WINDOW),
+                strides=(channels, OCCLUSION_STRIDE, OCCLUSION_STRIDE),
+                baselines=0.0,
+                target=classes,
+            )
+            for some, classes in zip(images.split(CHUNK_IMAGES), targets.split(CHUNK_IMAGES), strict=True)
+        ]
+    return torch.cat(maps)[:, 0]  # a window blanks all channels, so all have the same value
+
+
+def log_probability_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of the target's log-probability, what the released code of guided training calls saliency.
+
+    It fades for confident images and is exactly 0 beyond a margin of about 20 in float32: count its dead maps.
+
+    Args:
+        model: any network of images to logits (B, classes); it is run in evaluation mode.
+        images: float (B, C, H, W).
+        targets: int64 (B,), the classes to explain.
+
+    Returns:
+        Maps (B, H, W), signed; of several channels the gradient that is largest in magnitude.
+    """
+    images = images.detach().requires_grad_()
+    with evaluating(model), torch.enable_grad():
+        return logit_gradient(log_softmax(model(images), dim=1), images, targets)

@@ -1,0 +1,46 @@
+"""Results of seeds, kept under a name made of all that decides their bytes: build/store/<kind>/<key>/<seed>.
+
+A seed that is there is never computed again, whoever asks: a run that was killed, `dvc repro` after a change that
+changed no number, another clone with the same folder. `make clean-store` removes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from saqlib import codebase, paths
+
+Kept = TypeVar("Kept")
+
+# The packages whose release may change a number; locks/numerics.lock holds them with all that they need.
+NUMERICS = ("captum", "ml_dtypes", "numpy", "onnx", "onnxruntime", "scipy", "torch")
+
+
+def key(module: str, *decides: Any) -> str:
+    """16 hexadecimal digits made of a module's code, with all that it imports, and of what else decides.
+
+    module: such as `saqlib.training.cell`. Code counts without comments and docstrings; versions of NUMERICS count.
+    decides: settings, hashes of data, the kind of device: values that JSON can hold.
+    """
+    versions = {package: metadata.version(package) for package in NUMERICS}
+    text = json.dumps([codebase.texts(module.removeprefix("saqlib.")), versions, *decides], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder(kind: str, key: str) -> Path:
+    """Where the results of a kind (trained, scored) with this key are kept, a file a seed."""
+    return paths.BUILD / "store" / kind / key
+
+
+def kept(path: Path, read: Callable[[Path], Kept]) -> Kept | None:
+    """What `read` makes of the file; None if there is none, or none that can be read, which is then put aside."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except Exception:  # whatever damaged bytes lead a reader to
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return None

@@ -1,0 +1,223 @@
+"""Tests of saqlib.data.images: nothing but whole, verified files is ever used."""
+
+import gzip
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import saqlib.data
+from saqlib import paths
+from saqlib.data import images
+from saqlib.datasets import DATASETS, FILES
+from saqlib.params import ParamsError
+from tests.raw_files import (
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    idx,
+    put,
+    random_arrays,
+    take_for_mnist,
+)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """A dataset of a few random images, by file name."""
+    return random_arrays()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, arrays) -> dict[str, bytes]:
+    """The files of the small dataset, taken for `mnist`; data/ is empty."""
+    files = {name: idx(array) for name, array in arrays.items()}
+    take_for_mnist(files, tmp_path / "data", monkeypatch)
+    return files
+
+
+# -------------------------------------------------------------------------------------------------------- load
+
+
+def test_load_returns_the_arrays_of_the_files(world, arrays):
+    """Images and labels are those of the files, in their order, as uint8 and int64 tensors."""
+    put(world)
+    pixels, labels = images.load("mnist", "test")
+    assert pixels.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert np.array_equal(pixels.numpy(), arrays[TEST_IMAGES])
+    assert np.array_equal(labels.numpy(), arrays[TEST_LABELS])
+
+
+def test_gzipped_files_are_read_as_they_are(world, arrays):
+    """A file that lies there as .gz needs no unpacking, and its content is what is verified."""
+    put({f"{name}.gz": gzip.compress(content) for name, content in world.items()})
+    images.verify("mnist")
+    pixels, labels = images.load("mnist", "test")
+    assert np.array_equal(pixels.numpy(), arrays[TEST_IMAGES])
+    assert np.array_equal(labels.numpy(), arrays[TEST_LABELS])
+
+
+def test_validation_is_the_last_twelfth_of_the_train_file(world, arrays):
+    """Train and validation are the head and the last twelfth of the train file."""
+    put(world)
+    train, validation = images.load("mnist", "train"), images.load("mnist", "validation")
+    assert np.array_equal(train[0].numpy(), arrays[TRAIN_IMAGES][:22])
+    assert np.array_equal(train[1].numpy(), arrays[TRAIN_LABELS][:22])
+    assert np.array_equal(validation[0].numpy(), arrays[TRAIN_IMAGES][22:])
+    assert np.array_equal(validation[1].numpy(), arrays[TRAIN_LABELS][22:])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_sample_is_balanced_and_needs_no_data(dataset, tmp_path, monkeypatch):
+    """The committed sample has its three splits, each class equally often, without any data/."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "nothing")
+    for split, count in {"train": 1100, "validation": 100, "test": 300}.items():
+        pixels, labels = images.load(dataset, split, sample=True)
+        assert pixels.shape == (count, 28, 28) and pixels.dtype == torch.uint8
+        assert labels.bincount().tolist() == [count // 10] * 10
+        assert pixels.flatten(1).float().std(dim=1).min() > 0, "an image without content"
+
+
+@pytest.mark.skipif(not (paths.DATA / "mnist").exists(), reason="data/ is not fetched")
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_sample_is_taken_from_the_real_files(dataset):
+    """Each test image of the sample is, with its label, among the real ones."""
+    real, sample = (
+        {(image.numpy().tobytes(), int(label)) for image, label in zip(*pair, strict=True)}
+        for pair in (images.load(dataset, "test"), images.load(dataset, "test", sample=True))
+    )
+    assert len(sample) == 300 and sample <= real
+
+
+@pytest.mark.skipif(not (paths.DATA / "mnist").exists(), reason="data/ is not fetched")
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_real_splits_have_their_sizes(dataset):
+    """55,000 train, 5,000 validation and 10,000 test images."""
+    for split, count in {"train": 55_000, "validation": 5_000, "test": 10_000}.items():
+        pixels, labels = images.load(dataset, split)
+        assert pixels.shape == (count, 28, 28) and labels.shape == (count,)
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "nearest"),
+    [("minst", "train", "mnist"), ("fashion", "train", "fashion_mnist"), ("mnist", "valid", "validation")],
+)
+@pytest.mark.parametrize("sample", [False, True])
+def test_unknown_name_is_refused_with_the_nearest(dataset, split, nearest, sample):
+    """A misspelt dataset or split is a ValueError that names the nearest valid one, before any file is read."""
+    with pytest.raises(ValueError, match=f"did you mean '{nearest}'") as caught:
+        images.load(dataset, split, sample=sample)
+    assert isinstance(caught.value, ParamsError)
+
+
+def test_unknown_dataset_is_refused_by_every_entry():
+    """verify and fingerprint, also of the sample, say the same sentence as load."""
+    for entry in (
+        lambda: images.load("minst", "test"),
+        lambda: images.verify("minst"),
+        lambda: images.fingerprint("minst"),
+        lambda: images.fingerprint("minst", sample=True),
+    ):
+        with pytest.raises(ParamsError, match="^unknown dataset 'minst'; did you mean 'mnist'?") as caught:
+            entry()
+        assert str(caught.value).endswith("(valid: mnist, fashion_mnist)")
+
+
+@pytest.mark.parametrize("use", [lambda: images.load("mnist", "train"), lambda: images.verify("mnist")])
+def test_missing_file_says_what_to_run(world, use):
+    """Without data/, the missing file and the command that fetches it are named."""
+    with pytest.raises(images.DataError, match=f"{TRAIN_IMAGES} is missing. Run `make data`"):
+        use()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:-1] + b"\xff"])
+def test_damaged_file_is_never_used(world, damage):
+    """A truncated or altered file stops load and verify: name, both hashes, what to delete; it is left alone."""
+    put(world)
+    path = paths.DATA / "mnist" / TEST_IMAGES
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    for use in (lambda: images.load("mnist", "test"), lambda: images.verify("mnist")):
+        with pytest.raises(images.DataError) as caught:
+            use()
+        for part in (
+            TEST_IMAGES,
+            f"expected SHA-256 {DATASETS['mnist'][TEST_IMAGES]}",
+            f"found {hashlib.sha256(damaged).hexdigest()}",
+            f"Delete {path} and run `make data`",
+        ):
+            assert part in str(caught.value)
+    assert path.read_bytes() == damaged
+    assert len(images.load("mnist", "train")[0]) == 22, "files of the other part are whole"
+
+
+# ------------------------------------------------------------------------------------------------- fingerprint
+
+
+def test_fingerprint_is_the_hash_of_each_content():
+    """Of the real files those that load insists on; of the sample those of the unpacked files, whole."""
+    for dataset, expected in DATASETS.items():
+        assert images.fingerprint(dataset) == expected
+        assert images.fingerprint(dataset, sample=True) == {
+            name: hashlib.sha256(gzip.decompress((paths.SAMPLE / dataset / f"{name}.gz").read_bytes())).hexdigest()
+            for name in FILES
+        }
+
+
+def test_fingerprint_may_be_changed_by_its_owner():
+    """The hashes that load insists on stay what they are, whatever is done with a fingerprint."""
+    images.fingerprint("mnist").clear()
+    assert set(images.fingerprint("mnist")) == set(FILES)
+
+
+def test_fingerprint_needs_no_data(tmp_path, monkeypatch):
+    """A key can be made before anything is downloaded."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "nothing")
+    assert images.fingerprint("mnist") == DATASETS["mnist"]
+
+
+# --------------------------------------------------------------------------------------------------- as_input
+
+
+def test_as_input_maps_bytes_to_the_unit_interval():
+    """0 to 255 becomes 0 to 1 in one channel, and back without loss."""
+    codes = torch.arange(256, dtype=torch.uint8).repeat(4)[: 28 * 28].view(1, 28, 28)
+    x = images.as_input(codes)
+    assert x.shape == (1, 1, 28, 28) and x.dtype == torch.float32
+    assert (x.min(), x.max()) == (0, 1)
+    assert torch.equal((x * 255).round().squeeze(1), codes.float())
+
+
+@given(hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 4)] * 4)))
+def test_as_input_keeps_several_channels(codes):
+    """(B, C, H, W) stays (B, C, H, W), each pixel the byte over 255 in single precision."""
+    x = images.as_input(torch.from_numpy(codes))
+    assert x.shape == codes.shape
+    assert np.array_equal(x.numpy(), codes.astype(np.float32) / np.float32(255))
+
+
+# ---------------------------------------------------------------------------------------------------- the room
+
+
+def test_the_face_shows_the_names_of_images():
+    """`from saqlib.data import load` is that of saqlib.data.images, for every name of the face."""
+    for name in saqlib.data.__all__:
+        assert name == "images" or getattr(saqlib.data, name) is getattr(images, name)
+    assert {"load", "as_input", "verify", "fingerprint", "DataError"} <= set(saqlib.data.__all__)
+
+
+def test_reading_images_never_imports_downloading():
+    """Who loads images imports neither the sources nor torchvision."""
+    code = "import sys, saqlib.data.images; print(sorted({'saqlib.download', 'torchvision'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

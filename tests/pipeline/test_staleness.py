@@ -1,0 +1,208 @@
+"""A change makes stale what it can change, and nothing else: a table of changes, stage by stage, for the whole grid.
+
+DVC says what is stale, on the real dvc.yaml. So that no network need be trained for that, the outputs of the stages are
+files without meaning, and dvc.lock is written for them; what the stages depend on is real.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from saqlib import paths
+from saqlib.pipeline import run, study
+from saqlib.training.cell import key
+
+CELLS = [str(cell) for cell in study.load().grid.cells]
+GUIDED = [cell for cell in CELLS if cell.endswith("-guided")]
+QUANTIZED = [cell for cell in CELLS if "-fp32-" not in cell]
+COPIES = ("source@", "code@")
+
+
+def each(stage: str, cells: list[str]) -> set[str]:
+    return {f"{stage}@{cell}" for cell in cells}
+
+
+TRAIN, CLARITY = each("train", CELLS), each("clarity", CELLS)
+NUMBERS = {"data", *TRAIN, *CLARITY, "deploy", "compare"}  # all stages that run a notebook
+
+
+def text(path: str, old: str, new: str) -> Callable[[Path], None]:
+    """Replace something that stands in a file."""
+
+    def change(folder: Path) -> None:
+        before = (folder / path).read_text()
+        assert old in before, f"{path} has no {old!r}"
+        (folder / path).write_text(before.replace(old, new, 1))
+
+    return change
+
+
+def params(edit: Callable[[dict], object]) -> Callable[[Path], None]:
+    """Change params.yaml."""
+
+    def change(folder: Path) -> None:
+        values = yaml.safe_load((folder / "params.yaml").read_text())
+        edit(values)
+        (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    return change
+
+
+def new_precision(values: dict) -> None:
+    values["precisions"]["w3a3"] = {
+        **{layer: [3, 3] for layer in ("conv1", "conv2", "dense1", "dense2")}, "dense3": [3]
+    }  # fmt: skip
+    values["grid"]["precisions"].append("w3a3")
+
+
+NEW_CELLS = [f"{dataset}-w3a3-{training}" for dataset in ("mnist", "fashion_mnist") for training in ("standard", "guided")]
+CLAIM = {"id": "H10", "text": "Fewer bits, darker maps.", "test": "trend", "metrics": ["gini"],
+         "precisions": ["w2a2", "mixed", "fp32"], "expected": "lower", "images": "all"}  # fmt: skip
+
+# What is changed: the change, the copies that are made anew, the stages that are stale then, the cells whose seeds the
+# store does not hold. The paper reads params.yaml as a whole: a compilation of seconds.
+TABLE = {
+    "a typo in a notebook's prose": (
+        text("notebooks/02_train.ipynb", "How does a network", "How does any network"), {"source@02_train"}, set(), []),
+    "a new output in a notebook": (
+        text("notebooks/03_clarity.ipynb", '"execution_count": 1,', '"execution_count": 7,'),
+        {"source@03_clarity"}, set(), []),
+    "code in a notebook": (
+        text("notebooks/03_clarity.ipynb", "round(3)", "round(4)"), {"source@03_clarity"}, CLARITY, []),
+    "a comment in training code": (
+        text("saqlib/training/steps.py", "CHUNK = 500", "# so many at once\nCHUNK = 500"), {"code@training"}, set(), []),
+    "a docstring in training code": (
+        text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
+    "training code": (
+        text("saqlib/training/steps.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAIN, CELLS),
+    "the message of a setting's error": (
+        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAIN, []),
+    "scoring code": (
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, CLARITY, []),
+    "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
+    "where work is done": (
+        text("saqlib/workers.py", 'joblib.parallel_config("ray")', 'joblib.parallel_config("ray", n_jobs=-1)'),
+        set(), set(), []),
+    "a new source address": (
+        text("saqlib/download.py", "TIMEOUT = 10", 'ADDRESS = "elsewhere"\nTIMEOUT = 10'), set(), set(), []),
+    "a pytest release": (text("locks/tools.lock", "pytest==", "pytest==99."), set(), set(), []),
+    "a matplotlib release": (
+        text("locks/report.lock", "matplotlib==", "matplotlib==99."), set(), {"data", "compare", "paper"}, []),
+    "a numpy release": (text("locks/numerics.lock", "numpy==", "numpy==99."), set(), NUMBERS, []),
+    "another plot colour": (
+        text("saqlib/report/style.py", "#8a8a8a", "#8b8b8b"), {"code@report"}, {"data", "compare", "paper"}, []),
+    "a verdict's rule": (
+        text("saqlib/evidence/claims.py", "2 * verdicts", "3 * verdicts"), {"code@evidence"}, {"data", "compare"}, []),
+    "another word for a score": (
+        text("saqlib/words.py", "Gini index", "Gini's index"), {"code@words"},
+        {"data", *CLARITY, "deploy", "compare"}, []),
+    "a new claim": (
+        params(lambda values: values["claims"]["hypotheses"].append(CLAIM)), set(), {"compare", "paper"}, []),
+    "guided.fraction": (
+        params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), set(),
+        {*each("train", GUIDED), "paper"}, GUIDED),
+    "the weights of the edges": (
+        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAIN, "paper"}, QUANTIZED),
+    "the rate of the clips": (
+        params(lambda values: values["quantization"].update(alpha_learning_rate=0.1)), set(),
+        {*TRAIN, "paper"}, QUANTIZED),
+    "steps of removal": (params(lambda values: values["clarity"].update(steps=7)), set(), {*CLARITY, "paper"}, []),
+    "scored images": (
+        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*CLARITY, "paper"}, []),
+    "one more seed": (
+        params(lambda values: values["scales"]["smoke"].update(seeds=3)), set(),
+        {*TRAIN, *CLARITY, "compare", "paper"}, []),
+    "a new precision": (
+        params(new_precision), set(),
+        {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), "deploy", "compare", "paper"}, NEW_CELLS),
+    "other bits of a precision": (
+        params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
+        {*each("train", [cell for cell in CELLS if "w2a2" in cell]), "paper"}, [cell for cell in CELLS if "w2a2" in cell]),
+    "one more ablation, a section that no stage of the grid reads": (
+        params(lambda values: values.update(ablations={"longer": {"epochs": 20}})), set(), {"paper"}, None),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """A workspace with the whole grid in which DVC takes every stage for done, and the store's keys of its cells."""
+    folder = run.workspace(tmp_path_factory.mktemp("staleness") / "settled", "smoke")
+    with environment_of(folder), Repo(str(folder)) as repo:
+        repo.reproduce(targets=["source", "code"])
+        for stage in repo.index.stages:
+            for out in stage.outs:
+                path = Path(out.fs_path)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(stage.addressing)
+        repo.commit(force=True)
+    assert stale(folder) == (set(), set())
+    return folder, keys(folder)
+
+
+class environment_of(chdir):
+    """The folder as the working directory, and the variables under which its stages run."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.patch = pytest.MonkeyPatch()
+        self.variables = run.environment(folder)
+
+    def __enter__(self):
+        for name, value in self.variables.items():
+            self.patch.setenv(name, value)
+        super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.patch.undo()
+
+
+def stale(folder: Path) -> tuple[set[str], set[str]]:
+    """The copies that are made anew, and the stages that DVC would run then, because of what they depend on."""
+    with environment_of(folder), Repo(str(folder)) as repo:
+        names = {stage.addressing: stage for stage in repo.index.stages}
+        copies = {name for name, stage in names.items() if name.startswith(COPIES) and changed(stage)}
+        if copies:
+            repo.reproduce(targets=sorted(copies), single_item=True)
+        others = {name for name in names if not name.startswith((*COPIES, "notebooks"))}
+        return copies, {name for name in others if changed(names[name])}
+
+
+def changed(stage) -> bool:
+    """Whether DVC finds a dependency of the stage other than it was."""
+    return any(dep.status() for dep in stage.deps)
+
+
+def keys(folder: Path) -> dict[str, str]:
+    """The store's key of the trained seeds of every cell, by the code and the numbers of this folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "ROOT", folder)
+        patch.setattr(paths, "SAMPLE", folder / "tests" / "sample")
+        settings = study.load(folder / "params.yaml")
+        return {str(cell): key(settings.recipe(cell), "cpu") for cell in settings.grid.cells}
+
+
+@pytest.mark.parametrize("what", TABLE)
+def test_a_change_makes_stale_what_it_can_change(settled, tmp_path, what):
+    """Exactly the copies, the stages and the seeds of the table."""
+    folder, before = settled
+    change, copies, stages, seeds = TABLE[what]
+    copy = shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    change(copy)
+    assert stale(copy) == (copies, stages)
+    if seeds is not None:
+        after = keys(copy)
+        assert {cell for cell in after if after[cell] != before.get(cell)} == set(seeds)
+
+
+def test_every_stage_is_in_the_table():
+    """Each kind of stage but the copies is made stale by something."""
+    found = {re.sub("@.*", "", name) for _, _, stages, _ in TABLE.values() for name in stages}
+    assert found == {"data", "train", "clarity", "deploy", "compare", "paper"}

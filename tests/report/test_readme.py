@@ -1,0 +1,72 @@
+"""Tests of saqlib.report.readme, and of the README: its answer is what results/ say, and what it names exists."""
+
+import importlib.util
+import re
+
+import pandas as pd
+import pytest
+
+from saqlib import paths
+from saqlib.data import images as data
+from saqlib.report import readme, tables
+
+TEXT = (paths.ROOT / "README.md").read_text()
+SUMMARY = pd.DataFrame({
+    "claim": ["H1", "H1", "H6"], "text": ["Lower.", "Lower.", "Clearer."], "dataset": "mnist",
+    "training": ["standard", "guided", "guided"], "verdict": ["supported", "opposite", "not supported"],
+})  # fmt: skip
+
+
+def test_the_answer_is_that_of_results():
+    """Drift between README and results/ fails; `python -m saqlib.report.readme` mends it."""
+    assert readme.filled(TEXT) == TEXT
+
+
+def test_the_answer_holds_accuracy_and_verdicts(tmp_path):
+    """Both tables as results/ have them; a claim that compares trainings stands under one of them."""
+    folder = tmp_path / "results" / "tables"
+    folder.mkdir(parents=True)
+    SUMMARY.to_csv(folder / "verdicts.csv", index=False)
+    (folder / "accuracy.md").write_text("| Precision |\n")
+    answer = readme.answer(tmp_path)
+    assert "| Precision |\n" in answer
+    assert "| Claim | MNIST, standard | MNIST, guided |" in answer
+    assert "| H1 Lower. | supported | opposite |" in answer
+    assert f"| H6 Clearer. | {tables.MISSING} | not supported |" in answer
+    changed = readme.filled(TEXT, tmp_path)
+    assert changed != TEXT and readme.filled(changed) == TEXT, "what stands around the answer stays"
+
+
+def test_a_mark_that_is_gone_is_named():
+    """Nothing is written over text that is not the answer."""
+    with pytest.raises(ValueError, match="end of answer"):
+        readme.filled(TEXT.replace(readme.END, ""))
+
+
+def test_what_the_readme_links_to_exists():
+    """No dead link into the repository."""
+    links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    assert links and [link for link in links if not (paths.ROOT / link).exists()] == []
+
+
+def test_the_modules_that_it_runs_exist():
+    """Every `python -m saqlib...` that it names is a module."""
+    modules = set(re.findall(r"python -m (saqlib[\w.]*)", TEXT))
+    assert modules and [module for module in modules if importlib.util.find_spec(module) is None] == []
+
+
+def test_its_python_runs(monkeypatch):
+    """The example works as it stands, with the committed network, on the sample in place of the downloaded images."""
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    load, names = data.load, {}
+    monkeypatch.setattr(data, "load", lambda dataset, split: load(dataset, split, sample=True))
+    exec(code, names)
+    assert names["maps"].shape == (10, 28, 28) and names["maps"].abs().sum() > 0
+    right = names["network"](data.as_input(names["images"])).argmax(1) == names["labels"]
+    assert right.double().mean() > 0.9
+
+
+def test_its_targets_are_in_the_makefile():
+    """Every `make x` that it names is a target with a line of help."""
+    targets = set(re.findall(r"^(\w+):.*## ", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make (\w+)", TEXT, flags=re.MULTILINE)) <= targets

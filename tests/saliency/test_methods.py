@@ -1,0 +1,182 @@
+"""Other methods of making a map: analytic networks, brute force, and captum as the oracle for gradients."""
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Saliency
+from torch import nn
+
+from saqlib.saliency.gradient import input_gradient
+from saqlib.saliency.methods import log_probability_gradient, occlusion, smoothgrad
+
+
+class HalfSquares(nn.Module):
+    """Logits whose first is half the sum of squares, so that its gradient is the image."""
+
+    def forward(self, images):
+        return torch.stack([images.flatten(1).square().sum(1) / 2, images.flatten(1).sum(1)], dim=1)
+
+
+@pytest.fixture
+def model():
+    """A small network with a layer whose mode matters."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(576, 5)
+    ).eval()
+
+
+@pytest.fixture
+def images():
+    """Images with dark ground."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.random((5, 1, 28, 28)) * (rng.random((5, 1, 28, 28)) < 0.5)).float()
+
+
+TARGETS = torch.tensor([0, 1, 2, 3, 4])
+
+
+def generator(seed=0):
+    """A fresh generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def test_input_gradient_equals_captum(model, images):
+    """The map that all others are compared with is captum's signed Saliency of the logit."""
+    expected = Saliency(model).attribute(images.clone().requires_grad_(), target=TARGETS, abs=False)
+    torch.testing.assert_close(input_gradient(model, images, TARGETS), expected.squeeze(1), rtol=0, atol=1e-6)
+
+
+def test_log_probability_gradient_equals_captum(model, images):
+    """The gradient of the log-probability is captum's on the network with a log-softmax."""
+    whole = nn.Sequential(model, nn.LogSoftmax(dim=1)).eval()
+    expected = Saliency(whole).attribute(images.clone().requires_grad_(), target=TARGETS, abs=False)
+    maps = log_probability_gradient(model, images, TARGETS)
+    torch.testing.assert_close(maps, expected.squeeze(1), rtol=0, atol=1e-6)
+    assert not maps.requires_grad
+
+
+def test_log_probability_gradient_dies_of_confidence(images):
+    """At a margin beyond float32 the log-probability has no gradient left, the logit has."""
+    network = nn.Sequential(HalfSquares(), nn.Linear(2, 2, bias=False))
+    network[1].weight.data = torch.tensor([[9.0, 0.0], [0.0, 0.0]])
+    targets = torch.zeros(5, dtype=torch.int64)
+    assert (log_probability_gradient(network, images, targets) == 0).all()
+    torch.testing.assert_close(input_gradient(network, images, targets), 9 * images.squeeze(1))
+
+
+def test_smoothgrad_is_a_mean_over_noise(images):
+    """With gradient x it is the image plus noise of deviation / sqrt(samples)."""
+    targets = torch.zeros(5, dtype=torch.int64)
+    maps = smoothgrad(HalfSquares(), images, targets, generator=generator(), samples=16, deviation=0.2)
+    assert (maps - images.squeeze(1)).std().item() == pytest.approx(0.2 / 16**0.5, rel=0.05)
+    assert (maps < 0).any()
+
+
+def test_smoothgrad_without_noise_is_the_gradient(model, images):
+    """Nearly no noise leaves the input gradient, signs and targets included."""
+    maps = smoothgrad(model, images, TARGETS, generator=generator(), samples=3, deviation=1e-7)
+    torch.testing.assert_close(maps, input_gradient(model, images, TARGETS), rtol=0, atol=1e-5)
+
+
+def test_smoothgrad_follows_its_generator_alone(model, images):
+    """The given generator decides the noise, and the global one does not move."""
+    state = torch.get_rng_state()
+    first, again, other = (smoothgrad(model, images, TARGETS, generator=generator(s)) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_occlusion_by_brute_force(model, images):
+    """Each pixel holds the mean fall of the logit over the 4 x 4 windows, two apart, that cover it."""
+    with torch.no_grad():
+        before = model(images).gather(1, TARGETS[:, None]).squeeze(1)
+        total, count = torch.zeros(5, 28, 28), torch.zeros(28, 28)
+        for row in range(0, 25, 2):
+            for column in range(0, 25, 2):
+                window = (..., slice(row, row + 4), slice(column, column + 4))
+                blanked = images.clone()
+                blanked[window] = 0
+                fall = before - model(blanked).gather(1, TARGETS[:, None]).squeeze(1)
+                total[window] += fall[:, None, None]
+                count[window] += 1
+    torch.testing.assert_close(occlusion(model, images, TARGETS), total / count, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["smoothgrad", "occlusion", "log_probability_gradient"])
+def test_network_stays_as_it_was(model, images, method):
+    """Mode, gradients and parameters are the same afterwards, and the maps those of evaluation mode."""
+    methods = {
+        "smoothgrad": lambda: smoothgrad(model, images, TARGETS, generator=generator(), samples=2),
+        "occlusion": lambda: occlusion(model, images, TARGETS),
+        "log_probability_gradient": lambda: log_probability_gradient(model, images, TARGETS),
+    }
+    expected = methods[method]()
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = methods[method]()
+    assert torch.equal(maps, expected)
+    assert maps.shape == (5, 28, 28)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not images.requires_grad
+
+
+# ------------------------------------------------------------------------------------------ several channels
+
+
+@pytest.fixture
+def colour_model():
+    """A network of three channels, 20 x 24 pixels and five classes."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(320, 5)).eval()
+
+
+@pytest.fixture
+def colour_images():
+    """Pictures (5, 3, 20, 24)."""
+    return torch.rand(5, 3, 20, 24, generator=generator(2))
+
+
+def strongest(gradient):
+    """Of each pixel's channels the value that is largest in magnitude."""
+    high, low = gradient.amax(1), gradient.amin(1)
+    return torch.where(high >= -low, high, low)
+
+
+def test_gradients_of_several_channels_are_the_strongest_ones(colour_model, colour_images):
+    """Of captum's gradients: SmoothGrad nearly without noise that of the logit, and that of the log-probability."""
+    expected = Saliency(colour_model).attribute(colour_images.clone().requires_grad_(), target=TARGETS, abs=False)
+    maps = smoothgrad(colour_model, colour_images, TARGETS, generator=generator(), samples=3, deviation=1e-7)
+    torch.testing.assert_close(maps, strongest(expected), rtol=0, atol=1e-5)
+    whole = nn.Sequential(colour_model, nn.LogSoftmax(dim=1)).eval()
+    expected = Saliency(whole).attribute(colour_images.clone().requires_grad_(), target=TARGETS, abs=False)
+    maps = log_probability_gradient(colour_model, colour_images, TARGETS)
+    torch.testing.assert_close(maps, strongest(expected), rtol=0, atol=1e-6)
+
+
+def test_smoothgrad_of_several_channels_takes_the_mean_before_the_strongest():
+    """With gradient x the noise of each channel averages out before the channels are compared, not afterwards."""
+    images = torch.tensor([0.1, -0.4, 0.1]).view(1, 3, 1, 1).expand(1, 3, 20, 24)
+    maps = smoothgrad(HalfSquares(), images, torch.tensor([0]), generator=generator(), samples=900, deviation=0.3)
+    noisy = images + 0.3 * torch.randn(900, 3, 20, 24, generator=generator())
+    assert (maps + 0.4).abs().max() < 0.06
+    assert (strongest(noisy).mean(0) + 0.4).abs().min() > 0.06
+
+
+def test_occlusion_of_several_channels_blanks_them_together(colour_model, colour_images):
+    """Each pixel holds the mean fall of the logit over the windows of all channels that cover it."""
+    with torch.no_grad():
+        before = colour_model(colour_images).gather(1, TARGETS[:, None]).squeeze(1)
+        total, count = torch.zeros(5, 20, 24), torch.zeros(20, 24)
+        for row in range(0, 17, 2):
+            for column in range(0, 21, 2):
+                window = (..., slice(row, row + 4), slice(column, column + 4))
+                blanked = colour_images.clone()
+                blanked[window] = 0
+                fall = before - colour_model(blanked).gather(1, TARGETS[:, None]).squeeze(1)
+                total[window] += fall[:, None, None]
+                count[window] += 1
+    torch.testing.assert_close(occlusion(colour_model, colour_images, TARGETS), total / count, rtol=0, atol=1e-5)

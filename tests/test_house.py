@@ -1,0 +1,132 @@
+"""The house: rooms in one direction, small modules, and words that need nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from saqlib import codebase, paths
+
+# What each room may import, from the ground up: a room stands below all that name it. An arrow that is not here is
+# refused, and so is one that points up.
+ARROWS = {
+    "paths": "",
+    "errors": "",
+    "names": "",
+    "datasets": "",
+    "files": "",
+    "params": "errors paths",
+    "grid": "datasets params",
+    "words": "names",
+    "workers": "params",
+    "codebase": "paths",
+    "store": "codebase paths",
+    "data": "datasets params paths",
+    "download": "data datasets errors files params paths",
+    "network": "params",
+    "stored": "files grid network paths",
+    "saliency": "",
+    "training": "data files grid network params paths saliency store stored workers",
+    "clarity": "data files grid names network params paths saliency store stored workers",
+    "evidence": "files grid names params paths words",
+    "deployment": "data errors files grid network saliency stored words",
+    "report": "evidence files names paths words",
+    "pipeline": "clarity codebase data download errors evidence files grid network params paths training workers",
+}
+LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
+
+
+def modules() -> dict[str, str]:
+    """Every module of saqlib with its text."""
+    return {module: codebase.file_of(module).read_text(encoding="utf-8") for module in codebase.modules()}
+
+
+def test_rooms_import_only_what_stands_below_them():
+    """Every arrow between rooms is one of ARROWS, and every arrow of ARROWS is there."""
+    found: dict[str, set[str]] = {codebase.room(module): set() for module in codebase.modules()}
+    for module, text in modules().items():
+        found[codebase.room(module)] |= {codebase.room(other) for other in codebase.imported(text)}
+    found = {room: others - {room} for room, others in found.items()}
+    assert found == {room: set(below.split()) for room, below in ARROWS.items()}
+
+
+def test_arrows_go_one_way():
+    """In the order of ARROWS each room imports rooms that stand before it: no arrow points up, and there is no circle."""
+    order = list(ARROWS)
+    for room, below in ARROWS.items():
+        assert all(order.index(other) < order.index(room) for other in below.split()), room
+
+
+def test_no_circle_between_modules():
+    """Within a room, too, modules import in one direction."""
+    graph = {module: codebase.imported(text) for module, text in modules().items()}
+    assert set(TopologicalSorter(graph).static_order()) == set(graph)
+
+
+def test_modules_are_short():
+    """No module is longer than one reads in ten minutes."""
+    long = {module: len(text.splitlines()) for module, text in modules().items()}
+    assert {module: lines for module, lines in long.items() if lines > LONGEST_MODULE} == {}
+
+
+def test_functions_fit_on_a_screen():
+    """No function is longer than a screen, its docstring included."""
+    long = {
+        f"{module}.{node.name}": node.end_lineno - node.lineno + 1
+        for module, text in modules().items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_a_face_holds_names_alone():
+    """The __init__ of a room has a docstring, and attaches names to modules without importing them."""
+    for folder in (paths.ROOT / "saqlib").iterdir():
+        if folder.is_dir() and (folder / "__init__.py").exists():
+            body = ast.parse((folder / "__init__.py").read_text()).body
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder.name
+            assert all(isinstance(node, (ast.Expr, ast.Import, ast.Assign)) for node in body), folder.name
+
+
+def test_tests_mirror_the_house():
+    """A module is tested where its name says: tests/clarity/test_removal.py for saqlib/clarity/removal.py."""
+    untested = {"paths", "names", "datasets", "report.panels", "saliency.settings", "pipeline.by_hand"}  # by what uses them
+    expected = {module for module in codebase.modules() if module not in untested}
+    tests = paths.ROOT / "tests"
+    found = {".".join(path.relative_to(tests).with_suffix("").parts).replace("test_", "") for path in tests.rglob("test_*.py")}
+    assert expected - found == set()
+
+
+# ------------------------------------------------------------------------------------------- who needs what
+
+HEAVY = ("torch", "captum", "onnx", "onnxruntime")
+LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "evidence.statistics", "evidence.image_sets",
+         "evidence.runs", "evidence.claims", "evidence.retained", "evidence.kept_maps", "report.tables", "report.readme",
+         "report.verify", "report.sentences", "pipeline.study")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("imported", "refused"),
+    [
+        (LIGHT, HEAVY),
+        (("data.images",), ("saqlib.download", "torchvision", "captum")),
+        (("stored",), ("saqlib.training", "saqlib.clarity", "captum", "scipy", "onnx")),
+        (("training.cell",), ("captum", "onnx", "scipy", "saqlib.clarity", "saqlib.evidence")),
+        (("clarity.cell",), ("captum", "onnx", "saqlib.training", "saqlib.evidence")),
+        (("deployment.explain",), ("torch", "captum", "scipy", "pandas")),
+        (("pipeline.run",), ("captum", "onnx", "saqlib.training.cell", "saqlib.clarity.cell")),
+    ],
+    ids=lambda names: names[0],
+)
+def test_nothing_imports_what_it_does_not_need(imported, refused):
+    """In a fresh interpreter, one import after the other: none of the refused modules has been loaded."""
+    script = "import sys\n" + "".join(
+        f"import saqlib.{module}\nbad = [name for name in {refused} if name in sys.modules]\n"
+        f"assert not bad, 'saqlib.{module} imports ' + ', '.join(bad)\n"
+        for module in imported
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
