@@ -9,7 +9,6 @@ what only macOS asks for (appnope) is resolved by itself and gets a macOS marker
 """
 
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -18,10 +17,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from saqlib import files
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"
 NUMERICS = ("captum", "ml_dtypes", "numpy", "onnx", "onnxruntime", "scipy", "torch")
-REPORT = ("jinja2", "matplotlib", "pandas", "pillow", "seaborn", "statsmodels", "typst", "xarray")
+REPORT = ("jinja2", "matplotlib", "pandas", "pillow", "seaborn", "typst", "xarray")
 NOT_FOLLOWED = ("captum",)  # of what it asks for, only numpy and torch compute
 PYTHON = "3.11"
 PLATFORMS = {
@@ -30,7 +31,8 @@ PLATFORMS = {
 }
 OLD_ENOUGH = ["soupsieve<3"]  # later ones refuse Python below 3.11.5, and Debian 12 has 3.11.2
 HEADER = """\
-# Of what pyproject.toml (with its extra "test") resolves to on Python 3.11: {what}. Written by `make lock`; do not edit.
+# Of what pyproject.toml (with its extra "test") resolves to on Python 3.11: {what}.
+# Written by `make lock`; do not edit.
 """
 WHAT = {
     "numerics": "packages whose releases may change a number",
@@ -103,9 +105,7 @@ def main() -> None:
             platforms = [platform for platform in PLATFORMS if name in wanted[platform]]
             marker = f' ; sys_platform == "{platforms[0]}"' if len(platforms) == 1 else ""
             lines.append(f"{name}=={packages[name]['version']}{marker}\n")
-        temporary = LOCKS / f".{lock}.lock.partial"
-        temporary.write_text(HEADER.format(what=WHAT[lock]) + "".join(lines))
-        os.replace(temporary, LOCKS / f"{lock}.lock")
+        files.write(LOCKS / f"{lock}.lock", HEADER.format(what=WHAT[lock]) + "".join(lines))
 
 
 if __name__ == "__main__":

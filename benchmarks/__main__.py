@@ -1,12 +1,11 @@
 """`python -m benchmarks [part ...]`: print each part's table and write it to build/bench/."""
 
 import argparse
-import os
 from collections.abc import Callable
 
 from benchmarks import breakdown, latency, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
-from saqlib import paths
+from saqlib import files, paths
 from saqlib.pipeline import study
 from saqlib.pipeline.study import Study
 
@@ -79,14 +78,11 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     settings = study.load()
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name in options.parts or PARTS:
         title, part = PARTS[name]
         text = f"## {title}\n\n{part(settings, options.rounds)}\n"
         print(text, flush=True)
-        temporary = FOLDER / f"{name}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, FOLDER / f"{name}.md")
+        files.write(FOLDER / f"{name}.md", text)
     print(f"Written to {FOLDER.relative_to(paths.ROOT)}/")
 
 

@@ -14,11 +14,11 @@ from saqlib.pipeline.study import Study
 
 BATCHES = (1, 128)
 CALLS = {1: 50, 128: 2}  # calls of the runtime a timed call
-REFERENCE = "fp32"
 
 
 def rows(settings: Study, rounds: int) -> list[dict[str, str]]:
-    """Each precision's prediction against fp32's, and each one's explanation against its own prediction."""
+    """Each precision's prediction against the reference's, and each one's explanation against its own prediction."""
+    reference = settings.claims.reference
     table = []
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
@@ -30,13 +30,14 @@ def rows(settings: Study, rounds: int) -> list[dict[str, str]]:
                 sessions[f"{precision} {kind}"] = session(path)
         for batch in BATCHES:
             times = measure(sessions, batch, rounds)
+            base = times.milliseconds(f"{reference} logits")
             for precision in settings.precisions:
                 logits, explanation = (times.milliseconds(f"{precision} {kind}") for kind in ("logits", "map"))
                 table.append(
                     {
                         "precision": precision,
                         "batch": str(batch),
-                        "prediction / fp32 prediction": f"{logits / times.milliseconds(f'{REFERENCE} logits'):.2f}",
+                        f"prediction / {reference} prediction": f"{logits / base:.2f}",
                         "explanation / prediction": f"{explanation / logits:.2f}",
                         "ms here": f"{logits / CALLS[batch]:.3f}, {explanation / CALLS[batch]:.3f}",
                     }

@@ -1,4 +1,4 @@
-"""What all tests share: repeatable properties, one thread, no network."""
+"""What all tests share: repeatable properties, one thread, no network, and files that stay together on a worker."""
 
 import socket
 
@@ -40,6 +40,18 @@ class StderrNotCompared:
     def pytest_collectstart(collector: pytest.Collector) -> None:
         if hasattr(collector, "skip_compare"):
             collector.skip_compare += ("stderr",)
+
+
+# What takes longest begins first, or one worker would end with it alone.
+LONGEST = ("test_run.py", "05_compare.ipynb", "test_staleness.py", "04_deploy.ipynb", "test_cell.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share its fixtures, and a notebook's cells its kernel: each file is one group of xdist's."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import arithmetic, breakdown, peers, stages, steps, timing
 from benchmarks.__main__ import as_table
 from saqlib.network.initial import build
+from saqlib.network.lattice import quantize_weight
 from saqlib.network.lenet import LeNet
-from saqlib.network.quantization import quantize_weight
 from saqlib.network.settings import LAYERS
 from saqlib.pipeline import study
 from saqlib.pipeline.study import Study

@@ -74,7 +74,7 @@ def test_locks_hold_what_is_declared(declared):
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_pins_one_exact_version_of_each(lock):
     """Each line is one package at one exact version, so that two set-ups get the same; the lines are sorted."""
-    assert len(PINS[lock]) == len(LOCKS[lock].strip().splitlines()) - 1, "one line of comment, then one per package"
+    assert len(PINS[lock]) == len(LOCKS[lock].strip().splitlines()) - 2, "two lines of comment, then one per package"
     for pin in PINS[lock].values():
         assert [specifier.operator for specifier in pin.specifier] == ["=="], pin
     assert list(PINS[lock]) == sorted(PINS[lock])
@@ -184,7 +184,7 @@ USED_OTHERWISE = {
     "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
     "jinja2": ("saqlib/report/tables.py", ".to_latex("),  # which pandas fills in by it
     "jupyterlab": ("Makefile", "-m jupyterlab"),
-    "nbval": ("Makefile", "-m pytest --nbval"),
+    "nbval": ("Makefile", "--nbval --nbval-current-env"),
     "pytest-xdist": ("Makefile", "$(PYTEST_OPTIONS)"),
     "ruff": ("Makefile", "-m ruff"),
 }

@@ -68,10 +68,12 @@ def _tasks(cell: Cell, scoring: Scoring, seeds: int, root: Path) -> dict[Path, t
 
 
 def _digests(cell: Cell, seeds: int, root: Path) -> list[str]:
-    """A hash of each seed's weights."""
+    """A hash of each seed's network: its bits, its widths and its weights."""
     content = stored.read_cell(stored.model_file(cell, root))
+    common = json.dumps([content["precision"], content["network"]], sort_keys=True).encode()
     states = [stored.restore(content, seed).state_dict() for seed in range(seeds)]
-    return [hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest() for state in states]
+    weights = [b"".join(values.numpy().tobytes() for values in state.values()) for state in states]
+    return [hashlib.sha256(common + each).hexdigest() for each in weights]
 
 
 def _score(path: Path, task, *arguments: Any) -> None:

@@ -1,6 +1,6 @@
 """How much a map resembles a reference map: fidelity to a full-precision network, which is not clarity.
 
-A number here means little without its ceiling, the same statistic between two full-precision networks that
+A number here means little without a reference, the same statistic between two full-precision networks that
 differ in the seed alone. Maps and references are paired image by image, both (B, H, W); where either is
 dead the score is NaN.
 

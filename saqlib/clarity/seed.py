@@ -68,8 +68,9 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
     found |= _likeness(cell, scoring, {"preservation": seed, "seed_to_seed": neighbour}, root, images, predicted, maps)
     names = {
         "image": indices, "few": indices[few], "score": list(PRIMARY), "likeness": list(PRESERVATION),
-        "map": list(by_map), "explainer": list(methods), "order": ["most", "least", "random"], "level": _levels(scoring),
-        "accuracy_order": ["most", "random"], "accuracy_level": list(ACCURACY_LEVELS), "kept": indices[kept],
+        "map": list(by_map), "explainer": list(methods), "order": ["most", "least", "random"],
+        "level": _levels(scoring), "accuracy_order": ["most", "random"], "accuracy_level": list(ACCURACY_LEVELS),
+        "kept": indices[kept],
     }  # fmt: skip
     return _dataset(found, names)
 

@@ -94,7 +94,7 @@ class Outcome:
     seeds: int
 
 
-Table = pd.DataFrame  # of one score: a row a seed, a column a precision
+Table = pd.DataFrame  # of one score: one row per seed, one column per precision
 
 
 def _sign_flip(difference: NDArray, expected: str) -> Outcome:
@@ -207,9 +207,9 @@ def _guided_difference(table: NDArray) -> NDArray:
 
 
 def evaluate(runs: Mapping[str, pd.DataFrame], claims: Claims) -> pd.DataFrame:
-    """Every claim on every dataset and training: one row a test, with the columns `COLUMNS`.
+    """Every claim on every dataset and training: one row per test, with the columns `COLUMNS`.
 
-    runs: for each set of images (primary, all, matched) a frame with one row a network, as saqlib.evidence.runs
+    runs: for each set of images (primary, all, matched) a frame with one row per network, as saqlib.evidence.runs
     reads it. Claims that compare the trainings stand under `guided`. A comparison whose precisions were not
     run is left out; one with a missing value or fewer than 2 seeds gets NaN and `not supported`. Raises
     ValueError for a set of images or a column that is not there.
@@ -267,8 +267,7 @@ def _family(claim: Claim, data: _Data, dataset: str, training: str, level: float
 def _run(table: Table, test: Callable[[NDArray], Outcome]) -> Outcome:
     values = table.to_numpy(float)
     if len(values) < 2 or not np.isfinite(values).all():
-        nan = float("nan")
-        return Outcome(Interval(nan, nan, nan), nan, nan, 0, 1.0, len(values))
+        return Outcome(Interval(np.nan, np.nan, np.nan), np.nan, np.nan, 0, 1.0, len(values))
     return test(values)
 
 
@@ -284,11 +283,10 @@ def _together(rows: list[dict], claim: Claim) -> list[dict]:
 
 
 def summary(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """How the tests of each claim came out: a row a claim, dataset and training, in the order of `table`.
+    """How the tests of each claim came out: one row per claim, dataset and training, in the order of `table`.
 
-    Columns claim, text, dataset, training, a count for each verdict, and the verdict on the claim. The counts
-    leave out the rows of clarity as a whole, which repeat those of Gini; the verdict is made of them alone
-    where there are any.
+    Columns claim, text, dataset, training, a count for each verdict, and the verdict on the claim. The counts leave out
+    the rows of clarity as a whole, which repeat those of Gini; where there are any, they alone make the verdict.
     """
     keys = ["claim", "dataset", "training"]
     texts = {claim.id: claim.text for claim in claims.hypotheses}

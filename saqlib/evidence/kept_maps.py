@@ -30,7 +30,7 @@ class Maps:
 
 
 def outline(cell: xr.Dataset) -> pd.DataFrame:
-    """Where the kept maps lie: a row a distance from the object's outline, in pixels, negative outside of the object.
+    """Where the kept maps lie: one row per distance from the object's outline, in pixels, negative outside.
 
     relative: mean magnitude there, in units of each map's own mean. pixels: share of all pixels that lie there.
     salient: share of the most salient tenth of each map's pixels that lie there. The outermost rows hold what is

@@ -11,7 +11,7 @@ from saqlib.names import PRIMARY
 def retained(runs: pd.DataFrame, untrained: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Retained clarity (C_b - C_rand) / (C_ref - C_rand): 1 keeps what the reference learned, 0 nothing.
 
-    runs: one row a network; untrained: dataset, training, seed and the scores of the reference's network with
+    runs: one row per network; untrained: dataset, training, seed and the scores of the reference's network with
     weights drawn anew. The ratio is that of the means over the seeds, since in a single seed the denominator may come
     close to 0, with Fieller's 95 % interval. Returns dataset, training, metric, precision, estimate, low, high; NaN
     where the interval of the denominator holds 0: the ratio then means nothing.

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -97,9 +96,11 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     p = np.asarray(p, dtype=float)
     if p.ndim != 1 or np.any((p < 0) | (p > 1)):
         raise ValueError(f"holm takes a list of p-values between 0 and 1, or NaN; got {p}")
-    adjusted, tested = np.full_like(p, np.nan), ~np.isnan(p)
-    if tested.any():
-        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    # statsmodels gives the same numbers, but collects garbage in each call: a tenth of a second, a thousand times.
+    adjusted = np.full_like(p, np.nan)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    factors = np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
     return adjusted
 
 

@@ -15,8 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["Bits", "Precision", "Quantization", "Shape"],
-        "quantization": ["PACT", "QuantConv2d", "QuantLinear", "calibrate", "pact", "pact_layers", "quantize_weight",
-                         "set_quantizing"],
+        "lattice": ["pact", "quantize_weight"],
+        "quantization": ["PACT", "QuantConv2d", "QuantLinear", "calibrate", "pact_layers", "set_quantizing"],
         "lenet": ["LeNet"],
         "initial": ["build"],
     },

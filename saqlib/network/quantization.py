@@ -1,8 +1,4 @@
-"""PACT activations and low-bit weights: values on a lattice in the forward pass, straight-through gradients backward.
-
-Activations follow PACT (Choi et al., arXiv 1805.06085): clip to [0, alpha] with a learned alpha, then 2^k levels.
-Weights follow SAWB (arXiv 1807.06964): symmetric codes, the clip estimated from E|w| and E[w^2] of each output
-channel. A 2-bit weight has three levels, {-1, 0, 1} times its scale. Everything rounds half to even.
+"""Layers of low precision for any network: PACT activations, convolutions and linear layers with low-bit weights.
 
 In evaluation a layer that knows the scale of its input computes on integer codes held in float32. Every accumulator
 stays below 2^24, so the sums are exact in any order, and integer-only inference gives the same numbers.
@@ -15,73 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saqlib.network.lattice import best_clip, codes_of, pact, straight_through, weight_scale
 from saqlib.network.settings import check_bits
 
-# clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
-# Laplace and uniform weights. Rows 2 and 4 are SAWB's own, row 3 is fitted in the same form. From 5 bits on no line
-# fits all three; there the largest magnitude is the clip, which for channels of a few hundred weights is the best one.
-SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
-
-CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
-
-
-# ---------------------------------------------------------------------------------------------- activations
-
-
-class _Pact(torch.autograd.Function):
-    """The forward may clamp; the backward is written out, because a clamp's own gradient changed in PyTorch 2.14."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
-        ctx.save_for_backward(x, alpha)
-        step = alpha / levels
-        return x.clamp(0.0, alpha.item()).div_(step).round_().mul_(step)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, alpha = ctx.saved_tensors
-        grad_x = grad_alpha = None
-        # These two kernels are masks, strict at their bounds, and five times as fast as comparing and selecting.
-        if ctx.needs_input_grad[0]:  # 0 < x < alpha
-            grad_x = torch.ops.aten.hardtanh_backward(grad, x, 0.0, alpha.item())
-        if ctx.needs_input_grad[1]:  # x > the number before alpha, so x >= alpha
-            before = torch.nextafter(alpha.to(x.dtype), x.new_zeros(())).item()
-            grad_alpha = torch.ops.aten.threshold_backward(grad, x, before).sum()
-        return grad_x, grad_alpha, None
-
-
-def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
-    """Clip to [0, alpha] and round to 2^bits levels (PACT, Choi et al., arXiv 1805.06085).
-
-    The gradient is 1 on 0 < x < alpha for x, and summed over x >= alpha for alpha.
-
-    Args:
-        x: float, any shape.
-        alpha: the clip, a positive scalar tensor.
-        bits: 2 to 8.
-
-    Returns:
-        The shape of x, on the lattice {0, ..., 2^bits - 1} * alpha / (2^bits - 1).
-
-    Raises:
-        ValueError: bits outside 2 to 8.
-    """
-    return _Pact.apply(x, alpha, 2 ** check_bits(bits) - 1)
-
-
-def best_clip(x: Tensor, bits: int) -> Tensor:
-    """The alpha among max(x) * (1, 2, ..., 100) / 100 whose PACT values are closest to relu(x) in squared error.
-
-    x: any shape. Returns a scalar; 1 if x has no positive value, since nothing can be calibrated then.
-    """
-    x = x.detach().flatten().relu()
-    top = x.max()
-    if top <= 0:
-        return torch.ones_like(top)
-    candidates = top * torch.arange(1, CALIBRATION_STEPS + 1, device=x.device) / CALIBRATION_STEPS
-    errors = torch.stack([F.mse_loss(pact(x, alpha, bits), x) for alpha in candidates])
-    return candidates[errors.argmin()]
 
 
 class PACT(nn.Module):
@@ -129,65 +62,14 @@ class PACT(nn.Module):
         return f"bits={self.bits}"
 
 
-# -------------------------------------------------------------------------------------------------- weights
-
-
-def weight_scale(weight: Tensor, bits: int) -> Tensor:
-    """The value of one code, per output channel: shape (out, 1, ...), positive.
-
-    The clip is SAWB's up to 4 bits. It never exceeds the channel's largest magnitude, and is that magnitude where
-    SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would erase) and from
-    5 bits on. A channel of all zeros gets scale 1.
-    """
-    magnitude = weight.detach().flatten(1).abs()
-    clip = largest = magnitude.amax(1)
-    if check_bits(bits) in SAWB_COEFFICIENTS:
-        c1, c2 = SAWB_COEFFICIENTS[bits]
-        mean = magnitude.mean(1)
-        estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * mean
-        clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
-    scale = torch.where(clip > 0, clip / (2 ** (bits - 1) - 1), 1.0)
-    return scale.view(-1, *[1] * (weight.dim() - 1))
-
-
-def _codes(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    top = 2 ** (bits - 1) - 1
-    # Written into a tensor like `weight`, since a division would forget the memory format that convolutions follow.
-    return torch.div(weight.detach(), scale, out=torch.empty_like(weight)).round_().clamp_(-top, top)
-
-
-def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Symmetric integer codes and the scale of each output channel, so that weight ~ codes * scale.
-
-    The scale is SAWB's (arXiv 1807.06964) up to 4 bits, see `weight_scale`.
-
-    Args:
-        weight: float (out, ...).
-        bits: 2 to 8.
-
-    Returns:
-        Codes, floats that are whole numbers in -(2^(bits-1) - 1) to 2^(bits-1) - 1, of the shape of weight; and
-        the scale, the value of one code, positive (out, 1, ...).
-
-    Raises:
-        ValueError: bits outside 2 to 8.
-    """
-    scale = weight_scale(weight, bits)
-    return _codes(weight, scale, bits), scale
-
-
-def _straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """`value` in the forward pass, the gradient of `x` in the backward pass."""
-    return x + (value - x).detach()
-
-
 class _QuantizedLayer:
     """What QuantConv2d and QuantLinear share: low-bit weights, int32 bias codes, exact evaluation.
 
     The scale of the weights is recomputed in every training call and frozen in evaluation.
     """
 
-    def _set_up(self, bits: int) -> None:
+    def __init__(self, *args, bits: int, **kwargs):
+        super().__init__(*args, **kwargs)
         self.bits = check_bits(bits)
         self.quantizing = True
         self.kept: dict | None = None  # what quantized_once keeps from the first call
@@ -195,7 +77,7 @@ class _QuantizedLayer:
 
     def codes(self) -> Tensor:
         """The weights' integer codes under the frozen scale, as floats of the weight's shape."""
-        return _codes(self.weight, self.weight_scale, self.bits)
+        return codes_of(self.weight, self.weight_scale, self.bits)
 
     def bias_codes(self, input_scale: Tensor | float) -> Tensor | None:
         """The bias in units of input_scale * weight_scale: whole numbers (int32 range), shape (out,); None without."""
@@ -229,17 +111,20 @@ class _QuantizedLayer:
         """Weight and bias on their lattices, with straight-through gradients."""
         if self.training:
             self.weight_scale = weight_scale(self.weight, self.bits)
-        weight = _straight_through(self.weight, self.codes().mul_(self.weight_scale))
+        weight = straight_through(self.weight, self.codes().mul_(self.weight_scale))
         bias = self.bias
         if bias is not None and input_scale is not None:
-            bias = _straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
+            bias = straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
         return weight, bias
 
     def _on_codes(self, x: Tensor, input_scale: Tensor | float) -> Tensor:
         codes = x / input_scale
-        codes = _straight_through(codes, codes.round())
+        codes = straight_through(codes, codes.round())
         accumulator = self._apply_to(codes, self.codes(), self.bias_codes(input_scale))
         return accumulator * self.output_scale(input_scale).view(-1, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}"
 
 
 class QuantConv2d(_QuantizedLayer, nn.Conv2d):
@@ -257,15 +142,8 @@ class QuantConv2d(_QuantizedLayer, nn.Conv2d):
         ValueError: bits outside 2 to 8.
     """
 
-    def __init__(self, *args, bits: int, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._set_up(bits)
-
     def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={self.bits}"
 
 
 class QuantLinear(_QuantizedLayer, nn.Linear):
@@ -283,15 +161,8 @@ class QuantLinear(_QuantizedLayer, nn.Linear):
         ValueError: bits outside 2 to 8.
     """
 
-    def __init__(self, *args, bits: int, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._set_up(bits)
-
     def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={self.bits}"
 
 
 # --------------------------------------------------------------------------------------------- whole networks

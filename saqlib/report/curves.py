@@ -21,8 +21,8 @@ def removal(frame: pd.DataFrame) -> Figure:
     """Probability of the predicted class as pixels are removed; the shaded area is the relevance gain.
 
     frame: dataset, training, precision, seed, level (share of removed pixels), and most, least, random (the
-    value with the most salient, the least salient, or random pixels removed first). A row a dataset and
-    training, a column a precision. Lines are means over the seeds, thin ones the seeds.
+    value with the most salient, the least salient, or random pixels removed first). One row per dataset and
+    training, one column per precision. Lines are means over the seeds, thin ones the seeds.
     """
     precisions = in_order(frame.precision)
     rows = list(frame[["dataset", "training"]].drop_duplicates().itertuples(index=False, name=None))
@@ -54,7 +54,8 @@ def deletion_accuracy(frame: pd.DataFrame) -> Figure:
     """Test accuracy as the most salient pixels are removed, and beside it as random ones are.
 
     frame: dataset, training, precision, seed, level (share of removed pixels), most and random (accuracy in
-    percent). A row a dataset, a column a training, a line a precision: the mean over the seeds.
+    percent). One row per dataset, one column per
+    training, one line per precision: the mean over the seeds.
     """
     trainings = list(dict.fromkeys(frame.training))
     figure, panels = panels_of(frame, trainings, height=1.7)
@@ -81,7 +82,8 @@ def outline(frame: pd.DataFrame) -> Figure:
     """How the gradient's magnitude is spread around the object's outline; the object's side is shaded.
 
     frame: dataset, training, precision, distance (pixels, negative outside), relative (magnitude, 1 is the map's mean)
-    and pixels (their share; places with few are left out). A row a dataset, a column a training, a line a precision.
+    and pixels (their share; places with few are left out). One row per
+    dataset, one column per training, one line per precision.
     """
     trainings = list(dict.fromkeys(frame.training))
     frame = frame[frame.pixels >= FEWEST_PIXELS]

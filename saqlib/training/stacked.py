@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saqlib.network.lattice import best_clip
 from saqlib.network.lenet import CLASSES, LeNet
-from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear, best_clip
+from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear
 
 
 class Stacked(LeNet):

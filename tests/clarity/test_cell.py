@@ -56,17 +56,36 @@ def calls(monkeypatch) -> list[str]:
     return made
 
 
+@pytest.fixture
+def quick(monkeypatch) -> list[str]:
+    """As `calls`, but nothing is computed: for what the store does with a result, whatever it is."""
+    made: list[str] = []
+
+    def score_seed(cell, scoring, seed, *_):
+        made.append(f"seed {seed}")
+        kept = {name: ("kept", [1.5, 2.5]) for name in ("kept_image", "kept_map")}
+        return xr.Dataset({"label": ("image", [4]), "scores": ("image", [float(seed)]), **kept})
+
+    def score_controls(*_):
+        made.append("controls")
+        return xr.Dataset({"control_scores": ("image", [0.25])})
+
+    monkeypatch.setattr(cells, "score_seed", score_seed)
+    monkeypatch.setattr(cells, "score_controls", score_controls)
+    return made
+
+
 def score(root: Path, cell: Cell = W2A2, scoring: Scoring = LEAST, seeds: int = SEEDS, n_jobs: int = 1) -> xr.Dataset:
     """The cell, scored in this process unless n_jobs says otherwise."""
     return cells.score_cell(cell, scoring, seeds, SMOKE.engine, root, n_jobs=n_jobs)
 
 
 def change_weights(root: Path, cell: Cell, *seeds: int) -> None:
-    """Other weights for these seeds of a model file: a hair's breadth in a single bias."""
+    """Other weights for these seeds of a model file, in one filter of the second convolution."""
     path = root / "models" / f"{cell}.pt"
     content = torch.load(path)
     for seed in seeds:
-        content["seeds"][seed]["dense3.bias"][0] += 1e-3
+        content["seeds"][seed]["conv2.weight"][0] *= -1
     torch.save(content, path)
 
 
@@ -170,19 +189,19 @@ def test_scoring_again_computes_nothing(cell, root, build, calls):
     assert {path: path.stat().st_mtime_ns for path in build.rglob("*.nc")} == stamps
 
 
-def test_a_seed_more_computes_only_that(root, calls):
+def test_a_seed_more_computes_only_that(root, quick):
     """What one seed has computed is there when two are asked for."""
     score(root, seeds=1)
-    assert calls == ["seed 0", "controls"]
+    assert quick == ["seed 0", "controls"]
     score(root)
-    assert calls == ["seed 0", "controls", "seed 1"]
+    assert quick == ["seed 0", "controls", "seed 1"]
 
 
-def test_the_last_seed_of_the_reference_has_another_neighbour_among_more(root, calls):
+def test_the_last_seed_of_the_reference_has_another_neighbour_among_more(root, quick):
     """Of the reference the seed before the new one is likened to the new one, so it is scored again."""
     score(root, FP32, seeds=1)
     score(root, FP32)
-    assert calls == ["seed 0", "controls", "seed 0", "seed 1"]
+    assert quick == ["seed 0", "controls", "seed 0", "seed 1"]
 
 
 @pytest.mark.parametrize(
@@ -239,22 +258,22 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_other_settings_compute_anew(setting, root, calls):
+def test_other_settings_compute_anew(setting, root, quick):
     """Scores of other settings are never taken for those of the present ones; going back computes nothing."""
     first = score(root)
     score(root, scoring=SETTINGS[setting](LEAST))
-    assert calls == ALL * 2
+    assert quick == ALL * 2
     xr.testing.assert_identical(score(root), first)
-    assert calls == ALL * 2
+    assert quick == ALL * 2
 
 
-def test_other_images_compute_anew(root, calls, monkeypatch):
+def test_other_images_compute_anew(root, quick, monkeypatch):
     """The data's content decides, not its name."""
     score(root)
     real = data.fingerprint
     monkeypatch.setattr(data, "fingerprint", lambda *a, **o: real(*a, **o) | {"train-images-idx3-ubyte": "0" * 64})
     score(root)
-    assert calls == ALL * 2
+    assert quick == ALL * 2
 
 
 @pytest.fixture
@@ -273,33 +292,33 @@ def edit(library: Path, file: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["cell", "seed", "maps", "scores", "removal", "preservation", "controls"])
-def test_other_code_of_the_scores_computes_anew(file, root, library, calls):
+def test_other_code_of_the_scores_computes_anew(file, root, library, quick):
     """A statement more in a module of saqlib.clarity, and scored seeds count no longer; a comment changes nothing."""
     score(root)
     edit(library, f"clarity/{file}.py", "# a comment")
     score(root)
-    assert calls == ALL
+    assert quick == ALL
     edit(library, f"clarity/{file}.py", "CHANGED = True")
     score(root)
-    assert calls == ALL * 2
+    assert quick == ALL * 2
 
 
 @pytest.mark.parametrize("file", ["saliency/gradient.py", "saliency/methods.py", "network/lenet.py", "stored.py"])
-def test_other_code_below_the_scores_computes_anew(file, root, library, calls):
-    """So does one in what scoring calls: the gradient, the network, the reader of model files."""
+def test_other_code_below_the_scores_computes_anew(file, root, library, quick):
+    """So does one in what scoring quick: the gradient, the network, the reader of model files."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
-    assert calls == ALL * 2
+    assert quick == ALL * 2
 
 
 @pytest.mark.parametrize("file", ["training/loop.py", "evidence/claims.py", "report/tables.py", "clarity/settings.py"])
-def test_code_that_decides_no_score_computes_nothing(file, root, library, calls):
+def test_code_that_decides_no_score_computes_nothing(file, root, library, quick):
     """Training code, evidence, the report, the checks of settings: scored seeds stay."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
-    assert calls == ALL
+    assert quick == ALL
 
 
 DAMAGES = {
@@ -313,18 +332,27 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["0.nc", "controls.nc"])
-def test_a_damaged_file_is_put_aside_and_scored_anew(damage, name, root, build, calls):
-    """The file keeps its bytes under another name; what is scored in its place is equal, to the byte."""
+def test_a_damaged_file_is_put_aside_and_scored_anew(damage, name, root, build, quick):
+    """The file keeps its bytes under another name, and what it held is computed anew; the others stay."""
     first, before = score(root), kept(build)
     (path,) = build.rglob(name)
     spoilt = DAMAGES[damage](path.read_bytes())
     path.write_bytes(spoilt)
-    del calls[:]
-    again = score(root)
-    assert calls == ["seed 0" if name == "0.nc" else "controls"]
-    xr.testing.assert_identical(again, first)
-    place = f"{path.parent.name}/{name}"
-    assert kept(build) == before | {f"{place}.damaged": spoilt}
+    del quick[:]
+    xr.testing.assert_identical(score(root), first)
+    assert quick == ["seed 0" if name == "0.nc" else "controls"]
+    assert kept(build) == before | {f"{path.parent.name}/{name}.damaged": spoilt}
+
+
+def test_scores_in_place_of_damaged_ones_are_equal(root, build, calls):
+    """With every real file cut short, wherever the cut falls, all is scored anew to the same bytes."""
+    first, before = score(root), kept(build)
+    for share, place in zip((0.2, 0.5, 0.9), before, strict=True):
+        content = before[place]
+        (build / "store" / "scored" / place).write_bytes(content[: int(share * len(content))])
+    xr.testing.assert_identical(score(root), first)
+    assert calls == ALL * 2
+    assert {name: content for name, content in kept(build).items() if name.endswith(".nc")} == before
 
 
 def test_a_killed_run_goes_on_where_it_stopped(root, calls, monkeypatch):
@@ -342,16 +370,20 @@ def test_a_killed_run_goes_on_where_it_stopped(root, calls, monkeypatch):
     assert calls == ALL
 
 
-def test_scoring_side_by_side_leaves_whole_files(root, build):
+def test_scoring_side_by_side_leaves_whole_files(root, build, quick, monkeypatch):
     """Two that score the same cell at once, as two stages may, end with the same files and nothing half-written."""
-    results: dict[str, xr.Dataset] = {}
+    together, results = threading.Barrier(2), {}
+    for name in ("score_seed", "score_controls"):
+        task = getattr(cells, name)
+        monkeypatch.setattr(cells, name, lambda *arguments, task=task: (together.wait(), task(*arguments))[1])
     threads = [threading.Thread(target=lambda name=name: results.update({name: score(root)})) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert sorted(quick) == sorted(ALL * 2)
     xr.testing.assert_identical(results["a"], results["b"])
-    assert len(kept(build)) == 3 and all(name.endswith(".nc") for name in kept(build))
+    assert sorted(Path(name).name for name in kept(build)) == ["0.nc", "1.nc", "controls.nc"]
 
 
 # ------------------------------------------------------------------------------------------------------ the files

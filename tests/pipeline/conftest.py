@@ -1,26 +1,14 @@
 """Every stage of dvc.yaml, and a pipeline that has run, for the tests of the pipeline."""
 
-import hashlib
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 from dvc.repo import Repo
 
 from saqlib import paths
 from saqlib.pipeline import run
+from tests.workspaces import TINY, digests, finish, kill, start
 
-TINY = {
-    "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
-    "scales": {
-        "smoke": {
-            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20
-        }
-    },
-}  # fmt: skip
 # Appended to a workspace's files.py: the second cell stops, for ever, as soon as its first seed is kept.
 PAUSE = """
 
@@ -43,41 +31,6 @@ def stages():
     """Every stage of dvc.yaml with its matrix written out, by its name."""
     with Repo(paths.ROOT) as repo:
         return {stage.addressing: stage for stage in repo.index.stages}
-
-
-def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
-    """A command in a workspace, on the saqlib of that workspace; what it prints is kept in a file."""
-    with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, cwd=folder, env=run.environment(folder), stdout=log, stderr=log)
-
-
-def finish(folder: Path, process: subprocess.Popen) -> str:
-    """What the command printed; it has to succeed."""
-    status = process.wait()
-    log = (folder / "log").read_text()
-    assert status == 0, log
-    return log
-
-
-def kill(process: subprocess.Popen) -> None:
-    """All at once, as when the power fails: DVC, papermill, the kernel and its workers."""
-    try:
-        tree = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        tree = []
-    for each in [*tree, process]:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            pass
-    process.wait()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """A hash of every file below a folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="session")

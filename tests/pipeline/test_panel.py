@@ -4,7 +4,6 @@ import io
 import sys
 
 import matplotlib.pyplot as plt
-import pytest
 import torch
 
 from saqlib.pipeline import panel
@@ -24,6 +23,7 @@ def test_nobody_looking_shows_nothing(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with panel.panel("mnist-fp32-standard") as show:
         assert show is None
+    assert sys.stderr.getvalue() == capsys.readouterr().out == ""
 
 
 def test_the_bar_counts_epochs_of_all_seeds(monkeypatch):
@@ -42,7 +42,7 @@ def test_the_bar_counts_epochs_of_all_seeds(monkeypatch):
     assert "seeds=1/3" in terminal.getvalue()
 
 
-def test_the_drawing_has_a_curve_a_seed_and_the_latest_maps():
+def test_the_drawing_has_a_curve_for_each_seed_and_the_latest_maps():
     """Curves are the accuracies given; the maps are those of the last record, not the first."""
     progress = _progress()
     figure = panel.draw(progress, "title")
@@ -54,12 +54,11 @@ def test_the_drawing_has_a_curve_a_seed_and_the_latest_maps():
     plt.close(figure)
 
 
-@pytest.mark.parametrize("first", [{}, {0: History()}], ids=["no seed", "a seed without an epoch"])
-def test_the_drawing_begins_before_there_is_anything_to_draw(first):
-    """A training that has just started is an empty panel, not an error."""
-    figure = panel.draw(Progress(first, seeds=3, epochs=2), "title")
+def test_the_drawing_begins_before_the_first_epoch_is_over():
+    """A seed that has just started is a curve without points, and no maps, not an error."""
+    figure = panel.draw(Progress({0: History()}, seeds=3, epochs=2), "title")
     curves, maps = figure.subfigs
-    assert [len(line.get_ydata()) for line in curves.axes[0].lines] == [0] * len(first)
+    assert [len(line.get_ydata()) for line in curves.axes[0].lines] == [0]
     assert not maps.axes
     plt.close(figure)
 

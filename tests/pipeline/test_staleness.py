@@ -19,6 +19,7 @@ from saqlib.pipeline import run, study
 from saqlib.training.cell import key
 
 CELLS = [str(cell) for cell in study.load().grid.cells]
+TWO_BITS = [cell for cell in CELLS if "-w2a2-" in cell]
 GUIDED = [cell for cell in CELLS if cell.endswith("-guided")]
 QUANTIZED = [cell for cell in CELLS if "-fp32-" not in cell]
 COPIES = ("source@", "code@")
@@ -61,7 +62,7 @@ def new_precision(values: dict) -> None:
     values["grid"]["precisions"].append("w3a3")
 
 
-NEW_CELLS = [f"{dataset}-w3a3-{training}" for dataset in ("mnist", "fashion_mnist") for training in ("standard", "guided")]
+NEW_CELLS = sorted({re.sub("-.*-", "-w3a3-", cell) for cell in CELLS})
 CLAIM = {"id": "H10", "text": "Fewer bits, darker maps.", "test": "trend", "metrics": ["gini"],
          "precisions": ["w2a2", "mixed", "fp32"], "expected": "lower", "images": "all"}  # fmt: skip
 
@@ -76,7 +77,7 @@ TABLE = {
     "code in a notebook": (
         text("notebooks/03_clarity.ipynb", "round(3)", "round(4)"), {"source@03_clarity"}, CLARITY, []),
     "a comment in training code": (
-        text("saqlib/training/steps.py", "CHUNK = 500", "# so many at once\nCHUNK = 500"), {"code@training"}, set(), []),
+        text("saqlib/training/steps.py", "CHUNK = 500", "# so many\nCHUNK = 500"), {"code@training"}, set(), []),
     "a docstring in training code": (
         text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
     "training code": (
@@ -123,7 +124,7 @@ TABLE = {
         {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), "deploy", "compare", "paper"}, NEW_CELLS),
     "other bits of a precision": (
         params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
-        {*each("train", [cell for cell in CELLS if "w2a2" in cell]), "paper"}, [cell for cell in CELLS if "w2a2" in cell]),
+        {*each("train", TWO_BITS), "paper"}, TWO_BITS),
     "one more ablation, a section that no stage of the grid reads": (
         params(lambda values: values.update(ablations={"longer": {"epochs": 20}})), set(), {"paper"}, None),
 }  # fmt: skip

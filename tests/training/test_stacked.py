@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from saqlib.data.images import load
 from saqlib.network import lenet
 from saqlib.network.initial import build
-from saqlib.network.quantization import PACT, calibrate, pact, pact_layers, set_quantizing
+from saqlib.network.lattice import pact
+from saqlib.network.quantization import PACT, calibrate, pact_layers, set_quantizing
 from saqlib.network.settings import LAYERS, Bits, Precision, Shape
 from saqlib.pipeline import study
 from saqlib.training import loop, steps

@@ -1,0 +1,37 @@
+"""The files of the stages, read back, or named where they are missing."""
+
+import pytest
+import xarray as xr
+
+from saqlib.evidence import reading
+from saqlib.grid import Cell
+
+CELL = Cell("mnist", "w4a4", "standard")
+
+
+@pytest.mark.parametrize(
+    ("read", "file", "stage"),
+    [(reading.report, "results/runs/{}.json", "train"), (reading.scores, "scores/{}.nc", "clarity")],
+    ids=["report", "scores"],
+)
+@pytest.mark.parametrize("cell", [Cell("mnist", "w2a2", "guided"), "mnist-w2a2-guided"], ids=["cell", "name"])
+def test_a_missing_file_names_its_stage(read, file, stage, cell, tmp_path):
+    """What is missing and which stage writes it stand in the message."""
+    with pytest.raises(reading.MissingError, match=f"{file.format(cell)} does not exist.*{stage}@mnist-w2a2-guided"):
+        read(cell, tmp_path)
+
+
+def test_scores_are_read_as_they_were_written(grid):
+    """Every array, with its dimensions and labels; the file may be moved away afterwards."""
+    root, scores = grid
+    found = reading.scores(CELL, root)
+    xr.testing.assert_equal(found, scores[CELL])
+    assert {name: array.dims for name, array in found.items()} == {n: a.dims for n, a in scores[CELL].items()}
+
+
+def test_report_is_read_as_it_is(grid):
+    """Accuracies and histories of every seed, under the cell's name."""
+    found = reading.report(CELL, grid[0])
+    assert found["cell"] == str(CELL) and list(found["seeds"]) == ["0", "1", "2"]
+    assert [epoch["epoch"] for epoch in found["seeds"]["1"]["history"]] == [1, 2]
+    assert found["seeds"]["1"]["history"][1]["validation_accuracy"] == 92.0

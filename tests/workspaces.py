@@ -1,0 +1,54 @@
+"""Workspaces of the pipeline for its tests: a tiny grid, commands in it, and what it holds."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from saqlib.pipeline import run
+
+TINY = {
+    "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
+    "scales": {
+        "smoke": {
+            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20
+        }
+    },
+}  # fmt: skip
+
+
+def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
+    """A command in a workspace, on the saqlib of that workspace; what it prints is kept in a file."""
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.Popen(command, cwd=folder, env=run.environment(folder), stdout=log, stderr=log)
+
+
+def finish(folder: Path, process: subprocess.Popen) -> str:
+    """What the command printed; it has to succeed."""
+    status = process.wait()
+    log = (folder / "log").read_text()
+    assert status == 0, log
+    return log
+
+
+def kill(process: subprocess.Popen) -> None:
+    """All at once, as when the power fails: DVC, papermill, the kernel and its workers."""
+    try:
+        tree = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        tree = []
+    for each in [*tree, process]:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            pass
+    process.wait()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """A hash of every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
