@@ -178,14 +178,14 @@ DECLARED = {
     ".ci": names(PROJECT["dependencies"] + EXTRAS["test"]),
 }
 OWN = {"saqlib", "tests", "benchmarks"}
-# What nobody imports: where it is used, and by which words. pytest-xdist is for `make test PYTEST_OPTIONS="-n 2"`.
+# What nobody imports: where it is used, and by which words.
 USED_OTHERWISE = {
     "ipykernel": ("saqlib/pipeline/forms.py", "(ipykernel)"),  # the kernel of every notebook
     "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
     "jinja2": ("saqlib/report/tables.py", ".to_latex("),  # which pandas fills in by it
     "jupyterlab": ("Makefile", "-m jupyterlab"),
     "nbval": ("Makefile", "--nbval --nbval-current-env"),
-    "pytest-xdist": ("Makefile", "$(PYTEST_OPTIONS)"),
+    "pytest-xdist": ("Makefile", "--numprocesses"),
     "ruff": ("Makefile", "-m ruff"),
 }
 

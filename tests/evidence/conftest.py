@@ -1,7 +1,5 @@
 """What the tests of evidence share."""
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +9,6 @@ import xarray as xr
 from saqlib.grid import Cell
 from saqlib.pipeline import study
 from tests.evidence.written import write_cell
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_garbage_collection() -> Iterator[None]:
-    """Set the libraries' objects aside: the Holm correction of statsmodels collects garbage at every call."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from saqlib.evidence.statistics import (
@@ -162,6 +163,13 @@ def step_down(p):
 def test_holm_is_the_step_down_by_hand(p):
     """Adjusted p-values, ties included, are to the bit those of the rule written out."""
     assert holm(p).tolist() == step_down(p.tolist())
+
+
+@given(p=probabilities)
+@settings(max_examples=25)  # statsmodels collects garbage in every call
+def test_holm_equals_statsmodels(p):
+    """Adjusted p-values, ties included, are to the bit those of statsmodels."""
+    assert holm(p).tolist() == multipletests(p, method="holm")[1].tolist()
 
 
 @given(p=probabilities, missing=hnp.arrays(bool, 15))
