@@ -25,8 +25,8 @@ def root() -> Path:
 
 def modules() -> list[str]:
     """Every module below saqlib, such as `words` and `network.lenet`, without the faces of rooms."""
-    found = [path.relative_to(root()).with_suffix("") for path in sorted(root().rglob("*.py"))]
-    return [".".join(path.parts) for path in found if path.name != "__init__"]
+    found = [path.relative_to(root()) for path in sorted(root().rglob("*.py"))]
+    return [".".join(path.with_suffix("").parts) for path in found if _counts(path)]
 
 
 def room(module: str) -> str:
@@ -75,7 +75,7 @@ def needed(start: Iterable[str]) -> list[str]:
 
 def decisive(code: str) -> str:
     """What of some code can change a number: parsed, without comments, docstrings and layout."""
-    tree = ast.parse(code)
+    tree = _FormatsAsCalls().visit(ast.parse(code))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
@@ -84,15 +84,39 @@ def decisive(code: str) -> str:
     return ast.unparse(tree) + "\n"
 
 
+class _FormatsAsCalls(ast.NodeTransformer):
+    """An f-string as the calls that it stands for: how one is written out depends on Python's version."""
+
+    CONVERSIONS = {ord("s"): "str", ord("r"): "repr", ord("a"): "ascii"}
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        parts = ast.List([self.visit(part) for part in node.values], ast.Load())
+        return _call(ast.Attribute(ast.Constant(""), "join", ast.Load()), parts)
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        value = self.visit(node.value)
+        if node.conversion in self.CONVERSIONS:
+            value = _call(ast.Name(self.CONVERSIONS[node.conversion], ast.Load()), value)
+        spec = [self.visit(node.format_spec)] if node.format_spec else []
+        return _call(ast.Name("format", ast.Load()), value, *spec)
+
+
+def _call(function: ast.expr, *arguments: ast.expr) -> ast.Call:
+    return ast.Call(function, list(arguments), [])
+
+
 def room_text(name: str) -> str:
     """All decisive code of a room in one text, with other files (a style sheet) as they are."""
     folder = root() / name
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [file_of(name)]
-    return "".join(f"# {path.relative_to(root()).as_posix()}\n{_text(path)}" for path in files if _counts(path))
+    inside = {path: path.relative_to(root()) for path in files}
+    return "".join(f"# {name.as_posix()}\n{_text(path)}" for path, name in inside.items() if _counts(name))
 
 
 def _counts(path: Path) -> bool:
-    return "__pycache__" not in path.parts and not path.name.startswith(".") and path.name != "__init__.py"
+    """Whether a path inside saqlib is code of ours: no face, no cache, nothing hidden (JupyterLab keeps copies)."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and "__pycache__" not in path.parts and path.name != "__init__.py"
 
 
 def _text(path: Path) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saqlib import files, paths
+from saqlib.errors import last_line
 from saqlib.grid import Cell
 from saqlib.network.lenet import LeNet
 from saqlib.network.settings import Bits, Precision, Shape
@@ -51,11 +52,15 @@ def restore(content: dict[str, Any], seed: int) -> LeNet:
     """The network of one seed of a model file, in evaluation mode; ModelFileError if it has no such seed."""
     if seed not in content["seeds"]:
         raise ModelFileError(f"{content['cell']} holds seeds {sorted(content['seeds'])}, not {seed}")
-    precision = Precision(content["precision"]["name"], tuple(Bits(**bits) for bits in content["precision"]["layers"]))
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-        network = LeNet(precision, Shape(**{name: tuple(widths) for name, widths in content["network"].items()}))
-    network.eval()
-    network.load_state_dict(content["seeds"][seed])
+    try:
+        bits = tuple(Bits(**layer) for layer in content["precision"]["layers"])
+        shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+            network = LeNet(Precision(content["precision"]["name"], bits), shape)
+        network.eval()
+        network.load_state_dict(content["seeds"][seed])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFileError(f"the file of {content['cell']} holds no network of it: {last_line(error)}") from None
     return network
 
 

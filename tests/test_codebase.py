@@ -166,9 +166,20 @@ def does(code: CodeType) -> tuple:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_decisive_code_compiles_to_what_python_makes_without_docstrings(module):
-    """The same instructions as `python -OO` gets from the file itself, for every module of the library."""
-    text = codebase.file_of(module).read_text()
+    """The same instructions as `python -OO` gets from the file itself, its f-strings written as calls."""
+    text = ast.unparse(codebase._FormatsAsCalls().visit(ast.parse(codebase.file_of(module).read_text())))
     assert does(without_docstrings(codebase.decisive(text))) == does(without_docstrings(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["{x}", "{x!r:>{w}} and {{y}} {y:.2f}", "{'a' if x else 'b'}", "{x=}", "{z!a}{z!s:*^9}", "{[f'{y}', x]}"]
+)
+def test_f_strings_become_calls_that_do_the_same(text):
+    """How Python writes an f-string out changed from 3.11 to 3.12; how it writes calls did not."""
+    code = codebase.decisive(f'found = f"{text}"')
+    names = {"x": "o'k", "w": 9, "y": 2.5, "z": "é"}
+    exec(code, names)
+    assert names["found"] == eval(f'f"{text}"', dict(names)) and " f'" not in code and ' f"' not in code
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -26,7 +26,7 @@ ARROWS = {
     "data": "datasets params paths",
     "download": "data datasets errors files params paths",
     "network": "params",
-    "stored": "files grid network paths",
+    "stored": "errors files grid network paths",
     "saliency": "",
     "training": "data files grid network params paths saliency store stored workers",
     "clarity": "data files grid names network params paths saliency store stored workers",

@@ -24,6 +24,7 @@ from saqlib.network.lenet import LeNet
 from saqlib.network.quantization import pact_layers
 from saqlib.pipeline import study
 from saqlib.saliency.gradient import input_gradient
+from saqlib.training.steps import accuracy
 
 SETTINGS = study.load(scale="full")
 CELLS = SETTINGS.grid.cells
@@ -177,6 +178,16 @@ def test_what_a_device_shows_is_the_networks(cell):
     expected = input_gradient(model, x)[0].numpy()
     assert found.label == int(model(x).argmax())
     np.testing.assert_allclose(found.map, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@every_cell
+def test_accuracy_on_the_sample_is_what_the_row_says(cell):
+    """The committed network, run here on the committed images, gives to the digit what training wrote of it."""
+    told = report(cell)["0"].get("sample_accuracy")
+    if told is None:
+        pytest.skip("the first run did not write it")
+    images, labels = data.load(cell.dataset, "test", sample=True)
+    assert round(accuracy(network(cell), images, labels), 4) == told
 
 
 @every_cell

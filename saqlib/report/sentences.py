@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 from saqlib import words
-from saqlib.evidence.claims import CLARITY, NOT_SUPPORTED, OPPOSITE, SUPPORTED, VERDICTS
+from saqlib.evidence.claims import NOT_SUPPORTED, OPPOSITE, SUPPORTED
 
 ENDINGS = {
     SUPPORTED: "as claimed",
@@ -33,14 +32,3 @@ def sentence(row: Mapping, level: float) -> str:
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def clarity(rows: pd.DataFrame, level: float) -> str:
-    """The rows of one comparison, on each score and on clarity as a whole, in one sentence: how the scores voted."""
-    (whole,) = rows[rows.metric == CLARITY].itertuples()
-    single = rows[rows.metric != CLARITY]
-    counts = ", ".join(f"{(single.verdict == word).sum()} {word}" for word in VERDICTS)
-    (gini,) = single[single.metric == "gini"].verdict
-    ending = "; Moran's I or the relevance gain contradicts Gini" if whole.verdict != gini else ""
-    ending += "; too few seeds" if (single.least_p > level).any() else ""
-    return f"Clarity as a whole, {whole.comparison}: {whole.verdict} (of {len(single)} scores: {counts}{ending})."

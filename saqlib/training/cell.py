@@ -36,6 +36,7 @@ class Run:
     history: loop.History
     validation_accuracy: float
     test_accuracy: float
+    sample_accuracy: float  # on the test images of the committed sample, where anybody can check it
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def key(recipe: Recipe, device: str) -> str:
 
 def _train_seeds(cell: Cell, recipe: Recipe, seeds: list[int], folder: Path, device: torch.device) -> None:
     """Train these seeds, several as one batched network, and keep what came out."""
-    splits = {split: _on(device, recipe, split) for split in data.SPLITS}
+    splits = {split: _on(device, recipe, split, sample=recipe.sample) for split in data.SPLITS}
     images = loop.Images(*splits["train"], *splits["validation"])
     networks = [build(recipe.precision, shape=recipe.shape, seed=seed).to(device) for seed in seeds]
     try:
@@ -111,6 +112,7 @@ def _train_seeds(cell: Cell, recipe: Recipe, seeds: list[int], folder: Path, dev
         state = {name: value.clone().cpu() for name, value in network.state_dict().items()}
         tested = accuracy(network, *splits["test"])
         run = {"seed": seed, "state": state, "history": asdict(history), "test_accuracy": tested}
+        run["sample_accuracy"] = accuracy(network, *_on(device, recipe, "test", sample=True))
         files.write_torch(_run_file(folder, seed), run)
         _progress_file(folder, seed).unlink(missing_ok=True)
 
@@ -131,9 +133,9 @@ def _progress_file(folder: Path, seed: int) -> Path:
     return folder / f"{seed}.progress"
 
 
-def _on(device: torch.device, recipe: Recipe, split: str) -> tuple[Tensor, Tensor]:
+def _on(device: torch.device, recipe: Recipe, split: str, *, sample: bool) -> tuple[Tensor, Tensor]:
     """Images and labels of a split, all in the memory of the device."""
-    images, labels = data.load(recipe.dataset, split, sample=recipe.sample)
+    images, labels = data.load(recipe.dataset, split, sample=sample)
     return images.to(device), labels.to(device)
 
 
@@ -175,7 +177,7 @@ def _history(folder: Path, seed: int) -> loop.History | None:
     """How far a seed is; None before its first record. A finished seed has left its progress file behind."""
     try:
         return loop.History(**torch.load(_progress_file(folder, seed), weights_only=True))
-    except FileNotFoundError:
+    except Exception:  # none yet, or a damaged one: what it shows decides nothing
         run = _run_file(folder, seed)
         return _read_run(run).history if run.exists() else None
 
@@ -205,6 +207,7 @@ def _report(run: Run) -> dict[str, Any]:
     return {
         "test_accuracy": round(run.test_accuracy, 4),
         "validation_accuracy": round(run.validation_accuracy, 4),
+        "sample_accuracy": round(run.sample_accuracy, 4),
         "history": epochs,
     }
 

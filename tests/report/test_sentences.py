@@ -1,18 +1,15 @@
-"""What a test of a claim says in words: every sentence of a test, and that of clarity as a whole."""
+"""What a test of a claim says in words: every kind of ending, and what few seeds allow."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from saqlib import words
 from saqlib.evidence import claims
 from saqlib.evidence.claims import CLARITY, NOT_SUPPORTED, OPPOSITE, SUPPORTED
-from saqlib.names import PRIMARY
 from saqlib.pipeline import study
-from saqlib.report.sentences import clarity, sentence
+from saqlib.report.sentences import sentence
 from tests.frames import PRECISIONS, make_runs
 
 CLAIMS = study.load().claims
@@ -126,55 +123,3 @@ def test_one_seed_is_said_to_have_no_test():
     """A single seed, or a network without a value, gives an honest sentence."""
     texts = {sentence(row, CLAIMS.level) for row in evaluate(seeds=1).to_dict("records")}
     assert texts == {"Could not be tested: 1 seed(s), or a network without a value."}
-
-
-# --- clarity as a whole ---
-
-
-def make_votes(whole, *votes, least=0.02):
-    """The rows of one comparison: the verdicts of the primary scores in order, and that of clarity."""
-    rows = [make_row(metric=name, verdict=vote, least_p=least) for name, vote in zip(PRIMARY, votes, strict=True)]
-    return pd.DataFrame([*rows, make_row(metric=CLARITY, verdict=whole, least_p=least)])
-
-
-YES, NO, UN = SUPPORTED, OPPOSITE, NOT_SUPPORTED
-
-
-@pytest.mark.parametrize(
-    ("whole", "votes", "expected"),
-    [
-        (YES, (YES, YES, YES, YES), "supported (of 4 scores: 4 supported, 0 not supported, 0 opposite)."),
-        (YES, (YES, UN, NO, UN), "supported (of 4 scores: 1 supported, 2 not supported, 1 opposite)."),
-        (NO, (NO, UN, UN, UN), "opposite (of 4 scores: 0 supported, 3 not supported, 1 opposite)."),
-        (
-            UN,
-            (YES, NO, UN, UN),
-            "not supported (of 4 scores: 1 supported, 2 not supported, 1 opposite; "
-            "Moran's I or the relevance gain contradicts Gini).",
-        ),
-        (UN, (UN, YES, YES, YES), "not supported (of 4 scores: 3 supported, 1 not supported, 0 opposite)."),
-    ],
-    ids=["all", "gini", "opposite", "veto", "gini alone decides"],
-)
-def test_sentence_of_clarity_as_a_whole(whole, votes, expected):
-    """The verdict, how the scores voted, and a veto where there was one; the votes make this verdict by the rule."""
-    assert claims.clarity_verdict(dict(zip(PRIMARY, votes, strict=True))) == whole
-    assert clarity(make_votes(whole, *votes), 0.05) == f"Clarity as a whole, w2a2 - fp32: {expected}"
-
-
-def test_clarity_as_a_whole_says_where_seeds_are_too_few():
-    """Where no data could have made a verdict, the sentence of the whole says it too, behind the votes."""
-    text = clarity(make_votes(UN, UN, UN, UN, UN, least=0.75), 0.05)
-    assert text.endswith("(of 4 scores: 0 supported, 4 not supported, 0 opposite; too few seeds).")
-    assert "too few" not in clarity(make_votes(UN, UN, UN, UN, UN, least=0.05), 0.05)
-
-
-def test_sparser_but_speckled_maps_are_said_to_contradict():
-    """Gini up and Moran's I down, from an evaluation: the sentence of clarity names the contradiction."""
-    runs = make_runs(lambda p, t, m: {"gini": 10, "morans_i": -10}.get(m, 0) * (t == "guided"))
-    only = replace(CLAIMS, hypotheses=tuple(claim for claim in CLAIMS.hypotheses if claim.id == "H6"))
-    table = claims.evaluate({"primary": runs}, only)
-    for comparison, rows in table.groupby("comparison"):
-        text = clarity(rows, only.level)
-        assert text.startswith(f"Clarity as a whole, {comparison}: not supported (of 4 scores: ")
-        assert "contradicts Gini" in text

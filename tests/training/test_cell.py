@@ -169,7 +169,7 @@ def test_accuracies_are_those_of_the_trained_network(runs, saved):
     """The saved network, run again on the splits, scores what its run says."""
     for run in runs:
         network = stored.load_model(CELL, run.seed, root=saved)
-        assert accuracy(network, *data.load("mnist", "test", sample=True)) == run.test_accuracy
+        assert accuracy(network, *data.load("mnist", "test", sample=True)) == run.test_accuracy == run.sample_accuracy
         validation = accuracy(network, *data.load("mnist", "validation", sample=True))
         assert validation == run.validation_accuracy == run.history.epochs[-1]["validation_accuracy"]
 
@@ -729,6 +729,7 @@ def test_saved_cell_holds_every_seed_and_the_record(runs, saved):
     for run in runs:
         told = report["seeds"][str(run.seed)]
         assert told["test_accuracy"] == pytest.approx(run.test_accuracy, abs=1e-4)
+        assert told["sample_accuracy"] == pytest.approx(run.sample_accuracy, abs=1e-4)
         assert told["history"][0]["loss"] == pytest.approx(run.history.epochs[0]["loss"], abs=1e-6)
         assert told["history"][0]["layers"].keys() == {"act1", "act2", "act3", "act4"}
 
