@@ -45,7 +45,7 @@ verify: env  ## compare results/, written anew by reproduce, with the committed 
 
 test: env  ## lint, unit, property and pipeline tests; every notebook's outputs compared
 	$(VENV) -m ruff check .
-	$(VENV) -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
+	$(VENV) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg $(PYTEST_OPTIONS) tests notebooks
 
 .venv/.stamp-bench: .venv/.stamp

@@ -46,11 +46,8 @@ class StderrNotCompared:
 LONGEST = ("test_run.py", "05_compare.ipynb", "test_staleness.py", "04_deploy.ipynb", "test_cell.py")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share its fixtures, and a notebook's cells its kernel: each file is one group of xdist's."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    """In the order in which workers take files; a file's tests share its fixtures, a notebook's cells its kernel."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

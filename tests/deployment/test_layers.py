@@ -10,6 +10,7 @@ from torch import nn
 from saqlib.deployment.layers import DeploymentError, read
 from saqlib.network import quantization
 from saqlib.network.initial import build
+from saqlib.network.lattice import quantize_weight
 from saqlib.network.settings import Bits, Precision, Shape
 from tests.trained import network
 
@@ -36,7 +37,7 @@ def test_codes_times_scale_are_the_weights():
     """A layer's codes times its scale are the values that quantize_weight gives."""
     trained = network("w4a4")
     for layer in read(trained):
-        codes, scale = quantization.quantize_weight(getattr(trained, layer.name).weight, layer.weight_bits)
+        codes, scale = quantize_weight(getattr(trained, layer.name).weight, layer.weight_bits)
         np.testing.assert_array_equal(layer.weight, codes.numpy())
         np.testing.assert_array_equal(layer.weight_scale, scale.flatten().numpy())
 

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 
+import saqlib.data
 from saqlib import paths
 from saqlib.data import images as data
 from saqlib.report import readme, tables
@@ -58,8 +59,8 @@ def test_the_modules_that_it_runs_exist():
 def test_its_python_runs(monkeypatch):
     """The example works as it stands, with the committed network, on the sample in place of the downloaded images."""
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    load, names = data.load, {}
-    monkeypatch.setattr(data, "load", lambda dataset, split: load(dataset, split, sample=True))
+    names: dict = {}
+    monkeypatch.setattr(saqlib.data, "load", lambda dataset, split: data.load(dataset, split, sample=True))
     exec(code, names)
     assert names["maps"].shape == (10, 28, 28) and names["maps"].abs().sum() > 0
     right = names["network"](data.as_input(names["images"])).argmax(1) == names["labels"]
