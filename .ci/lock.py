@@ -21,7 +21,7 @@ from saqlib import files
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"
-NUMERICS = ("captum", "ml_dtypes", "numpy", "onnx", "onnxruntime", "scipy", "torch")
+NUMERICS = ("captum", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 REPORT = ("jinja2", "matplotlib", "pandas", "pillow", "seaborn", "typst", "xarray")
 NOT_FOLLOWED = ("captum",)  # of what it asks for, only numpy and torch compute
 PYTHON = "3.11"

@@ -16,7 +16,7 @@ from saqlib import codebase, paths
 Kept = TypeVar("Kept")
 
 # The packages whose release may change a number; locks/numerics.lock holds them with all that they need.
-NUMERICS = ("captum", "ml_dtypes", "numpy", "onnx", "onnxruntime", "scipy", "torch")
+NUMERICS = ("captum", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 
 
 def key(module: str, *decides: Any) -> str:

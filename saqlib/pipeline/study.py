@@ -52,7 +52,7 @@ class Study:
             epochs=self.size.epochs[one_of(cell.dataset, self.size.epochs, "dataset")],
             warmup_epochs=self.size.warmup_epochs if precision.quantized else 0.0,
             quantization=self.quantization if precision.quantized else None,
-            guided=self.guided if cell.training == "guided" else None,
+            guided=self.guided if one_of(cell.training, TRAININGS, "training") == "guided" else None,
             records=self.size.records,
             sample=self.size.sample,
         )
