@@ -20,7 +20,17 @@ SSIM_DATA_RANGE = 1.0  # each magnitude is divided by its own maximum
 
 
 def preservation_scores(maps: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """All similarities of maps to the reference, each float64 (B,); maps and reference (B, H, W), signed."""
+    """All similarities of maps to the reference maps of the same images.
+
+    Args:
+        maps, reference: (B, H, W), signed, at least 7 x 7 pixels.
+
+    Returns:
+        Each similarity by its id, float64 (B,); NaN where either map is dead.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     return {
         "spearman": spearman(maps, reference),
         "top_overlap": top_overlap(maps, reference),

@@ -47,15 +47,25 @@ class Curve(NamedTuple):
 def symmetric_relevance_gain(
     model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int
 ) -> Tensor:
-    """Gain of removing the least relevant pixels before the most relevant ones: float64 (B,) in [-1, 1].
+    """Gain of removing the least relevant pixels before the most relevant ones (arXiv 2401.06654).
 
-    S = mean over k of f(k least relevant removed) - f(k most relevant removed), with f the softmax
-    probability of the target class and k on `steps` equal steps of the pixel count; the end points are
-    common and add 0. Equal magnitudes leave in the same order in both directions, so a constant map scores
-    exactly 0. Depends on the ranks of |maps| alone. A dead map gives NaN.
+    S = mean over k of f(k least relevant removed) - f(k most relevant removed), with f the softmax probability of the
+    target class and k on `steps` equal steps of the pixel count; the end points are common and add 0. Equal magnitudes
+    leave in the same order in both directions, so a constant map scores exactly 0. Depends on the ranks of |maps|
+    alone. A pixel leaves in all its channels.
 
-    images: float (B, C, H, W) in [0, 1]. targets: int64 (B,). maps: (B, H, W). Raises ValueError for other
-    shapes, or steps outside 2 .. H * W. A pixel leaves in all its channels.
+    Args:
+        model: any network of images to logits.
+        images: float (B, C, H, W) in [0, 1].
+        targets: int64 (B,), the classes that the maps explain.
+        maps: (B, H, W).
+        steps: 2 to H * W.
+
+    Returns:
+        Float64 (B,) in [-1, 1]; 0 is chance; NaN for a dead map.
+
+    Raises:
+        ValueError: other shapes, or steps outside these.
     """
     return areas(removal_curves(model, images, targets, maps, steps)).gain
 

@@ -21,11 +21,20 @@ from saqlib.clarity.removal import areas, removal_curves
 def clarity_scores(
     model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int
 ) -> dict[str, Tensor]:
-    """Every clarity score of the maps but `sensitivity_max`, which costs ten gradients: {id: float64 (B,)}.
+    """Every clarity score of the maps but `sensitivity_max`, which costs ten gradients.
 
-    images: float (B, C, H, W) in [0, 1]; their foreground is every pixel with a channel above 0. targets: int64 (B,),
-    the classes that the maps explain. maps: (B, H, W), of the network or a control. steps: of the relevance gain.
-    `dead` is 1 or 0. Raises ValueError if the shapes do not fit.
+    Args:
+        model: any network of images to logits.
+        images: float (B, C, H, W) in [0, 1]; their foreground is every pixel with a channel above 0.
+        targets: int64 (B,), the classes that the maps explain.
+        maps: (B, H, W), of the network or a control; their magnitudes count.
+        steps: of the relevance gain.
+
+    Returns:
+        Each score by its id, float64 (B,); `dead` is 1 or 0.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     found = areas(removal_curves(model, images, targets, maps, steps))
     own = {"symmetric_relevance_gain": found.gain, "deletion": found.deletion, "insertion": found.insertion}
@@ -33,7 +42,7 @@ def clarity_scores(
 
 
 def map_scores(images: Tensor, maps: Tensor) -> dict[str, Tensor]:
-    """Those of the clarity scores that need no network; arguments and result as `clarity_scores`."""
+    """Those of the clarity scores that need no network; arguments, result and errors as in `clarity_scores`."""
     foreground = (images > 0).any(1)
     return {
         "gini": gini(maps),
@@ -46,9 +55,18 @@ def map_scores(images: Tensor, maps: Tensor) -> dict[str, Tensor]:
 
 
 def gini(maps: Tensor) -> Tensor:
-    """Gini index of the magnitudes, float64 (B,): 0 for a uniform map, 1 - 1/n for a single pixel.
+    """Gini index of the magnitudes: 0 for a uniform map, 1 - 1/n for a single pixel (arXiv 0811.4706).
 
     G = sum_i (2i - n - 1) m_(i) / (n sum m), m_(1) <= ... <= m_(n). Blind to the places of the pixels.
+
+    Args:
+        maps: (B, H, W).
+
+    Returns:
+        Float64 (B,) in [0, 1); NaN for a dead map.
+
+    Raises:
+        ValueError: the maps are not (B, H, W).
     """
     ordered = magnitude(maps).sort(dim=1).values
     n = ordered.shape[1]
@@ -58,10 +76,19 @@ def gini(maps: Tensor) -> Tensor:
 
 
 def morans_i(maps: Tensor) -> Tensor:
-    """Moran's I of the magnitudes with rook neighbours, float64 (B,): 1 smooth, 0 speckle, -1 checkers.
+    """Moran's I of the magnitudes with rook neighbours: 1 smooth, 0 speckle, -1 checkers (Moran, 1950).
 
-    I = (n / E) sum over the E edges of (m_u - mean)(m_v - mean) / sum (m - mean)^2. Random order gives
-    -1/(n-1) on average; a constant map NaN. Raises ValueError for maps that are not (B, H, W).
+    I = (n / E) sum over the E edges of (m_u - mean)(m_v - mean) / sum (m - mean)^2. Random order gives -1/(n-1) on
+    average.
+
+    Args:
+        maps: (B, H, W).
+
+    Returns:
+        Float64 (B,), about -1 to 1; NaN for a dead or a constant map.
+
+    Raises:
+        ValueError: the maps are not (B, H, W).
     """
     flat = magnitude(maps)
     height, width = maps.shape[1:]
@@ -75,10 +102,19 @@ def morans_i(maps: Tensor) -> Tensor:
 
 
 def foreground_mass(maps: Tensor, foreground: Tensor) -> Tensor:
-    """Share of the magnitude on the foreground, corrected for chance, float64 (B,): 1 all, 0 chance.
+    """Share of the magnitude on the foreground, corrected for chance: 1 all of it, 0 chance (after arXiv 2003.07258).
 
-    R = (sum_M m / sum m - |M|/n) / (1 - |M|/n). foreground: (B, H, W), true or above 0 on M, so raw pixels
-    will do. An empty or full foreground gives NaN. Raises ValueError if the shapes differ.
+    R = (sum_M m / sum m - |M|/n) / (1 - |M|/n).
+
+    Args:
+        maps: (B, H, W).
+        foreground: (B, H, W), true or above 0 on M, so that raw pixels will do.
+
+    Returns:
+        Float64 (B,), at most 1; NaN for a dead map, and for an empty or full foreground.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     values, inside = magnitude(maps), _inside(maps, foreground)
     area = inside.double().mean(1)
@@ -87,16 +123,34 @@ def foreground_mass(maps: Tensor, foreground: Tensor) -> Tensor:
 
 
 def entropy(maps: Tensor) -> Tensor:
-    """Entropy of the map as a distribution over n pixels, over ln n, float64 (B,): 0 one pixel, 1 uniform."""
+    """Entropy of the map as a distribution over n pixels, over ln n: 0 one pixel, 1 uniform (after arXiv 2005.00631).
+
+    Args:
+        maps: (B, H, W).
+
+    Returns:
+        Float64 (B,) in [0, 1]; NaN for a dead map.
+
+    Raises:
+        ValueError: the maps are not (B, H, W).
+    """
     values = magnitude(maps)
     return torch.special.entr(values / values.sum(1, keepdim=True)).sum(1) / log(values.shape[1])
 
 
 def auroc(maps: Tensor, foreground: Tensor) -> Tensor:
-    """Probability that a pixel of the foreground outranks one of the background, ties half, float64 (B,).
+    """Probability that a pixel of the foreground outranks one of the background, ties half: .5 is chance.
 
-    Mann and Whitney's U / (|M| |not M|); .5 is chance. foreground as in `foreground_mass`; empty or full
-    gives NaN.
+    Mann and Whitney's U / (|M| |not M|).
+
+    Args:
+        maps, foreground: as in `foreground_mass`.
+
+    Returns:
+        Float64 (B,) in [0, 1]; NaN for a dead map, and for an empty or full foreground.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     ranks, inside = mid_ranks(magnitude(maps)), _inside(maps, foreground)
     count = inside.sum(1).double()

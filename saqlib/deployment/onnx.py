@@ -41,11 +41,19 @@ POOLING = {"kernel_shape": [POOL, POOL], "strides": [POOL, POOL]}
 def export_onnx(model: LeNet, path: Path | str, packed: bool, *, cell: Cell | None = None) -> None:
     """Write the prediction as an ONNX file: `images` float (B, 1, 28, 28) in [0, 1] to `logits` (B, 10).
 
-    packed: weights of 2 bits in INT2 (opset 25), of 3 and 4 bits in INT4 (opset 21), others in INT8; not
-    packed: all in INT8, at opset 13, for any runtime. A layer in full precision stays float: its sums are
-    equal only to rounding, and a network of such layers is the same file either way. cell: named in the
-    metadata, with its classes. The same network gives the same bytes. Raises DeploymentError for a network
-    that cannot be deployed (see `saqlib.deployment.layers.read`) or whose accumulators could reach 2^24.
+    A layer in full precision stays float: its sums are equal only to rounding, and a network of such layers is the same
+    file either way. The same network gives the same bytes.
+
+    Args:
+        model: of `saqlib.network.build`.
+        path: the file to write.
+        packed: weights of 2 bits in INT2 (opset 25), of 3 and 4 bits in INT4 (opset 21), others in INT8; not packed:
+            all in INT8, at opset 13, for any runtime.
+        cell: named in the metadata, with its classes.
+
+    Raises:
+        DeploymentError: a network that cannot be deployed (see `saqlib.deployment.layers.read`), or whose accumulators
+            could reach 2^24.
     """
     layers = _checked(model)
     graph = _Graph(packed)

@@ -8,9 +8,15 @@ from saqlib.network.settings import check_bits
 def pack(codes, bits: int) -> bytes:
     """Integer codes as a stream of `bits`-bit two's complement numbers, the lowest bit first.
 
-    codes: whole numbers in -2^(bits-1) to 2^(bits-1) - 1, any shape, an array or tensor. Returns ceil(N *
-    bits / 8) bytes, padded with zero bits; for 2, 4 and 8 bits this is the layout of ONNX's INT2, INT4 and
-    INT8. Raises ValueError for a code that is no whole number or does not fit.
+    Args:
+        codes: whole numbers in -2^(bits-1) to 2^(bits-1) - 1, any shape, an array or tensor.
+        bits: 2 to 8.
+
+    Returns:
+        ceil(N * bits / 8) bytes, padded with zero bits; for 2, 4 and 8 bits the layout of ONNX's INT2, INT4 and INT8.
+
+    Raises:
+        ValueError: a code is no whole number or does not fit.
     """
     check_bits(bits)
     codes = np.asarray(codes).ravel()
@@ -23,7 +29,19 @@ def pack(codes, bits: int) -> bytes:
 
 
 def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The codes that `pack` put into bytes: int8 of `shape`. ValueError for a wrong number of bytes."""
+    """The codes that `pack` put into bytes.
+
+    Args:
+        data: the bytes.
+        bits: 2 to 8.
+        shape: of the codes.
+
+    Returns:
+        int8 of `shape`.
+
+    Raises:
+        ValueError: a wrong number of bytes.
+    """
     check_bits(bits)
     count = int(np.prod(shape))
     expected = -(-count * bits // 8)

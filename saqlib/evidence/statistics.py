@@ -33,13 +33,18 @@ class Interval(NamedTuple):
 def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two-sided") -> float:
     """P-value of the exact sign-flip test on the paired differences `a - b`.
 
-    Under the null hypothesis a difference is as likely to be `d` as `-d`, so all 2^n flips of the n signs
-    are equally likely; the p-value is the share of flips whose sum is at least as extreme as the observed
-    one. Its floor is 2 / 2^n two-sided (5 pairs can never reach .05) and 1 / 2^n one-sided; `greater` asks
-    whether a exceeds b.
+    Under the null hypothesis a difference is as likely to be `d` as `-d`, so all 2^n flips of the n signs are equally
+    likely; the p-value is the share of flips whose sum is at least as extreme as the observed one.
 
-    a, b: (n,), 2 <= n <= 24. Raises ValueError for other shapes, fewer or more pairs, or values that are
-    not finite.
+    Args:
+        a, b: (n,), paired, 2 <= n <= 24.
+        alternative: `greater` asks whether a exceeds b.
+
+    Returns:
+        The p-value; its floor is 2 / 2^n two-sided (5 pairs can never reach .05) and 1 / 2^n one-sided.
+
+    Raises:
+        ValueError: other shapes, fewer or more pairs, or values that are not finite.
     """
     a, b = _pairs(a, b)
     if a.size > MOST_PAIRS:
@@ -65,8 +70,16 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two
 def lies_between(middle: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
     """P-value for "middle lies above low and below high": the larger of two one-sided sign-flip p-values.
 
-    Both parts must hold, so the larger p-value is a valid one for the whole (intersection-union), with no
-    correction. Arguments are (n,) and paired; raises ValueError as `paired_sign_flip` does.
+    Both parts must hold, so the larger p-value is a valid one for the whole (intersection-union), with no correction.
+
+    Args:
+        middle, low, high: (n,), paired.
+
+    Returns:
+        The p-value.
+
+    Raises:
+        ValueError: as `paired_sign_flip`.
     """
     return max(paired_sign_flip(middle, low, "greater"), paired_sign_flip(high, middle, "greater"))
 
@@ -74,9 +87,17 @@ def lies_between(middle: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
 def non_inferiority(a: ArrayLike, b: ArrayLike, margin: float) -> float:
     """P-value for "a is not worse than b by the margin": one-sided paired t-test of mean(a - b) > -margin.
 
-    It is the lower half of TOST, with higher values better. a, b: (n,), n >= 2; margin > 0, in their unit
-    and stated before the data are seen. Differences without any spread give 0 or 1. Raises ValueError for
-    bad input.
+    It is the lower half of TOST, with higher values better.
+
+    Args:
+        a, b: (n,), paired, n >= 2.
+        margin: above 0, in their unit, and stated before the data are seen.
+
+    Returns:
+        The p-value; differences without any spread give 0 or 1.
+
+    Raises:
+        ValueError: bad input.
     """
     a, b = _pairs(a, b)
     if not (np.isfinite(margin) and margin > 0):
@@ -90,8 +111,14 @@ def non_inferiority(a: ArrayLike, b: ArrayLike, margin: float) -> float:
 def holm(p: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down adjusted p-values of one family, in the order given.
 
-    p: (m,) in [0, 1]; NaN (no test was made) stays NaN and does not count. Raises ValueError for other
-    values.
+    Args:
+        p: (m,) in [0, 1]; NaN (no test was made) does not count.
+
+    Returns:
+        (m,), NaN where p is.
+
+    Raises:
+        ValueError: other values.
     """
     p = np.asarray(p, dtype=float)
     if p.ndim != 1 or np.any((p < 0) | (p > 1)):
@@ -107,9 +134,16 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 def page_trend(table: ArrayLike) -> float:
     """P-value of Page's test for a rising trend over the columns, one-sided.
 
-    table: (seeds, conditions), at least 2 x 3, columns in the predicted ascending order. Exact up to 100 x
-    8, asymptotic beyond; ties get mid-ranks, which makes the exact p-value conservative. Raises ValueError
-    for bad input.
+    Exact up to 100 x 8, asymptotic beyond; ties get mid-ranks, which makes the exact p-value conservative.
+
+    Args:
+        table: (seeds, conditions), at least 2 x 3, columns in the predicted ascending order.
+
+    Returns:
+        The p-value.
+
+    Raises:
+        ValueError: bad input.
     """
     table = _finite(table, "table", ndim=2)
     rows, columns = table.shape
@@ -123,8 +157,18 @@ def page_trend(table: ArrayLike) -> float:
 def t_interval(x: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of x with Student's t confidence interval.
 
-    x: (n,), n >= 2; level in (0, 1). Raises ValueError for bad input. With few seeds a percentile bootstrap
-    covers too little (75 % at n = 3, 90 % at n = 10 for a nominal 95 %), so there is none here.
+    With few seeds a percentile bootstrap covers too little (75 % at n = 3, 90 % at n = 10 for a nominal 95 %), so there
+    is none here.
+
+    Args:
+        x: (n,), n >= 2.
+        level: in (0, 1).
+
+    Returns:
+        Mean, lower and upper bound.
+
+    Raises:
+        ValueError: bad input.
     """
     x = _finite(x, "x", ndim=1)
     if x.size < 2:
@@ -139,8 +183,14 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Interval:
 def within_seed_spearman(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Spearman's rank correlation of x and y over the conditions, for each seed by itself.
 
-    x, y: (seeds, conditions), at least 3 conditions. Returns (seeds,) in [-1, 1], mid-ranks for ties, NaN
-    for a seed whose x or y does not vary. Raises ValueError for bad input.
+    Args:
+        x, y: (seeds, conditions), at least 3 conditions.
+
+    Returns:
+        (seeds,) in [-1, 1], by mid-ranks; NaN for a seed whose x or y does not vary.
+
+    Raises:
+        ValueError: bad input.
     """
     x, y = _finite(x, "x", ndim=2), _finite(y, "y", ndim=2)
     if x.shape != y.shape or x.shape[1] < 3:
