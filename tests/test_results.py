@@ -24,7 +24,7 @@ from saqlib.network.lenet import LeNet
 from saqlib.network.quantization import pact_layers
 from saqlib.pipeline import study
 from saqlib.saliency.gradient import input_gradient
-from saqlib.training.steps import accuracy
+from saqlib.training.looking import accuracy
 
 SETTINGS = study.load(scale="full")
 CELLS = SETTINGS.grid.cells

@@ -22,7 +22,7 @@ from saqlib.network.settings import Bits, Precision, Shape
 from saqlib.params import ParamsError
 from saqlib.pipeline import study
 from saqlib.saliency.gradient import input_gradient
-from saqlib.training.steps import accuracy
+from saqlib.training.looking import accuracy
 
 STUDY = study.load(scale="smoke")
 CELL = Cell("mnist", "w2a2", "guided")

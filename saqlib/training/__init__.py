@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "settings": ["Guided", "Optimizer", "Recipe"],
-        "steps": ["accuracy", "guided_step", "make_optimizer", "standard_step"],
+        "steps": ["guided_step", "make_optimizer", "standard_step"],
+        "looking": ["accuracy"],
         "loop": ["DivergedError", "History", "Images", "Watch", "train"],
     },
 )

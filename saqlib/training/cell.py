@@ -1,7 +1,8 @@
 """One cell of the grid: every seed trained in a worker process of its own, one thread each; on a GPU all at once.
 
 A seed's numbers do not depend on how many workers there are. A finished seed is kept in the store, so a killed run goes
-on where it stopped, and one that was trained before is never trained again.
+on where it stopped, and one that was trained before is never trained again; and so is the warm-up of a seed, which all
+precisions share.
 """
 
 import json
@@ -19,8 +20,8 @@ from saqlib.data import images as data
 from saqlib.grid import Cell
 from saqlib.network.initial import build
 from saqlib.training import loop
+from saqlib.training.looking import accuracy
 from saqlib.training.settings import Recipe
-from saqlib.training.steps import accuracy
 from saqlib.workers import Engine
 
 WATCHED = 10  # validation images, one a class, whose maps are recorded while seed 0 trains
@@ -78,8 +79,9 @@ def train_cell(
     runs = {seed: store.kept(_run_file(folder, seed), _read_run) for seed in range(seeds)}
     todo = [seed for seed, run in runs.items() if run is None]
     together = [todo] if device.type == "cuda" and todo else [[seed] for seed in todo]
+    warmed = recipe.warm_up and store.folder("warmed", key(recipe.warm_up, device.type))
     with _watching(folder, seeds, recipe.epochs, on_progress):
-        engine.map(_train_seeds, [(cell, recipe, some, folder, device) for some in together], n_jobs)
+        engine.map(_train_seeds, [(cell, recipe, some, folder, warmed, device) for some in together], n_jobs)
     return [run or _read_run(_run_file(folder, seed)) for seed, run in runs.items()]
 
 
@@ -88,24 +90,25 @@ def key(recipe: Recipe, device: str) -> str:
     return store.key(__name__, asdict(recipe), data.fingerprint(recipe.dataset, sample=recipe.sample), device)
 
 
-def _train_seeds(cell: Cell, recipe: Recipe, seeds: list[int], folder: Path, device: torch.device) -> None:
-    """Train these seeds, several as one batched network, and keep what came out."""
+def _train_seeds(
+    cell: Cell, recipe: Recipe, seeds: list[int], folder: Path, warmed: Path | None, device: torch.device
+) -> None:
+    """Train these seeds, several as one batched network, and keep what came out; warmed: where warm-ups are kept."""
     splits = {split: _on(device, recipe, split, sample=recipe.sample) for split in data.SPLITS}
     images = loop.Images(*splits["train"], *splits["validation"])
     networks = [build(recipe.precision, shape=recipe.shape, seed=seed).to(device) for seed in seeds]
+    options = {
+        "epochs": recipe.epochs,
+        "optimizer": recipe.optimizer,
+        "warmup_epochs": recipe.warmup_epochs,
+        "guided": recipe.guided,
+        "watch": _watch(images, recipe.records) if seeds[0] == 0 else None,
+        "on_progress": lambda seed, history: files.write_torch(_progress_file(folder, seed), asdict(history)),
+    }
     try:
-        histories = loop.train_together(
-            networks,
-            images,
-            seeds=seeds,
-            epochs=recipe.epochs,
-            optimizer=recipe.optimizer,
-            quantization=recipe.quantization,
-            warmup_epochs=recipe.warmup_epochs,
-            guided=recipe.guided,
-            watch=_watch(images, recipe.records) if seeds[0] == 0 else None,
-            on_progress=lambda seed, history: files.write_torch(_progress_file(folder, seed), asdict(history)),
-        )
+        if warmed and len(seeds) == 1:
+            options["warm"] = _warm(recipe.warm_up, images, seeds[0], warmed, device, options)
+        histories = loop.train_together(networks, images, seeds=seeds, quantization=recipe.quantization, **options)
     except loop.DivergedError as error:
         raise loop.DivergedError(f"{cell}, {error}") from None
     for seed, network, history in zip(seeds, networks, histories, strict=True):
@@ -117,11 +120,37 @@ def _train_seeds(cell: Cell, recipe: Recipe, seeds: list[int], folder: Path, dev
         _progress_file(folder, seed).unlink(missing_ok=True)
 
 
-def _read_run(path: Path) -> Run:
+def _warm(
+    recipe: Recipe, images: loop.Images, seed: int, folder: Path, device: torch.device, options: dict
+) -> loop.Warm:
+    """The warm-up of a seed, from the store or run now and kept there for the other precisions."""
+    path = folder / f"{seed}.pt"
+    warm = store.kept(path, _read_warm)
+    if warm is None:
+        network = build(recipe.precision, shape=recipe.shape, seed=seed).to(device)
+        files.write_torch(path, loop.warm_up(network, images, seed=seed, **options) | {"seed": seed})
+        warm = _read_warm(path)
+    return warm
+
+
+def _read_warm(path: Path) -> loop.Warm:
+    warm = _read(path)
+    if warm.keys() != {*loop.WARM, "seed"}:
+        raise ValueError(f"{path} holds no warm-up")
+    return warm
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of the store; ValueError if it is another seed's."""
     content = torch.load(path, weights_only=True)
-    history = loop.History(**content.pop("history"))
     if content["seed"] != int(path.stem):
         raise ValueError(f"{path} holds seed {content['seed']}")
+    return content
+
+
+def _read_run(path: Path) -> Run:
+    content = _read(path)
+    history = loop.History(**content.pop("history"))
     return Run(history=history, validation_accuracy=history.epochs[-1]["validation_accuracy"], **content)
 
 

@@ -1,21 +1,27 @@
-"""The training of a network, or of several seeds at once: a full-precision warm-up, then quantized to the end."""
+"""The training of a network, or of several seeds at once: a full-precision warm-up, then quantized to the end.
+
+Until quantization is switched on, every precision of a seed trains the same network, to the bit. So the warm-up is run
+once, and each precision goes on from what it left.
+"""
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from saqlib.data.images import as_input
-from saqlib.network.quantization import PACT, calibrate, pact_layers, set_quantizing
+from saqlib.network.quantization import calibrate, set_quantizing
 from saqlib.network.settings import Quantization
-from saqlib.saliency.gradient import evaluating, logit_gradient
+from saqlib.training.looking import accuracy, activation_shares, saliency_now
 from saqlib.training.settings import Guided, Optimizer
 from saqlib.training.stacked import Stacked
-from saqlib.training.steps import accuracy, guided_step, make_optimizer, standard_step
+from saqlib.training.steps import guided_step, make_optimizer, standard_step
 
 OBSERVED = 1000  # validation images on which the shares of clipped and zero codes are measured
 
@@ -52,6 +58,10 @@ class Watch:
     records: int
 
 
+Warm = dict[str, Any]  # where a warm-up ended, under the names of WARM
+WARM = ("step", "weights", "adam", "order", "noise", "losses", "history", "ends")
+
+
 def train(
     model: nn.Module, images: Images, *, seed: int, on_progress: Callable[[History], None] | None = None, **options: Any
 ) -> History:
@@ -72,6 +82,7 @@ def train_together(
     guided: Guided | None = None,
     watch: Watch | None = None,
     on_progress: Callable[[int, History], None] | None = None,
+    warm: Warm | None = None,
 ) -> list[History]:
     """Train in place: a full-precision warm-up, calibration of the clips, then quantized to the end.
 
@@ -89,16 +100,40 @@ def train_together(
         guided: the settings of guided training, None for standard.
         watch: recorded for the first network.
         on_progress: called with seed and history after every record and epoch.
+        warm: what `warm_up` gave for this seed and these settings, to go on from there; for one network.
 
     Raises:
         DivergedError: an epoch's loss is not finite; the message names seed and epoch.
     """
     run = _Training(models, images, seeds, optimizer, quantization, guided, watch, on_progress)
     run.plan(epochs, warmup_epochs)
-    for epoch in range(epochs):
-        run.one_epoch(epoch)
+    if warm:
+        run.resume(warm)
+    run.go_to(run.total)
     run.finish()
     return run.histories
+
+
+def warm_up(
+    model: nn.Module,
+    images: Images,
+    *,
+    seed: int,
+    epochs: int,
+    warmup_epochs: float,
+    optimizer: Optimizer,
+    guided: Guided | None = None,
+    watch: Watch | None = None,
+    on_progress: Callable[[int, History], None] | None = None,
+) -> Warm:
+    """Train a full-precision network in place up to the switch; arguments and errors as in `train_together`.
+
+    Returns what `train_together` goes on from, for any precision of this seed: plain values and tensors.
+    """
+    run = _Training([model], images, [seed], optimizer, None, guided, watch, on_progress)
+    run.plan(epochs, warmup_epochs)
+    run.go_to(run.switch)
+    return run.warm()
 
 
 class _Training:
@@ -111,15 +146,16 @@ class _Training:
         self.learner = models[0] if len(models) == 1 else Stacked(models)
         self.optimizer = make_optimizer(self.learner, optimizer, quantization)
         self.orders = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
-        noise = [torch.Generator(images.train.device).manual_seed(2 * seed + 1) for seed in seeds]
-        self.advance = _step(guided, noise)
+        self.noise = [torch.Generator(images.train.device).manual_seed(2 * seed + 1) for seed in seeds]
+        self.advance = _step(guided, self.noise)
         self.histories = [History() for _ in seeds]
+        self.ends: list[dict[str, Tensor]] = []  # the weights after each epoch of the warm-up
 
     def plan(self, epochs: int, warmup_epochs: float) -> None:
         """Count the steps: when quantization is switched on, and when maps are recorded."""
-        steps_per_epoch = math.ceil(len(self.images.train) / self.settings.batch_size)
-        self.step, self.total = 0, epochs * steps_per_epoch
-        self.switch = int(warmup_epochs * steps_per_epoch)  # rounded down, so that at least the last step is quantized
+        self.steps_per_epoch = math.ceil(len(self.images.train) / self.settings.batch_size)
+        self.step, self.total = 0, epochs * self.steps_per_epoch
+        self.switch = int(warmup_epochs * self.steps_per_epoch)  # rounded down: at least the last step is quantized
         self.due = _record_steps(self.watch, self.total)
         peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peaks, total_steps=self.total)
@@ -127,25 +163,73 @@ class _Training:
             model.train()
             set_quantizing(model, False)
 
-    def one_epoch(self, epoch: int) -> None:
-        """All batches once; then what they did goes into the histories."""
-        losses = []
-        for x, y in _batches(self.images, self.orders, self.settings.batch_size):
+    def go_to(self, stop: int) -> None:
+        """Step by step until `stop` steps are done; after the last one of an epoch, sum it up."""
+        while self.step < stop:
+            if self.step % self.steps_per_epoch == 0:
+                self._begin_epoch()
+            x, y = next(self.batches)
             if self.step == self.switch and self.quantization:
                 self._quantize()
             self._record_if_due()
-            losses.append(self.advance(self.learner, self.optimizer, x, y))
+            self.losses.append(self.advance(self.learner, self.optimizer, x, y))
             self.schedule.step()
             self.step += 1
+            if self.step % self.steps_per_epoch == 0:
+                self._end_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.begun = [order.get_state() for order in self.orders]
+        self.batches, self.losses = _batches(self.images, self.orders, self.settings.batch_size), []
+
+    def _end_epoch(self) -> None:
         self._write_back()
-        means = torch.stack(losses).mean(0).view(-1).tolist()
+        epoch = self.step // self.steps_per_epoch
+        means = torch.stack(self.losses).mean(0).view(-1).tolist()
         for seed, loss, model, history in zip(self.seeds, means, self.models, self.histories, strict=True):
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"seed {seed}: the loss is not finite in epoch {epoch + 1}; lower optimizer.learning_rate"
+                    f"seed {seed}: the loss is not finite in epoch {epoch}; lower optimizer.learning_rate"
                 )
             history.epochs.append(_summary(epoch, loss, model, self.images))
+        if self.step <= self.switch and not self.quantization:
+            self.ends.append(_copies(self.models[0].state_dict()))
         self._report(self.seeds)
+
+    def warm(self) -> Warm:
+        """All that a training of another precision needs in order to go on from here."""
+        between = self.step % self.steps_per_epoch == 0
+        return {
+            "step": self.step,
+            "weights": _copies(self.models[0].state_dict()),
+            "adam": self.optimizer.state_dict()["state"],
+            "order": self.orders[0].get_state() if between else self.begun[0],
+            "noise": self.noise[0].get_state(),
+            "losses": [] if between else self.losses,
+            "history": asdict(self.histories[0]),
+            "ends": self.ends,
+        }
+
+    def resume(self, warm: Warm) -> None:
+        """Go on from there, with a network whose weights have the same names."""
+        (model,), (history,) = self.models, self.histories
+        history.steps, history.maps = list(warm["history"]["steps"]), list(warm["history"]["maps"])
+        for weights, entry in zip(warm["ends"], warm["history"]["epochs"], strict=True):
+            model.load_state_dict(weights, strict=False)  # the clips stay: what they would cut is this network's own
+            history.epochs.append(entry | {"layers": activation_shares(model, self.images.validation[:OBSERVED])})
+        model.load_state_dict(warm["weights"], strict=False)
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": warm["adam"]})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a schedule that steps before the optimizer does
+            for _ in range(warm["step"]):
+                self.schedule.step()
+        self.step = warm["step"]
+        self.orders[0].set_state(warm["order"])
+        self.noise[0].set_state(warm["noise"])
+        if self.step % self.steps_per_epoch:
+            self._begin_epoch()
+            self.batches = islice(self.batches, self.step % self.steps_per_epoch, None)
+            self.losses = list(warm["losses"])
 
     def finish(self) -> None:
         self._record_if_due()
@@ -179,6 +263,10 @@ class _Training:
                 self.on_progress(seed, history)
 
 
+def _copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
 def _step(guided: Guided | None, noise: list[torch.Generator]) -> Callable[..., Tensor]:
     if guided is None:
         return standard_step
@@ -202,43 +290,8 @@ def _record_steps(watch: Watch | None, total: int) -> set[int]:
 
 def _summary(epoch: int, loss: float, model: nn.Module, images: Images) -> dict[str, Any]:
     return {
-        "epoch": epoch + 1,
+        "epoch": epoch,
         "loss": loss,
         "validation_accuracy": accuracy(model, images.validation, images.validation_labels),
         "layers": activation_shares(model, images.validation[:OBSERVED]),
     }
-
-
-# ---------------------------------------------------------------------------------------------------- looking
-
-
-@torch.no_grad()
-def activation_shares(model: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
-    """Of each PACT layer: alpha, the share of inputs at or above it (`clipped`) and of outputs that are 0 (`zero`)."""
-    shares: dict[str, dict[str, float]] = {}
-
-    def observer(name: str) -> Callable[..., None]:
-        def observe(layer: PACT, inputs: tuple[Tensor], output: Tensor) -> None:
-            shares[name] = {
-                "alpha": layer.alpha.item(),
-                "clipped": (inputs[0] >= layer.alpha).float().mean().item(),
-                "zero": (output == 0).float().mean().item(),
-            }
-
-        return observe
-
-    hooks = [layer.register_forward_hook(observer(name)) for name, layer in pact_layers(model).items()]
-    try:
-        with evaluating(model):
-            model(as_input(images))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shares
-
-
-def saliency_now(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Maps of float images (B, 1, 28, 28) in the middle of training; a dead network's maps are recorded as they are."""
-    watched = images.detach().requires_grad_()
-    with evaluating(model):
-        return logit_gradient(model(watched), watched, labels)

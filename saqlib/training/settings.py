@@ -1,8 +1,8 @@
 """The settings of a training, and the recipe: all that decides one network but its seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from saqlib.network.settings import Precision, Quantization, Shape
+from saqlib.network.settings import Bits, Precision, Quantization, Shape
 from saqlib.params import at_least, one_of, require
 from saqlib.saliency.settings import RANKINGS
 
@@ -51,3 +51,11 @@ class Recipe:
     guided: Guided | None
     records: int
     sample: bool
+
+    @property
+    def warm_up(self) -> "Recipe | None":
+        """The full-precision training whose beginning this one shares with every other precision; None without one."""
+        if self.quantization is None:
+            return None
+        full = Precision("full precision", (Bits(),) * len(self.precision.layers))
+        return replace(self, precision=full, quantization=None)

@@ -1,4 +1,4 @@
-"""One step of training, standard or guided, of any network or of several at once; and how good a network is.
+"""One step of training, standard or guided, of any network or of several at once.
 
 A guided step (Ismail et al., arXiv 2111.14338) adds KL(f(x) || f(x~)) to the loss, where x~ is x with its least salient
 pixels replaced by noise. It shares the clean forward pass between the map and the loss: two forwards, one backward to
@@ -13,15 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saqlib.data.images import as_input
 from saqlib.network.quantization import pact_layers, quantized_once
 from saqlib.network.settings import Quantization
-from saqlib.saliency.gradient import evaluating, logit_gradient
+from saqlib.saliency.gradient import logit_gradient
 from saqlib.saliency.masking import mask_least_salient
 from saqlib.training.settings import Optimizer
 from saqlib.training.stacked import Stacked
-
-CHUNK = 500  # images a forward pass without gradients takes at once
 
 
 def make_optimizer(
@@ -133,20 +130,3 @@ def _batch_norm_statistics_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Percentage of images that the network, in evaluation mode, classifies as they are labelled.
-
-    Args:
-        model: any network of images to logits (B, classes).
-        images: uint8 (N, H, W), or of several channels (N, C, H, W).
-        labels: int64 (N,).
-    """
-    with evaluating(model):
-        right = sum(
-            int((model(as_input(some)).argmax(1) == truth).sum())
-            for some, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
-        )
-    return 100 * right / len(labels)

@@ -53,9 +53,11 @@ def test_goes_on_after_a_kill(workspaces):
 
 
 def test_the_store_keeps_what_was_computed(calm):
-    """Two seeds of two cells, trained and scored, and the controls of each cell: for the next one who asks."""
-    kept = sorted(path.name for path in (calm / "build" / "store").rglob("*.*"))
-    assert kept == sorted(["0.pt", "1.pt", "0.nc", "1.nc"] * 2 + ["controls.nc"] * 2)
+    """Two seeds of two cells, trained and scored, the warm-ups of one, and the controls of both: for who asks next."""
+    store = calm / "build" / "store"
+    kept = {kind: sorted(path.name for path in store.rglob(f"{kind}/*/*")) for kind in ("trained", "warmed", "scored")}
+    assert kept["trained"] == ["0.pt", "0.pt", "1.pt", "1.pt"] and kept["warmed"] == ["0.pt", "1.pt"]
+    assert kept["scored"] == sorted(["0.nc", "1.nc", "controls.nc"] * 2)
 
 
 # ------------------------------------------------------------------------------------------------- what runs again

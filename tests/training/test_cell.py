@@ -28,8 +28,8 @@ from saqlib.grid import Cell
 from saqlib.pipeline import study
 from saqlib.training import cell as cells
 from saqlib.training import loop
+from saqlib.training.looking import accuracy
 from saqlib.training.settings import Recipe
-from saqlib.training.steps import accuracy
 from saqlib.workers import Engine
 
 SMOKE = study.load(scale="smoke")
@@ -104,8 +104,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kept(folder: Path) -> list[str]:
-    """The names of all files in the store, without their key."""
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """The names of the files of trained seeds in the store, without their key."""
+    return sorted(path.name for path in folder.rglob("trained/*/*") if path.is_file())
 
 
 @pytest.fixture
@@ -114,9 +114,9 @@ def trained(monkeypatch) -> list[int]:
     seeds: list[int] = []
     real = cells._train_seeds
 
-    def noting(cell, recipe, some, folder, device):
+    def noting(cell, recipe, some, *places):
         seeds.extend(some)
-        return real(cell, recipe, some, folder, device)
+        return real(cell, recipe, some, *places)
 
     monkeypatch.setattr(cells, "_train_seeds", noting)
     return seeds
@@ -206,12 +206,12 @@ def test_network_and_images_are_on_the_device_that_was_picked(monkeypatch):
     """Everything that training sees lies where params.yaml says."""
     seen = []
 
-    def train_together(networks, images, **options):
-        tensors = [*networks[0].state_dict().values(), images.train, images.train_labels, images.validation]
+    def warm_up(network, images, **options):
+        tensors = [*network.state_dict().values(), images.train, images.train_labels, images.validation]
         seen.extend([*tensors, options["watch"].images, options["watch"].labels])
         raise InterruptedError
 
-    monkeypatch.setattr(loop, "train_together", train_together)
+    monkeypatch.setattr(loop, "warm_up", warm_up)
     monkeypatch.setattr(cells, "_watch", lambda images, _: loop.Watch(images.train, images.train_labels, 1))
     monkeypatch.setattr(Engine, "pick_device", lambda self: torch.device("meta"))
     with pytest.raises(InterruptedError):
@@ -224,9 +224,9 @@ def test_a_cell_of_several_seeds_at_once_leaves_what_single_ones_leave(build, mo
     plans, found = [], {}
 
     def in_turn(self, task, jobs, n_jobs=None):  # the plan is a GPU's, the work this machine's
-        plans.append([seeds for _, _, seeds, _, _ in jobs])
-        for cell, recipe, seeds, folder, _ in jobs:
-            task(cell, recipe, seeds, folder, torch.device("cpu"))
+        plans.append([seeds for _, _, seeds, *_ in jobs])
+        for *what, _ in jobs:
+            task(*what, torch.device("cpu"))
 
     monkeypatch.setattr(Engine, "map", in_turn)
     cell = Cell("mnist", "w4a4", "guided")
@@ -299,7 +299,7 @@ def stages(reports: list[cells.Progress]) -> list[tuple[int, int, int]]:
 def test_progress_tells_the_history_itself(finished, build, runs, trained):
     """What a panel draws are the curves and maps of the runs, of seeds from the store as of those just trained."""
     shutil.copytree(finished, build)
-    next(build.rglob("1.pt")).unlink()
+    next(build.rglob("trained/*/1.pt")).unlink()
     for _ in range(2):
         reports = []
         train(on_progress=reports.append)
@@ -356,7 +356,7 @@ def test_more_seeds_train_the_new_ones_only(trained, runs):
 def test_a_missing_seed_between_others_is_trained(build, trained, runs):
     """Whichever it is; the others stay."""
     train(seeds=3)
-    (path,) = build.rglob("0.pt")
+    (path,) = build.rglob("trained/*/0.pt")
     path.unlink()
     assert_same_runs(train(seeds=3)[:2], runs)
     assert trained == [0, 1, 2, 0]
@@ -448,7 +448,7 @@ DAMAGES = {
 def test_a_damaged_seed_is_put_aside_and_trained_again(finished, build, trained, runs, damage):
     """Whatever the bytes are, nothing in them is run; the seed comes out as it was, and the others are not touched."""
     shutil.copytree(finished, build)
-    (path,) = build.rglob("1.pt")
+    (path,) = build.rglob("trained/*/1.pt")
     DAMAGES[damage](path)
     before = path.read_bytes() if path.is_file() else None
     assert_same_runs(train(), runs)
@@ -697,6 +697,59 @@ def test_changed_setting_starts_anew_and_goes_back(trained):
     assert not torch.equal(first[0].state["dense1.weight"], other[0].state["dense1.weight"])
     assert_same_runs(train(seeds=1), first)
     assert trained == [0, 0]
+
+
+# -------------------------------------------------------------------------------------------------- warm-ups
+
+
+def warmed(build: Path) -> list[str]:
+    """The warm-ups in the store: key and file."""
+    return sorted(str(path.relative_to(build / "store" / "warmed")) for path in build.rglob("warmed/*/*"))
+
+
+@pytest.fixture
+def warm_ups(monkeypatch) -> list[int]:
+    """The seeds whose warm-up was really run, as they come."""
+    seeds: list[int] = []
+    real = loop.warm_up
+
+    def noting(network, images, *, seed, **options):
+        seeds.append(seed)
+        return real(network, images, seed=seed, **options)
+
+    monkeypatch.setattr(loop, "warm_up", noting)
+    return seeds
+
+
+def test_precisions_share_the_warm_up_of_a_seed(build, warm_ups):
+    """Run once for all precisions of a dataset and training, and again for another training; fp32 has none."""
+    for name in ("mnist-w4a4-guided", "mnist-w2a2-guided", "mnist-fp32-guided", "mnist-w2a2-standard"):
+        train(Cell.parse(name))
+    assert warm_ups == [0, 1, 0, 1] and len(warmed(build)) == 4
+
+
+def test_a_cell_is_the_same_from_a_shared_warm_up(build, monkeypatch, warm_ups):
+    """To the bit what training it in one go gives, for a seed with recorded maps and one without."""
+    train(Cell.parse("mnist-w4a4-guided"), tiny(Cell.parse("mnist-w4a4-guided"), epochs=2))
+    shared = train(recipe=tiny(epochs=2))
+    assert warm_ups == [0, 1]
+    monkeypatch.setattr(paths, "BUILD", build / "other")
+    monkeypatch.setattr(cells, "_warm", lambda *_: None)
+    assert_same_runs(train(recipe=tiny(epochs=2)), shared)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "list", "another seed", "hostile", "less than a run"])
+def test_a_damaged_warm_up_is_put_aside_and_run_again(finished, build, runs, warm_ups, damage):
+    """As a damaged seed: nothing in it is run, and what comes out is the same."""
+    shutil.copytree(finished, build)
+    for path in build.rglob("trained/*/*.pt"):
+        path.unlink()
+    (path,) = build.rglob("warmed/*/1.pt")
+    damages = DAMAGES | {"less than a run": _rewritten(lambda warm: {"seed": 1, "step": warm["step"]})}
+    damages["hostile"] = _rewritten(lambda warm: warm | {"weights": Hostile(paths.BUILD / "was here")})
+    damages[damage](path)
+    assert_same_runs(train(), runs)
+    assert warm_ups == [1] and path.with_name("1.pt.damaged").exists() and not (paths.BUILD / "was here").exists()
 
 
 # ---------------------------------------------------------------------------------------------- saved cells

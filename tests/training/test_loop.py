@@ -1,5 +1,6 @@
 """The loop: the schedule's switch, what a seed fixes, what is recorded on the way, and how a bad end is told."""
 
+import io
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from saqlib.network.initial import build
 from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear, pact_layers
 from saqlib.pipeline import study
 from saqlib.saliency.gradient import input_gradient
-from saqlib.training import loop, steps
+from saqlib.training import looking, loop, steps
 
 STUDY = study.load(scale="smoke")
 OPTIMIZER = replace(STUDY.optimizer, batch_size=50)
@@ -147,8 +148,8 @@ def test_history_tells_each_epoch(images):
     assert [epoch["epoch"] for epoch in history.epochs] == [1, 2, 3]
     assert all(epoch["layers"].keys() == {"act1", "act2", "act3", "act4"} for epoch in history.epochs)
     last = history.epochs[-1]
-    assert last["validation_accuracy"] == steps.accuracy(net, images.validation, images.validation_labels)
-    assert last["layers"] == loop.activation_shares(net, images.validation)
+    assert last["validation_accuracy"] == looking.accuracy(net, images.validation, images.validation_labels)
+    assert last["layers"] == looking.activation_shares(net, images.validation)
     assert history.steps == history.maps == []
 
 
@@ -213,18 +214,51 @@ def test_learning_rates_follow_one_cycle(images, monkeypatch):
             assert rate == pytest.approx(end + (start - end) * (1 + math.cos(math.pi * share)) / 2, rel=1e-9)
 
 
-# --------------------------------------------------------------------------------------------------- looking
+# --------------------------------------------------------------------------------------------------- warm-up
 
 
-def test_activation_shares_count_clipped_inputs_and_zero_outputs(images):
-    """By hand: pixels at or above alpha, and pixels that round to 0; no hook stays behind."""
-    net = nn.Sequential(nn.Flatten(), PACT(2))
-    net[1].set_alpha(torch.tensor(0.6))
-    pixels = as_input(images.validation)
-    shares = loop.activation_shares(net, images.validation)["1"]
-    assert shares["alpha"] == pytest.approx(0.6)
-    assert shares["clipped"] == pytest.approx((pixels >= 0.6).float().mean().item())
-    assert shares["zero"] == pytest.approx((pixels <= 0.1).float().mean().item())
-    assert 0.05 < shares["clipped"] < 0.5 < shares["zero"] < 0.95
-    assert not net[1]._forward_hooks
-    assert loop.activation_shares(nn.Sequential(nn.Flatten(), nn.ReLU()), images.validation) == {}
+def resumed(precision: str, images: loop.Images, warm: loop.Warm, **options) -> tuple:
+    """A network of the seed that goes on from a warm-up, which has been in a file."""
+    kept = io.BytesIO()
+    torch.save(warm, kept)
+    kept.seek(0)
+    return train(precision, images, warm=torch.load(kept, weights_only=True), **options)
+
+
+@pytest.mark.parametrize("guided", [None, STUDY.guided], ids=["standard", "guided"])
+@pytest.mark.parametrize("warmup", [0.5, 1.0, 1.5, 2.0], ids=lambda epochs: f"{epochs} epochs")
+def test_every_precision_goes_on_from_one_warm_up(images, guided, warmup):
+    """Bit for bit the weights, history and maps of a training that was never interrupted, wherever the switch is."""
+    common = {"epochs": 3, "guided": guided, "watch": watch(images, 6)}
+    network = build("fp32", seed=0)
+    warm = loop.warm_up(network, images, seed=0, warmup_epochs=warmup, optimizer=OPTIMIZER, **common)
+    assert warm["step"] == int(warmup * 6)
+    for precision in ("w4a4", "mixed", "w2a2"):
+        whole, history = train(precision, images, warmup_epochs=warmup, **common)
+        net, other = resumed(precision, images, warm, warmup_epochs=warmup, **common)
+        assert states_equal(whole, net) and net.state_dict().keys() == whole.state_dict().keys()
+        assert history.epochs == other.epochs and history.steps == other.steps
+        assert all(torch.equal(a, b) for a, b in zip(history.maps, other.maps, strict=True))
+        assert all(
+            value.stride() == other_value.stride()
+            for value, other_value in zip(whole.parameters(), net.parameters(), strict=True)
+        )
+
+
+def test_full_precision_goes_on_from_its_own_warm_up(images):
+    """Without a switch: the training as if it had never stopped."""
+    warm = loop.warm_up(build("fp32", seed=0), images, seed=0, epochs=2, warmup_epochs=0.5, optimizer=OPTIMIZER)
+    whole, history = train("fp32", images)
+    net, other = resumed("fp32", images, warm)
+    assert states_equal(whole, net) and history.epochs == other.epochs
+
+
+@pytest.mark.parametrize("lost", ["adam", "noise", "order", "losses"])
+def test_all_of_a_warm_up_counts(images, lost):
+    """Another state of the optimizer, of the noise or of the order, or losses left out, and the training differs."""
+    common = {"epochs": 2, "guided": STUDY.guided}
+    warm = loop.warm_up(build("fp32", seed=0), images, seed=0, warmup_epochs=0.5, optimizer=OPTIMIZER, **common)
+    other = loop.warm_up(build("fp32", seed=1), images, seed=1, warmup_epochs=0.5, optimizer=OPTIMIZER, **common)
+    whole, history = train("w2a2", images, warmup_epochs=0.5, **common)
+    net, found = resumed("w2a2", images, warm | {lost: other[lost]}, warmup_epochs=0.5, **common)
+    assert not states_equal(whole, net) or history.epochs != found.epochs

@@ -326,18 +326,3 @@ def test_a_guided_step_quantizes_its_weights_once(batch, monkeypatch):
     for name, value in shared.state_dict().items():
         assert torch.equal(value, apart.state_dict()[name]), name
     assert all(layer.kept is None for layer in (shared.conv1, shared.dense3)), "the next step quantizes anew"
-
-
-# -------------------------------------------------------------------------------------------------- accuracy
-
-
-def test_accuracy_is_the_percentage_of_right_answers(digits, monkeypatch):
-    """Counted in chunks, in evaluation mode, as one pass over all images would count; the mode is restored."""
-    images, labels = digits
-    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(28 * 28, 10))
-    net.eval()
-    right = (net(as_input(images)).argmax(1) == labels).float().mean().item()
-    net.train()
-    monkeypatch.setattr(steps, "CHUNK", 7)
-    assert steps.accuracy(net, images, labels) == pytest.approx(100 * right)
-    assert net.training and net[1].training
