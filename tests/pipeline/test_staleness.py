@@ -77,11 +77,11 @@ TABLE = {
     "code in a notebook": (
         text("notebooks/03_clarity.ipynb", "round(3)", "round(4)"), {"source@03_clarity"}, CLARITY, []),
     "a comment in training code": (
-        text("saqlib/training/steps.py", "CHUNK = 500", "# so many\nCHUNK = 500"), {"code@training"}, set(), []),
+        text("saqlib/training/looking.py", "CHUNK = 500", "# so many\nCHUNK = 500"), {"code@training"}, set(), []),
     "a docstring in training code": (
         text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
     "training code": (
-        text("saqlib/training/steps.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAIN, CELLS),
+        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAIN, CELLS),
     "the message of a setting's error": (
         text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAIN, []),
     "scoring code": (
