@@ -1,16 +1,83 @@
 """Words for errors that a person reads: one line, and the nearest name that would have been valid."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+LONGEST = 80  # characters of a value in a message
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")  # what a terminal takes for a colour or a movement
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C has stopped
 
 
 def did_you_mean(value: object, valid: Iterable[str]) -> str:
     """`; did you mean 'mnist'?`, or nothing where no valid name is near."""
-    near = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.3)
+    meant = value[:LONGEST] if isinstance(value, str) else shown(value)
+    near = difflib.get_close_matches(meant, list(valid), n=1, cutoff=0.3)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """What somebody else's error says, on one line: its last one, or the error's kind where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    lines = [printable(line).strip() for line in ESCAPES.sub("", str(error)).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)
+
+
+def printable(text: object) -> str:
+    """Text as a terminal may get it: whatever is not printable, such as a line feed or a colour, as its escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, on one line and cut, also one that would take for ever to be written out."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes out
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = LONGEST
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system refused, with the file: `results/runs.csv: Permission denied`."""
+    named = " and ".join(printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None)
+    said = error.strerror or last_line(error)
+    return f"{named}: {said}" if named else said
+
+
+@contextmanager
+def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
+    """Around the body of a command: what goes wrong ends it with one line on stderr, and no traceback.
+
+    Args:
+        expected: errors whose message is for the person. What the system refuses (a full disk, a folder that may not be
+            written) is told, too. Anything else is a mistake of ours and keeps its traceback.
+        stopped: what is said after Ctrl-C.
+
+    Raises:
+        SystemExit: with exit code 1, after Ctrl-C 130.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no arrow gets its escape
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()  # here, where a full disk can still be told
+    except expected as error:
+        sys.exit(str(error))
+    except BrokenPipeError:  # the reader, such as head, has gone; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(of_the_system(error))
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -6,12 +6,13 @@ changed no number, another clone with the same folder. `make clean-store` remove
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saqlib import codebase, paths
+from saqlib import codebase, files, paths
 
 Kept = TypeVar("Kept")
 
@@ -40,6 +41,8 @@ def kept(path: Path, read: Callable[[Path], Kept]) -> Kept | None:
     if not path.exists():
         return None
     try:
+        if zipfile.is_zipfile(path):  # torch reads one in which a bit has changed
+            files.check_whole(path)
         return read(path)
     except Exception:  # whatever damaged bytes lead a reader to
         path.replace(path.with_name(f"{path.name}.damaged"))

@@ -22,7 +22,7 @@ ARROWS = {
     "words": "names",
     "workers": "params",
     "codebase": "paths",
-    "store": "codebase paths",
+    "store": "codebase files paths",
     "data": "datasets params paths",
     "download": "data datasets errors files params paths",
     "network": "params",

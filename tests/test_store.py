@@ -1,6 +1,7 @@
 """The store: a key that changes with all that decides a result and nothing else; files that are read or put aside."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import subprocess
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from saqlib import codebase, paths, store
+from saqlib import codebase, files, paths, store
 
 USERS = ("training.cell", "clarity.cell")  # whose results are kept
 NO_NUMERICS = {"xarray"}  # imported by a deciding module, and only names what others compute
@@ -162,6 +164,17 @@ def test_what_cannot_be_read_is_put_aside(tmp_path):
         assert (tmp_path / "0.pt.damaged").read_text() == text
     path.write_text("7")
     assert store.kept(path, read) == 7
+
+
+def test_a_flipped_bit_of_a_weight_is_damage(tmp_path):
+    """torch itself reads such a file without a word; here the seed is trained again."""
+    path = files.write_torch(tmp_path / "0.pt", {"weights": torch.ones(1000)})
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(9).numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    load = functools.partial(torch.load, weights_only=True)
+    assert not torch.equal(load(path)["weights"], torch.ones(1000))
+    assert store.kept(path, load) is None and (tmp_path / "0.pt.damaged").exists()
 
 
 def test_an_interruption_is_no_damage(tmp_path):

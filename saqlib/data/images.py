@@ -51,8 +51,11 @@ def load(dataset: str, split: str, *, sample: bool = False) -> tuple[Tensor, Ten
 def as_input(images: Tensor) -> Tensor:
     """uint8 images (B, H, W), or of several channels (B, C, H, W), as a network takes them: float in [0, 1].
 
-    Returns (B, 1, 28, 28) for the images of this study, (B, C, H, W) in general.
+    Returns (B, 1, 28, 28) for the images of this study, (B, C, H, W) in general. Raises ValueError for other types:
+    what is in [0, 1] already would become another picture.
     """
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
+        raise ValueError(f"as_input takes uint8 images of three or four axes, not {images.dtype} {tuple(images.shape)}")
     return (images.unsqueeze(1) if images.ndim == 3 else images).float() / 255
 
 
@@ -101,8 +104,7 @@ def verified(dataset: str, name: str, content: bytes) -> bytes:
     expected, found = DATASETS[dataset][name], hashlib.sha256(content).hexdigest()
     if found != expected:
         raise DataError(
-            f"{name} ({len(content):,} bytes) is truncated or altered:"
-            f" expected SHA-256 {expected}, found {found}"
+            f"{name} ({len(content):,} bytes) is truncated or altered: expected SHA-256 {expected}, found {found}"
         )
     return content
 

@@ -88,6 +88,10 @@ def report(model: LeNet, cell: Cell, folder: Path, images: torch.Tensor) -> dict
 
 
 def report_cell(cell: Cell, sample: bool, images: int, root: Path) -> dict[str, object]:
-    """`report` of a cell's first seed, from and to the folders below `root`, checked on that many test images."""
+    """`report` of a cell's first seed, from and to the folders below `root`, checked on that many test images.
+
+    The network itself comes to stand beside its ONNX files, results/models/<cell>.pt.
+    """
     pixels, _ = load(cell.dataset, "test", sample=sample)
+    stored.publish(cell, root)
     return report(stored.load_model(cell, 0, root), cell, root / "results" / "models", pixels[:images])

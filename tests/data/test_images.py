@@ -206,6 +206,20 @@ def test_as_input_keeps_several_channels(codes):
     assert np.array_equal(x.numpy(), codes.astype(np.float32) / np.float32(255))
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.bool])
+def test_as_input_refuses_what_are_no_bytes(kind):
+    """Values in [0, 1], divided once more by 255, would be a nearly black picture, and nobody would notice."""
+    with pytest.raises(ValueError, match=f"uint8 images of three or four axes, not {kind}"):
+        images.as_input(torch.ones(2, 28, 28, dtype=kind))
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, 5])
+def test_as_input_refuses_other_axes(axes):
+    """One picture is a batch of one."""
+    with pytest.raises(ValueError, match="three or four axes"):
+        images.as_input(torch.zeros([28] * axes if axes < 5 else [1] * 5, dtype=torch.uint8))
+
+
 # ---------------------------------------------------------------------------------------------------- the room
 
 
