@@ -4,13 +4,14 @@ import difflib
 import os
 import re
 import reprlib
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 LONGEST = 80  # characters of a value in a message
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")  # what a terminal takes for a colour or a movement
-INTERRUPTED = 130  # the exit code of a command that Ctrl-C has stopped
 
 
 def did_you_mean(value: object, valid: Iterable[str]) -> str:
@@ -53,6 +54,14 @@ def of_the_system(error: OSError) -> str:
     return f"{named}: {said}" if named else said
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which ends a command as Ctrl-C does: whatever it has opened or started is closed or ended."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 @contextmanager
 def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
     """Around the body of a command: what goes wrong ends it with one line on stderr, and no traceback.
@@ -60,17 +69,18 @@ def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None
     Args:
         expected: errors whose message is for the person. What the system refuses (a full disk, a folder that may not be
             written) is told, too. Anything else is a mistake of ours and keeps its traceback.
-        stopped: what is said after Ctrl-C.
+        stopped: what is said after Ctrl-C, SIGTERM or SIGHUP.
 
     Raises:
-        SystemExit: with exit code 1, after Ctrl-C 130.
+        SystemExit: with exit code 1; after a signal 128 and its number.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no arrow gets its escape
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
-        sys.stdout.flush()  # here, where a full disk can still be told
+        with _raising():
+            yield
+            sys.stdout.flush()  # here, where a full disk can still be told
     except expected as error:
         sys.exit(str(error))
     except BrokenPipeError:  # the reader, such as head, has gone; nothing more can be said to it
@@ -78,6 +88,25 @@ def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None
         sys.exit(1)
     except OSError as error:
         sys.exit(of_the_system(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(stopped, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+@contextmanager
+def _raising() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Terminated inside, unless somebody (nohup) has them ignored."""
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: object) -> None:
+    raise Terminated(number)

@@ -1,9 +1,11 @@
 """Tests of saqlib.errors: what a person reads is one line, and helps."""
 
 import os
+import signal
 import string
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -140,6 +142,8 @@ def ends(body: str, **options) -> subprocess.CompletedProcess:
         ("os.rename('no such file', 'x')", 1, "no such file and x: No such file or directory\n"),
         ("os.write(os.open('/dev/full', os.O_WRONLY), b'x')", 1, "No space left on device\n"),
         ("signal.raise_signal(signal.SIGINT)", 130, "Stopped.\n"),
+        ("signal.raise_signal(signal.SIGTERM)", 143, "Stopped.\n"),
+        ("signal.raise_signal(signal.SIGHUP)", 129, "Stopped.\n"),
         ("sys.exit('as it is')", 1, "as it is\n"),
     ],
 )
@@ -149,6 +153,30 @@ def test_a_command_ends_with_one_line(body, code, said):
         pytest.skip("the system has no device that is always full")
     done = ends(body)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """Under nohup a closed terminal stops nothing."""
+    program = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom saqlib.errors import told\n"
+    program += "with told():\n    signal.raise_signal(signal.SIGHUP)\n    print('went on')\n"
+    done = subprocess.run([sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
+def test_handlers_are_as_before_behind_a_command():
+    """Who calls a command from Python keeps its own handlers; in a thread there are none to set."""
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def command():
+        with errors.told():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    command()
+    thread = threading.Thread(target=command)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before == seen[1] != seen[0]
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
