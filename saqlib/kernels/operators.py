@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from saqlib.kernels.library import library
 
@@ -62,7 +61,6 @@ class _Branch(Function):
         return arguments[0].new_zeros(())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, _: Tensor) -> tuple:
         return None, None, *ctx.gradient(*ctx.saved_tensors)
 
@@ -76,8 +74,9 @@ class _Result(Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
+        if torch.is_grad_enabled():  # create_graph=True: what comes out would have no gradient, without a word
+            raise RuntimeError("the kernels have no second derivative; call the network's `run`, which has one")
         ctx.operator.grad = grad.contiguous()
         zero = grad.new_zeros(())
         return None, None, zero, zero
@@ -126,7 +125,9 @@ class _Block(_Operator):
     def run(self, forward: Callable[..., None], x: Tensor, weight: Tensor, bias: Tensor, unit: Tensor | None) -> Tensor:
         output = torch.empty(len(x), self.side, self.side, len(bias))
         self.code = torch.empty(output.shape, dtype=torch.uint8)
-        forward(len(x), _at(x), _at(weight), _at(bias), *self.activation.numbers, _at(unit), _at(output), _at(self.code))
+        forward(
+            len(x), _at(x), _at(weight), _at(bias), *self.activation.numbers, _at(unit), _at(output), _at(self.code)
+        )
         return output
 
     def of_alpha(self) -> tuple[Tensor, ...]:

@@ -87,7 +87,9 @@ def _dense(layer: nn.Module, x: Tensor, scale: Tensor | float | None, coded: boo
 
 def _on_codes(layer: nn.Module, scale: Tensor | float | None) -> bool:
     """Whether this layer evaluates on integer codes, given the value of one code of its input."""
-    return isinstance(layer, QuantConv2d | QuantLinear) and layer.quantizing and scale is not None and not layer.training
+    return (
+        isinstance(layer, QuantConv2d | QuantLinear) and layer.quantizing and scale is not None and not layer.training
+    )
 
 
 def _codes(x: Tensor, scale: Tensor | float) -> Tensor:

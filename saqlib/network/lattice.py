@@ -92,7 +92,7 @@ def weight_scale(weight: Tensor, bits: int) -> Tensor:
 
 
 def on_lattice(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The nearest values on the lattice, shape of weight, and `weight_scale`; no gradient. By the kernels if they run."""
+    """The nearest values on the lattice, shape of weight, and `weight_scale`; without gradient."""
     if kernels.runs(weight):
         top, coefficients = 2 ** (check_bits(bits) - 1) - 1, SAWB_COEFFICIENTS.get(bits)
         values, scale = kernels.quantize(weight, top, coefficients)
