@@ -18,6 +18,7 @@ from torch import Tensor
 from saqlib import files, paths, store, stored
 from saqlib.data import images as data
 from saqlib.grid import Cell
+from saqlib.network import fused
 from saqlib.network.initial import build
 from saqlib.training import loop
 from saqlib.training.looking import accuracy
@@ -87,7 +88,8 @@ def train_cell(
 
 def key(recipe: Recipe, device: str) -> str:
     """The name in the store of what this recipe trains on a kind of device (`cpu`, `cuda`)."""
-    return store.key(__name__, asdict(recipe), data.fingerprint(recipe.dataset, sample=recipe.sample), device)
+    computed_by = fused.kind(recipe.shape, device)
+    return store.key(__name__, asdict(recipe), data.fingerprint(recipe.dataset, sample=recipe.sample), computed_by)
 
 
 def _train_seeds(
