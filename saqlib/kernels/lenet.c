@@ -62,7 +62,7 @@ static inline float sum8(f8 x) {
 
 // ------------------------------------------------------------------------------------------- pooling and activation
 
-// levels: of PACT, or 0 for ReLU. unit: the value of one unit of the convolution's sums, by channel, or NULL for 1.
+// levels: of PACT, 0 for ReLU, or below 0 for nothing at all. unit: the value of one unit of the convolution's sums, by channel, or NULL for 1.
 // spacing: what one code of the output is worth, in the output.
 typedef struct { float levels, alpha, spacing; const float *unit; } activation;
 
@@ -77,7 +77,9 @@ static inline void pool_and_activate(const f8 sums[4], activation act, int chann
   }
   if (act.unit) top *= load(act.unit + channel);
   i8 dead = top <= 0.f;
-  if (act.levels) {
+  if (act.levels < 0) {
+    state = (i8){0} + PASSED;
+  } else if (act.levels > 0) {
     i8 clipped = top >= act.alpha;
     state = (clipped & CLIPPED) | (~clipped & ~dead & PASSED);
     top = round8(choose(dead, all(0), choose(clipped, all(act.alpha), top)) / (act.alpha / act.levels)) * act.spacing;

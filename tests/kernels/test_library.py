@@ -94,7 +94,7 @@ def _everything(built: ctypes.CDLL) -> dict[str, bytes]:
     for block, (inputs, weights, outputs) in sizes.items():
         channels = weights[1]
         x, weight, bias, unit = numbers(*inputs), numbers(*weights), numbers(channels), abs(numbers(channels)) + 1
-        for levels, scaled in itertools.product((0.0, 3.0, 15.0), (None, at(unit))):
+        for levels, scaled in itertools.product((-1.0, 0.0, 3.0, 15.0), (None, at(unit))):
             y, code = out(n, *outputs), np.full((n, *outputs), 9, np.uint8)
             activation = (levels, 2.5, 2.5 / max(levels, 1))
             forward = getattr(built, f"block{block}_forward")
