@@ -15,7 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "maps": ["dead"],
         "scores": ["auroc", "clarity_scores", "entropy", "foreground_mass", "gini", "map_scores", "morans_i"],
-        "removal": ["removal_curves", "sensitivity_max", "symmetric_relevance_gain"],
+        "removal": ["removal_curves", "symmetric_relevance_gain"],
+        "sensitivity": ["sensitivity_max"],
         "preservation": ["preservation_scores"],
         "controls": ["control_maps"],
     },
