@@ -4,6 +4,7 @@
 
     gini(maps)                                                                # (B,) float64; maps (B, H, W)
     symmetric_relevance_gain(model, images, targets, maps, steps=14)          # (B,) float64 in [-1, 1]
+    symmetric_relevance_gain(model, images, targets, maps, 14, fill="blur")   # zero | mean | noise | blur | images
 
 Signed maps are accepted everywhere. A map that says nothing (`dead`: all zero, or not finite) scores NaN.
 """

@@ -1,8 +1,9 @@
 """What the network does when pixels are removed: relevance gain and curves.
 
-A removed pixel becomes raw 0, the background. Removing background is therefore no change at all, and a
-deletion curve mixes where a map lies with whether the network uses what lies there; the symmetric relevance
-gain takes the difference of both directions, and a random line belongs beside every curve.
+What stands in the place of a removed pixel decides what is measured (saqlib.clarity.fills): with raw 0, the background
+of these images, removing background is no change at all, and a deletion curve mixes where a map lies with whether the
+network uses what lies there. The symmetric relevance gain takes the difference of both directions, and a random line
+belongs beside every curve.
 
 Sources: symmetric relevance gain, Bluecher et al., arXiv 2401.06654; deletion and insertion, Petsiuk et al.
 (RISE), arXiv 1806.07421; deletion accuracy, Ismail et al., arXiv 2111.14338.
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.maps import absolute, dead, stable_ranks
 from saqlib.saliency.gradient import evaluating
 
@@ -42,13 +44,15 @@ class Remains(NamedTuple):
     correct: Tensor  # the target class is still the predicted one, bool
 
 
-def symmetric_relevance_gain(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int) -> Tensor:
+def symmetric_relevance_gain(
+    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int, fill: str | Tensor = "zero"
+) -> Tensor:
     """Gain of removing the least relevant pixels before the most relevant ones (arXiv 2401.06654).
 
     S = mean over k of f(k least relevant removed) - f(k most relevant removed), with f the softmax probability of the
     target class and k on `steps` equal steps of the pixel count; the end points are common and add 0. Equal magnitudes
-    leave in the same order in both directions, so a constant map scores exactly 0. Depends on the ranks of |maps|
-    alone. A pixel leaves in all its channels.
+    leave in the same order in both directions, so a constant map scores exactly 0; without equal ones the reversed map
+    scores the exact negative. Depends on the ranks of |maps| alone. A pixel leaves in all its channels.
 
     Args:
         model: any network of images to logits.
@@ -56,29 +60,36 @@ def symmetric_relevance_gain(model: nn.Module, images: Tensor, targets: Tensor, 
         targets: int64 (B,), the classes that the maps explain.
         maps: (B, H, W).
         steps: 2 to H * W.
+        fill: what a removed pixel becomes: `zero`, `mean` (of the pixel over the images given), `noise` (uniform in the
+            image's range, the same in every call) or `blur` (of the pixels around it); or images (B, C, H, W) to take
+            pixels from, such as (1, C, H, W), the mean of the training images.
 
     Returns:
         Float64 (B,) in [-1, 1]; 0 is chance; NaN for a dead map.
 
     Raises:
-        ValueError: other shapes, or steps outside these.
+        ValueError: other shapes, steps outside these, or another fill.
     """
-    return gain(*inner_curves(model, images, targets, maps, steps))
+    (inner,) = inner_curves(model, images, targets, maps, steps, [fill_images(fill, images)])
+    return gain(*inner)
 
 
-def removal_curves(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int) -> RemovalCurves:
+def removal_curves(
+    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int, fill: str | Tensor = "zero"
+) -> RemovalCurves:
     """What is left of the prediction after 0, 1, ... `steps` equal steps of removal, in both directions.
 
     Arguments and errors as `symmetric_relevance_gain`. The rows of dead maps are NaN.
     """
-    inner = inner_curves(model, images, targets, maps, steps)
-    ends = [probabilities(model, some).expand(len(targets), -1) for some in (images, torch.zeros_like(images[:1]))]
-    return whole_curves(inner, *(each.gather(1, targets[:, None]) for each in ends))
+    others = fill_images(fill, images)
+    (inner,) = inner_curves(model, images, targets, maps, steps, [others])
+    return whole_curves(inner, *(target_probability(model, some, targets) for some in (images, others)))
 
 
 def whole_curves(inner: RemovalCurves, start: Tensor, end: Tensor) -> RemovalCurves:
-    """Inner curves with their common ends, each (B, 1): the probability with all pixels and with none."""
+    """Inner curves with their common ends, each (B,): the probability with all pixels and with none."""
     lost = inner.most.isnan().any(1, keepdim=True)
+    start, end = start[:, None], end[:, None]
     return RemovalCurves(*(torch.cat([start, each, end], 1).masked_fill(lost, torch.nan) for each in inner))
 
 
@@ -95,23 +106,29 @@ def gain(least: Tensor, most: Tensor) -> Tensor:
     return (least - most).sum(1) / (least.shape[1] + 1)
 
 
-def inner_curves(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int) -> RemovalCurves:
-    """As `removal_curves`, without the first and the last value: the ends need no order, and no gain needs them."""
+def inner_curves(
+    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int, fills: Sequence[Tensor]
+) -> list[RemovalCurves]:
+    """The curves with each fill, without the first and the last value: the ends need no order, and no gain needs them.
+
+    fills: of `fill_images`. Other arguments and errors as `symmetric_relevance_gain`.
+    """
     pixels = images[0, 0].numel()
     if not 2 <= steps <= pixels:
         raise ValueError(f"steps must lie between 2 and the {pixels} pixels of an image, not {steps}")
-    orders = torch.stack([removal_ranks(maps), removal_ranks(maps, most_first=True)])
+    counts = [round(step * pixels / steps) for step in range(1, steps)]
+    orders = torch.stack([removal_ranks(maps), removal_ranks(maps, most_first=True)]).to(images.device)
     # Whichever direction begins with the earlier pixel comes first: a map and its reverse make one batch, bit for bit,
     # and their gains differ in nothing but the sign, however the network rounds at each place of a batch.
-    least, most = orders
-    swapped = (least.argmin(1) > most.argmin(1))[:, None]
-    counts = [round(step * pixels / steps) for step in range(1, steps)]
-    left = remains(model, images, targets, orders.flip(0).where(swapped, orders), counts).probability
-    least_left, most_left = left.flip(0).where(swapped.to(left.device), left)
-    # For the same reason: where both orders are one, so are the curves.
-    least_left = least_left.where((least != most).any(1, keepdim=True).to(left.device), most_left)
-    lost = dead(maps)[:, None].to(left.device)
-    return RemovalCurves(*(each.masked_fill(lost, torch.nan) for each in (least_left, most_left)))
+    swapped = (orders[0].argmin(1) > orders[1].argmin(1))[:, None]
+    same, lost = (orders[0] == orders[1]).all(1, keepdim=True), dead(maps)[:, None].to(images.device)
+    orders, curves = orders.flip(0).where(swapped, orders), []
+    for fill in fills:
+        left = remains(model, images, targets, orders, counts, fill).probability
+        least, most = left.flip(0).where(swapped, left)
+        # Where both orders are one, so are the curves, wherever in the batch they were found.
+        curves.append(RemovalCurves(*(each.masked_fill(lost, torch.nan) for each in (most.where(same, least), most))))
+    return curves
 
 
 def removal_ranks(maps: Tensor, *, most_first: bool = False) -> Tensor:
@@ -125,7 +142,9 @@ def random_ranks(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def remains(model: nn.Module, images: Tensor, targets: Tensor, orders: Tensor, counts: Sequence[int]) -> Remains:
+def remains(
+    model: nn.Module, images: Tensor, targets: Tensor, orders: Tensor, counts: Sequence[int], fill: Tensor
+) -> Remains:
     """What is left of the predictions with so many pixels removed, in several orders.
 
     Args:
@@ -135,20 +154,21 @@ def remains(model: nn.Module, images: Tensor, targets: Tensor, orders: Tensor, c
         orders: ranks int64 (R, B, H * W), of `removal_ranks` or `random_ranks`. Those of dead maps are arbitrary:
             leave their rows out.
         counts: K numbers of pixels.
+        fill: of `fill_images`, (1 or B, C, H, W).
 
     Raises:
         ValueError: the shapes do not fit.
     """
     _check(images, targets, orders)
     limits = torch.tensor(counts, device=images.device)[:, None]
-    # Written with the channels last, which is the memory format that the network runs fastest in.
-    pixels = images.permute(0, 2, 3, 1).flatten(1, 2)[:, None, :, :]  # (B, 1, H * W, C)
+    # Written with the channels last, which is the memory format that the network runs fastest in: (B, 1, H * W, C).
+    pixels, others = (x.permute(0, 2, 3, 1).flatten(1, 2)[:, None] for x in (images, fill.expand_as(images)))
     ranks, classes = orders.to(images.device), targets[None, :, None]
     group = max(1, FORWARD_IMAGES // (len(orders) * len(counts)))
     probability, correct = [], []
     with evaluating(model):
         for some in (slice(first, first + group) for first in range(0, len(images), group)):
-            kept = torch.where((ranks[:, some, None] >= limits)[..., None], pixels[some], 0.0)
+            kept = torch.where((ranks[:, some, None] >= limits)[..., None], pixels[some], others[some])
             shape = kept.shape[:3]  # (R, images, K)
             kept = kept.reshape(-1, *images.shape[2:], images.shape[1]).permute(0, 3, 1, 2)
             logits = model(kept).double().unflatten(0, shape)
@@ -163,6 +183,11 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """The softmax of the logits of images (B, C, H, W): float64 (B, classes)."""
     with evaluating(model):
         return torch.cat([model(some).double().softmax(1) for some in images.split(FORWARD_IMAGES)])
+
+
+def target_probability(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The probability of each target (B,) in its image, or in one image (1, C, H, W) for all: float64 (B,)."""
+    return probabilities(model, images).expand(len(targets), -1).gather(1, targets[:, None]).squeeze(1)
 
 
 def _check(images: Tensor, targets: Tensor, orders: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saqlib import stored
 from saqlib.clarity.controls import control_maps
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.maps import dead
 from saqlib.clarity.preservation import preservation_scores
 from saqlib.clarity.removal import (
@@ -24,6 +25,7 @@ from saqlib.clarity.removal import (
     remains,
     removal_ranks,
     symmetric_relevance_gain,
+    target_probability,
     whole_curves,
 )
 from saqlib.clarity.scores import foreground_mass, gini, map_scores, morans_i
@@ -51,8 +53,9 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
     generator = torch.Generator().manual_seed(seed)
     probability, predicted = probabilities(network, images).max(1)
     maps = _map(network, images, predicted)
-    inner = inner_curves(network, images, predicted, maps, scoring.clarity.steps)
-    ends = probability[:, None], _of_nothing(network, images, predicted)
+    blank = fill_images("zero", images)
+    (inner,) = inner_curves(network, images, predicted, maps, scoring.clarity.steps, [blank])
+    ends = probability, target_probability(network, blank, predicted)
     curves = whole_curves(inner, *ends)
     single = map_scores(images, maps) | {"symmetric_relevance_gain": gain(*inner)}
     by_map = {GRADIENT: single, UNTRAINED: _untrained(network, scoring, seed, images)}
@@ -109,11 +112,6 @@ def _dataset(found: Mapping[str, tuple], names: Mapping[str, Any]) -> xr.Dataset
 
     arrays = {name: (dims, plain(values)) for name, (dims, values) in found.items()}
     return xr.Dataset(arrays, {name: plain(values) for name, values in names.items()})
-
-
-def _of_nothing(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Target probability (B, 1) of an image without pixels: one forward pass for all."""
-    return probabilities(network, torch.zeros_like(images[:1]))[0, targets][:, None]
 
 
 def _map(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -196,8 +194,8 @@ def _random_curve(
     """Mean probability of the predicted class while pixels leave in random order; its ends are those of any order."""
     orders = random_ranks(images, generator)[None]
     counts = [round(level * orders.shape[2]) for level in _levels(scoring)[1:-1]]
-    inner = remains(network, images, targets, orders, counts).probability[0]
-    return torch.cat([ends[0], inner, ends[1]], 1).mean(0)
+    inner = remains(network, images, targets, orders, counts, fill_images("zero", images)).probability[0]
+    return torch.cat([ends[0][:, None], inner, ends[1][:, None]], 1).mean(0)
 
 
 def _accuracies(
@@ -206,7 +204,7 @@ def _accuracies(
     """Accuracy while pixels leave, most salient first (over the images whose map is not dead) and at random: (2, K)."""
     orders = torch.stack([removal_ranks(maps, most_first=True), random_ranks(images, generator)])
     counts = [round(level * orders.shape[2]) for level in ACCURACY_LEVELS[1:]]
-    correct = remains(network, images, labels, orders, counts).correct
+    correct = remains(network, images, labels, orders, counts, fill_images("zero", images)).correct
     whole = (predicted == labels).expand(2, -1)[..., None]
     most, random = torch.cat([whole, correct], 2).double()
     return torch.stack([most[~dead(maps)].mean(0), random.mean(0)])

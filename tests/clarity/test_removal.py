@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.removal import (
     areas,
     random_ranks,
@@ -15,8 +16,11 @@ from saqlib.clarity.removal import (
     removal_ranks,
     symmetric_relevance_gain,
 )
+from saqlib.names import FILLS
 
 SIDE = 10
+BLANK = torch.zeros(1, 1, SIDE, SIDE)
+FILLINGS = [*FILLS, "images"]
 
 
 class Additive(nn.Module):
@@ -50,38 +54,82 @@ def batch():
     return torch.from_numpy(images).float(), torch.from_numpy(targets), torch.from_numpy(maps)
 
 
-def gain_twin(model, image, target, m, steps):
+def fill_of(kind, images):
+    """A fill as the gain takes it: a name, or images of one's own."""
+    return kind if kind in FILLS else torch.rand(images.shape, generator=torch.Generator().manual_seed(9))
+
+
+def gain_twin(model, image, other, target, m, steps):
     """Relevance gain of one image in plain Python: one pixel after the other, one forward pass per step."""
     m = np.abs(m).ravel()
     least = sorted(range(m.size), key=lambda i: (m[i], i))
     most = sorted(range(m.size), key=lambda i: (-m[i], i))
 
     def probability(removed):
-        pixels = image.flatten().clone()
+        pixels = image.clone()
         for i in removed:
-            pixels[i] = 0
+            pixels[:, i // SIDE, i % SIDE] = other[:, i // SIDE, i % SIDE]
         with torch.no_grad():
-            return model(pixels.view(1, 1, SIDE, SIDE)).double().softmax(1)[0, target].item()
+            return model(pixels[None]).double().softmax(1)[0, target].item()
 
     counts = [round(k * m.size / steps) for k in range(1, steps + 1)]
     return np.mean([probability(least[:k]) - probability(most[:k]) for k in counts])
 
 
+@pytest.mark.parametrize("kind", FILLINGS)
 @pytest.mark.parametrize("steps", [2, 7, 25])
-def test_gain_by_numpy_twin(model, batch, steps):
+def test_gain_by_numpy_twin(model, batch, steps, kind):
     """The batched gain is that of the plain loop, with ties and step counts that do not divide the pixels."""
     images, targets, maps = batch
-    maps = (2 * maps).round()
-    expected = [gain_twin(model, *row, steps) for row in zip(images, targets, maps.numpy(), strict=True)]
-    np.testing.assert_allclose(symmetric_relevance_gain(model, images, targets, maps, steps), expected, atol=1e-6)
+    maps, fill = (2 * maps).round(), fill_of(kind, images)
+    others = fill_images(fill, images).expand_as(images)
+    rows = zip(images, others, targets, maps.numpy(), strict=True)
+    expected = [gain_twin(model, *row, steps) for row in rows]
+    found = symmetric_relevance_gain(model, images, targets, maps, steps, fill)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", FILLINGS)
+def test_gain_of_several_channels_by_the_same_twin(batch, kind):
+    """A pixel leaves in all its channels, and each of them becomes that of the fill."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)).eval()
+    images, targets, maps = torch.rand(7, 3, SIDE, SIDE), batch[1][:7], batch[2][:7]
+    fill = fill_of(kind, images)
+    rows = zip(images, fill_images(fill, images).expand_as(images), targets, maps.numpy(), strict=True)
+    expected = [gain_twin(model, *row, 7) for row in rows]
+    found = symmetric_relevance_gain(model, images, targets, maps, 7, fill)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_zero_is_the_fill_when_none_is_named(model, batch):
+    """Without a fill the gain is that of the background."""
+    expected = symmetric_relevance_gain(model, *batch, 7, fill="zero")
+    assert torch.equal(symmetric_relevance_gain(model, *batch, 7), expected)
+    assert torch.equal(symmetric_relevance_gain(model, *batch, 7, BLANK), expected)
+
+
+def test_fills_tell_maps_apart():
+    """On a black ground a map of the ground gains nothing by blanking it, and all by filling it with light."""
+    weight = torch.zeros(100)
+    weight[:50] = 0.01
+    model, image = Additive(weight), torch.zeros(1, 1, SIDE, SIDE)
+    image[0, 0, 5:] = 1.0
+    maps, target = torch.zeros(1, SIDE, SIDE), torch.tensor([0])
+    maps[0, :5] = 1.0
+    assert symmetric_relevance_gain(model, image, target, maps, 10).item() == 0
+    light = symmetric_relevance_gain(model, image, target, maps, 10, torch.ones_like(image)).item()
+    assert light == pytest.approx(-0.25)  # it is the pixels of the map whose filling speaks for the class
+
+
+@pytest.mark.parametrize("kind", FILLINGS)
 @pytest.mark.parametrize("value", [0.1, -3.0])
 @pytest.mark.parametrize("steps", [3, 14, 100])
-def test_constant_map_scores_exactly_zero(model, batch, value, steps):
+def test_constant_map_scores_exactly_zero(model, batch, value, steps, kind):
     """A constant map, of either sign, takes pixels in one order in both directions: not nearly 0, but 0."""
     images, targets, maps = batch
-    gain = symmetric_relevance_gain(model, images, targets, torch.full_like(maps, value), steps)
+    maps = torch.full_like(maps, value)
+    gain = symmetric_relevance_gain(model, images, targets, maps, steps, fill_of(kind, images))
     assert (gain == 0).all()
 
 
@@ -94,15 +142,16 @@ def test_monotone_transforms_are_bit_identical(model, batch):
         assert torch.equal(symmetric_relevance_gain(model, images, targets, other, 14), expected)
 
 
+@pytest.mark.parametrize("fill", FILLINGS)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_reversed_ranks_reverse_the_sign(model, batch, kind):
+def test_reversed_ranks_reverse_the_sign(model, batch, kind, fill):
     """Without ties the map with the reversed order has exactly the opposite gain, to the last bit."""
     images, targets, maps = batch
-    maps = maps.to(kind)
+    maps, fill = maps.to(kind), fill_of(fill, images)
     assert all(len(each.abs().unique()) == each.numel() == len((10 - each.abs()).unique()) for each in maps)
-    gain = symmetric_relevance_gain(model, images, targets, maps, 14)
+    gain = symmetric_relevance_gain(model, images, targets, maps, 14, fill)
     assert gain.abs().max() > 0.001
-    assert torch.equal(symmetric_relevance_gain(model, images, targets, 10 - maps.abs(), 14), -gain)
+    assert torch.equal(symmetric_relevance_gain(model, images, targets, 10 - maps.abs(), 14, fill), -gain)
 
 
 class Rounding(Additive):
@@ -156,7 +205,7 @@ def test_areas_are_the_trapezoids_of_the_curves(model, batch):
     images, targets, maps = batch
     fractions = np.linspace(0, 1, 11)
     orders = torch.stack([removal_ranks(maps), removal_ranks(maps, most_first=True)])
-    least, most = remains(model, images, targets, orders, (100 * fractions).round().astype(int)).probability
+    least, most = remains(model, images, targets, orders, (100 * fractions).round().astype(int), BLANK).probability
     torch.testing.assert_close(least[:, [0, -1]], most[:, [0, -1]], rtol=0, atol=1e-6)
     found = areas(removal_curves(model, images, targets, maps, 10))
     np.testing.assert_allclose(found.insertion, np.trapezoid(least, fractions, axis=1), atol=1e-6)
@@ -172,7 +221,7 @@ def test_curves_are_those_of_single_removals(model, batch):
     for curve, first in ((curves.least, False), (curves.most, True)):
         ranks = removal_ranks(maps, most_first=first)[None]
         for step, found in enumerate(curve.T):
-            (expected,) = remains(model, images, targets, ranks, [round(step * 100 / 7)]).probability
+            (expected,) = remains(model, images, targets, ranks, [round(step * 100 / 7)], BLANK).probability
             torch.testing.assert_close(found, expected.squeeze(1), rtol=0, atol=1e-6)
     assert curves.least.shape == (37, 8) and torch.equal(curves.least[:, [0, -1]], curves.most[:, [0, -1]])
 
@@ -190,12 +239,13 @@ class Counting(nn.Module):
 
 
 def test_nothing_is_predicted_twice(model, batch):
-    """A gain takes 2 (steps - 1) forward passes of an image; curves one more, and one for the blank image of all."""
-    counting = Counting(model)
-    symmetric_relevance_gain(counting, *batch, 14)
-    assert counting.images == 37 * 26
-    removal_curves(counting, *batch, 14)
-    assert counting.images == 37 * (26 + 26 + 1) + 1
+    """A gain takes 2 (steps - 1) forward passes of an image; curves one more, and one of each fill that there is."""
+    for kind, fillings in {"zero": 1, "mean": 1, "noise": 37, "blur": 37}.items():
+        counting = Counting(model)
+        symmetric_relevance_gain(counting, *batch, 14, kind)
+        assert counting.images == 37 * 26
+        removal_curves(counting, *batch, 14, kind)
+        assert counting.images == 37 * (26 + 26 + 1) + fillings
 
 
 def test_one_image_scores_as_in_its_batch(model, batch):
@@ -223,7 +273,7 @@ def test_curve_counts_pixels_and_hits(model, batch):
     """At each fraction so many pixels are gone, and `correct` is the top-1 of the network on what is left."""
     images, targets, maps = batch
     ranks = removal_ranks(maps, most_first=True)
-    left = remains(model, images, targets, ranks[None], [0, 25, 90])
+    left = remains(model, images, targets, ranks[None], [0, 25, 90], BLANK)
     assert left.probability.shape == left.correct.shape == (1, 37, 3)
     for column, count in enumerate([0, 25, 90]):
         kept = images.flatten(1).clone()
@@ -279,6 +329,8 @@ def test_network_stays_as_it_was(model, batch, training):
         ({"maps": torch.ones(37, 5, 5)}, "must fit"),
         ({"maps": torch.ones(37, 1, SIDE, SIDE)}, "maps must have shape"),
         ({"images": torch.ones(37, SIDE, SIDE)}, "must fit"),
+        ({"fill": "blurr"}, "unknown fill 'blurr'; did you mean 'blur'"),
+        ({"fill": torch.zeros(2, 1, SIDE, SIDE)}, r"as many as are filled, \(37, 1, 10, 10\), not \(2, 1, 10, 10\)"),
     ],
 )
 def test_bad_input_is_named(model, batch, change, message):

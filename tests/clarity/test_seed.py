@@ -118,12 +118,13 @@ def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(score
             found = scores.method_scores.sel(explainer=name, score=score)
             np.testing.assert_allclose(found, expected[score], rtol=1e-3, atol=1e-5)
     counts = (784 * scores.level.values).round().astype(int)
-    line = remains(network, images, predicted, random_ranks(images, generator)[None], counts).probability[0]
+    blank = torch.zeros_like(images[:1])
+    line = remains(network, images, predicted, random_ranks(images, generator)[None], counts, blank).probability[0]
     np.testing.assert_allclose(scores.curves.sel(order="random"), line.mean(0), rtol=1e-5)
     values = input_gradient(network, images, predicted).flatten()
     np.testing.assert_array_equal(scores.gradient, values[torch.randperm(len(values), generator=generator)[:2000]])
     counts = (784 * scores.accuracy_level.values).round().astype(int)
-    line = remains(network, images, labels, random_ranks(images, generator)[None], counts).correct[0]
+    line = remains(network, images, labels, random_ranks(images, generator)[None], counts, blank).correct[0]
     np.testing.assert_array_equal(scores.accuracies.sel(accuracy_order="random"), line.double().mean(0))
 
 
