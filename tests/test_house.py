@@ -34,8 +34,8 @@ ARROWS = {
     "evidence": "files grid names params paths words",
     "deployment": "data errors files grid network saliency stored words",
     "report": "evidence files names paths words",
-    "pipeline": "clarity codebase data datasets download errors evidence files grid network params paths training "
-    "workers",
+    "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
+    "training workers",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 

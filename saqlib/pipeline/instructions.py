@@ -6,7 +6,8 @@ processors since about 2015 have in common; it costs no measurable speed, since 
 
 import os
 import platform
-from pathlib import Path
+
+from saqlib.kernels.library import processor_flags
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -20,13 +21,5 @@ def pin() -> None:
 
     A processor without AVX2, or of another kind, keeps its own; what computed stands beside the results.
     """
-    if platform.machine().lower() in ("x86_64", "amd64") and {"avx2", "fma"} <= _flags():
+    if platform.machine().lower() in ("x86_64", "amd64") and {"avx2", "fma"} <= processor_flags():
         os.environ.update(AVX2)
-
-
-def _flags() -> set[str]:
-    """What the processor has, by Linux's word; elsewhere nothing is known."""
-    try:
-        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return set()

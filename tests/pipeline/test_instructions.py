@@ -30,7 +30,7 @@ def environment(monkeypatch):
 def test_set_where_the_processor_has_them(monkeypatch, machine, flags, pinned):
     """Told to use what it lacks, a library would stop with an illegal instruction."""
     monkeypatch.setattr(instructions.platform, "machine", lambda: machine)
-    monkeypatch.setattr(instructions, "_flags", lambda: flags)
+    monkeypatch.setattr(instructions, "processor_flags", lambda: flags)
     instructions.pin()
     assert {name: os.environ.get(name) for name in instructions.AVX2} == (
         instructions.AVX2 if pinned else dict.fromkeys(instructions.AVX2)
@@ -39,7 +39,7 @@ def test_set_where_the_processor_has_them(monkeypatch, machine, flags, pinned):
 
 def test_a_stage_runs_pinned(folder, monkeypatch):  # noqa: F811
     """The kernel of a notebook has it, so PyTorch and the workers that it starts have it, too."""
-    monkeypatch.setattr(instructions, "_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(instructions, "processor_flags", lambda: {"avx2", "fma"})
     monkeypatch.setattr(instructions.platform, "machine", lambda: "x86_64")
     put(folder, toy(f"import os\nprint([os.environ.get(name) for name in {list(instructions.AVX2)}])"))
     output = folder / "build" / "toy.ipynb"
@@ -50,7 +50,7 @@ def test_a_stage_runs_pinned(folder, monkeypatch):  # noqa: F811
 @pytest.mark.skipif(library.library() is None, reason=f"no kernels here: {library.why_not()}")
 def test_pinned_trainings_and_scores_are_the_same_bytes_on_other_machines():
     """Whatever MKL, oneDNN, NumPy and the C library choose: four precisions, standard and guided, maps and scores."""
-    if "fma" not in instructions._flags():
+    if "fma" not in library.processor_flags():
         pytest.skip("only Linux on x86-64 says which instructions it has")
     pinned = machines.in_a_process(instructions.AVX2)
     imitated = {
