@@ -54,6 +54,21 @@ static inline f8 round8(f8 x) {  // half to even
 #endif
 }
 
+// Sixteen values: one vector of AVX512, or two of AVX2.
+#ifdef __AVX512F__
+enum { SIDE_BY_SIDE = 2, ROWS = 8 };  // outputs of a block, rows of a product at once: as many sums as registers hold
+typedef __m512 f16;
+static inline f16 load16(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store16(float *p, f16 x) { _mm512_storeu_ps(p, x); }
+static inline f16 fma16(float a, f16 b, f16 c) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c); }
+#else
+enum { SIDE_BY_SIDE = 1, ROWS = 4 };
+typedef struct { f8 low, high; } f16;
+static inline f16 load16(const float *p) { return (f16){load(p), load(p + 8)}; }
+static inline void store16(float *p, f16 x) { store(p, x.low), store(p + 8, x.high); }
+static inline f16 fma16(float a, f16 b, f16 c) { return (f16){fma8(all(a), b.low, c.low), fma8(all(a), b.high, c.high)}; }
+#endif
+
 static inline float sum8(f8 x) {
   float s = 0;
   for (int i = 0; i < 8; i++) s += x[i];
@@ -62,7 +77,7 @@ static inline float sum8(f8 x) {
 
 // ------------------------------------------------------------------------------------------- pooling and activation
 
-// levels: of PACT, or 0 for ReLU. unit: the value of one unit of the convolution's sums, by channel, or NULL for 1.
+// levels: of PACT, 0 for ReLU, or below 0 for nothing at all. unit: the value of one unit of the convolution's sums, by channel, or NULL for 1.
 // spacing: what one code of the output is worth, in the output.
 typedef struct { float levels, alpha, spacing; const float *unit; } activation;
 
@@ -77,7 +92,9 @@ static inline void pool_and_activate(const f8 sums[4], activation act, int chann
   }
   if (act.unit) top *= load(act.unit + channel);
   i8 dead = top <= 0.f;
-  if (act.levels) {
+  if (act.levels < 0) {
+    state = (i8){0} + PASSED;
+  } else if (act.levels > 0) {
     i8 clipped = top >= act.alpha;
     state = (clipped & CLIPPED) | (~clipped & ~dead & PASSED);
     top = round8(choose(dead, all(0), choose(clipped, all(act.alpha), top)) / (act.alpha / act.levels)) * act.spacing;
@@ -88,6 +105,26 @@ static inline void pool_and_activate(const f8 sums[4], activation act, int chann
   store(out, top);
   won |= state << 2;
   for (int c = 0; c < 8; c++) code[c] = (uint8_t)won[c];
+}
+
+// What passes an image's block in one channel, of side x side outputs: where in the block's input, whose rows and columns
+// lie `row` and `column` floats apart, and how large it is there; returns how many.
+static inline int collect(const float *grad, const uint8_t *code, int side, int channels, int channel, const float *unit,
+                          int row, int column, int *place, float *value) {
+  const int corner[4] = {0, column, row, row + column};
+  float factor = unit ? unit[channel] : 1.f;
+  int k = 0;
+  // What overlaps is taken far apart: a load from where two vectors were stored has to wait for both.
+  for (int dy = 0; dy < 3; dy++)
+    for (int dx = 0; dx < 5; dx++)
+      for (int y = dy; y < side; y += 3)
+        for (int x = dx; x < side; x += 5) {
+          int at = (y * side + x) * channels + channel, won = code[at];
+          place[k] = 2 * y * row + 2 * x * column + corner[won & 3];
+          value[k] = grad[at] * factor;
+          k += won >> 2 == PASSED;  // the next one overwrites what did not pass
+        }
+  return k;
 }
 
 // ----------------------------------------------------------------------------------------------------- first block
@@ -122,24 +159,6 @@ void block1_forward(int n, const float *images, const float *weight, const float
   }
 }
 
-// The gradients of one channel that pass an image's first block: where in the padded image, and how large; how many.
-static int collect1(const float *grad, const uint8_t *code, int channel, const float *unit, int *place, float *value) {
-  static const int corner[4] = {0, 1, ROW, ROW + 1};
-  float factor = unit ? unit[channel] : 1.f;
-  int k = 0;
-  // What overlaps is taken far apart: a load from where two vectors were stored has to wait for both.
-  for (int dy = 0; dy < 3; dy++)
-    for (int dx = 0; dx < 5; dx++)
-      for (int y = dy; y < P1; y += 3)
-        for (int x = dx; x < P1; x += 5) {
-          int at = (y * P1 + x) * C1 + channel, won = code[at];
-          place[k] = 2 * y * ROW + 2 * x + corner[won & 3];
-          value[k] = grad[at] * factor;
-          k += won >> 2 == PASSED;  // the next one overwrites what did not pass
-        }
-  return k;
-}
-
 // grad (n, 14, 14, 8), weight (8, 5, 8) with three columns of 0 -> images (n, 28, 28)
 void block1_images(int n, const float *grad, const uint8_t *code, const float *weight, const float *unit, float *images) {
   int place[P1 * P1];
@@ -147,7 +166,7 @@ void block1_images(int n, const float *grad, const uint8_t *code, const float *w
   for (int b = 0; b < n; b++, grad += P1 * P1 * C1, code += P1 * P1 * C1, images += SIDE * SIDE) {
     memset(padded, 0, sizeof padded);
     for (int c = 0; c < C1; c++) {
-      int count = collect1(grad, code, c, unit, place, value);
+      int count = collect(grad, code, P1, C1, c, unit, ROW, 1, place, value);
       f8 w[K];
       for (int ky = 0; ky < K; ky++) w[ky] = load(weight + (c * K + ky) * 8);
       for (int i = 0; i < count; i++) {
@@ -170,7 +189,7 @@ void block1_weights(int n, const float *grad, const uint8_t *code, const float *
   for (int b = 0; b < n; b++, grad += P1 * P1 * C1, code += P1 * P1 * C1, images += SIDE * SIDE) {
     pad_image(images, padded);
     for (int c = 0; c < C1; c++) {
-      int count = collect1(grad, code, c, unit, place, value);
+      int count = collect(grad, code, P1, C1, c, unit, ROW, 1, place, value);
       f8 w[K];
       float sum = 0;
       for (int ky = 0; ky < K; ky++) w[ky] = load(weight + (c * K + ky) * 8);
@@ -203,37 +222,30 @@ float clipped(int n, const float *grad, const uint8_t *code) {
 void block2_forward(int n, const float *x, const float *weight, const float *bias, float levels, float alpha, float spacing,
                     const float *unit, float *out, uint8_t *code) {
   activation act = {levels, alpha, spacing, unit};
-  for (int b = 0; b < n; b++, x += P1 * P1 * C1)
-    for (int y = 0; y < P2; y++)
-      for (int px = 0; px < P2; px++, out += C2, code += C2) {
-        f8 low[4], high[4];  // of the channels, for each of the four pooled sums
-        for (int j = 0; j < 4; j++) low[j] = load(bias), high[j] = load(bias + 8);
-        for (int ky = 0; ky < K; ky++) {
-          const float *p = x + ((2 * y + ky) * P1 + 2 * px) * C1, *w = weight + ky * K * C1 * C2;
-          for (int i = 0; i < K * C1; i++) {
-            f8 w0 = load(w + i * C2), w1 = load(w + i * C2 + 8);
-            for (int j = 0; j < 4; j++) {
-              f8 v = all(p[i + ((j >> 1) * P1 + (j & 1)) * C1]);
-              low[j] = fma8(v, w0, low[j]), high[j] = fma8(v, w1, high[j]);
-            }
-          }
-        }
-        pool_and_activate(low, act, 0, out, code);
-        pool_and_activate(high, act, 8, out + 8, code + 8);
+  static const int corner[4] = {0, C1, P1 * C1, (P1 + 1) * C1};
+  for (int b = 0; b < n; b++, x += P1 * P1 * C1, out += P2 * P2 * C2, code += P2 * P2 * C2)
+    for (int at = 0; at < P2 * P2; at += SIDE_BY_SIDE) {
+      f16 sum[SIDE_BY_SIDE][4];
+      const float *from[SIDE_BY_SIDE];
+      for (int s = 0; s < SIDE_BY_SIDE; s++) {
+        int p = at + s < P2 * P2 ? at + s : at;  // beyond the last output: one again, not stored
+        from[s] = x + (2 * (p / P2) * P1 + 2 * (p % P2)) * C1;
+        for (int j = 0; j < 4; j++) sum[s][j] = load16(bias);
       }
-}
-
-// The gradients of one channel that pass an image's second block: where in its input, and how large; returns how many.
-static int collect2(const float *grad, const uint8_t *code, int channel, const float *unit, int *place, float *value) {
-  int k = 0;
-  for (int i = 0; i < P2 * P2; i++) {
-    int won = code[i * C2 + channel];
-    float v = grad[i * C2 + channel];
-    place[k] = ((2 * (i / P2) + (won >> 1 & 1)) * P1 + 2 * (i % P2) + (won & 1)) * C1;
-    value[k] = unit ? v * unit[channel] : v;
-    k += won >> 2 == PASSED;
-  }
-  return k;
+      for (int ky = 0; ky < K; ky++)
+        for (int i = 0; i < K * C1; i++) {
+          f16 w = load16(weight + (ky * K * C1 + i) * C2);
+          for (int s = 0; s < SIDE_BY_SIDE; s++)
+            for (int j = 0; j < 4; j++) sum[s][j] = fma16(from[s][ky * P1 * C1 + i + corner[j]], w, sum[s][j]);
+        }
+      for (int s = 0; s < SIDE_BY_SIDE && at + s < P2 * P2; s++)
+        for (int c = 0; c < C2; c += 8) {
+          float sums[4][C2];
+          for (int j = 0; j < 4; j++) store16(sums[j], sum[s][j]);
+          f8 some[4] = {load(sums[0] + c), load(sums[1] + c), load(sums[2] + c), load(sums[3] + c)};
+          pool_and_activate(some, act, c, out + (at + s) * C2 + c, code + (at + s) * C2 + c);
+        }
+    }
 }
 
 // grad (n, 25, 16), weight (16, 25, 8) -> x (n, 14, 14, 8)
@@ -243,7 +255,7 @@ void block2_inputs(int n, const float *grad, const uint8_t *code, const float *w
   memset(x, 0, (size_t)n * P1 * P1 * C1 * sizeof(float));
   for (int b = 0; b < n; b++, grad += P2 * P2 * C2, code += P2 * P2 * C2, x += P1 * P1 * C1)
     for (int c = 0; c < C2; c++) {
-      int count = collect2(grad, code, c, unit, place, value);
+      int count = collect(grad, code, P2, C2, c, unit, P1 * C1, C1, place, value);
       for (int ky = 0; ky < K; ky++) {
         f8 w[K];
         for (int kx = 0; kx < K; kx++) w[kx] = load(weight + ((c * K + ky) * K + kx) * C1);
@@ -265,7 +277,7 @@ void block2_weights(int n, const float *grad, const uint8_t *code, const float *
   memset(bias, 0, C2 * sizeof(float));
   for (int b = 0; b < n; b++, grad += P2 * P2 * C2, code += P2 * P2 * C2, x += P1 * P1 * C1)
     for (int c = 0; c < C2; c++) {
-      int count = collect2(grad, code, c, unit, place, value);
+      int count = collect(grad, code, P2, C2, c, unit, P1 * C1, C1, place, value);
       for (int i = 0; i < count; i++) bias[c] += value[i];
       for (int ky = 0; ky < K; ky++) {
         float *into = weight + (c * K + ky) * K * C1;
@@ -294,23 +306,20 @@ void product(int m, int n, int k, const float *a, int a_row, int a_column, const
     for (int i = 0; i < k; i++)
       for (int j = 0; j < 16; j++)
         panel[i * 16 + j] = j < width ? b[(ptrdiff_t)i * b_row + (ptrdiff_t)(column + j) * b_column] : 0.f;
-    for (int row = 0; row < m; row += 4) {
-      f8 low[4], high[4];
-      const float *from[4];
-      for (int r = 0; r < 4; r++) {  // beyond the last row: the last one again, not stored
+    for (int row = 0; row < m; row += ROWS) {
+      f16 sum[ROWS];
+      const float *from[ROWS];
+      for (int r = 0; r < ROWS; r++) {  // beyond the last row: the last one again, not stored
         from[r] = a + (ptrdiff_t)(row + r < m ? row + r : m - 1) * a_row;
-        low[r] = load(first), high[r] = load(first + 8);
+        sum[r] = load16(first);
       }
       for (int i = 0; i < k; i++) {
-        f8 b0 = load(panel + i * 16), b1 = load(panel + i * 16 + 8);
-        for (int r = 0; r < 4; r++) {
-          f8 v = all(from[r][(ptrdiff_t)i * a_column]);
-          low[r] = fma8(v, b0, low[r]), high[r] = fma8(v, b1, high[r]);
-        }
+        f16 bi = load16(panel + i * 16);
+        for (int r = 0; r < ROWS; r++) sum[r] = fma16(from[r][(ptrdiff_t)i * a_column], bi, sum[r]);
       }
-      for (int r = 0; r < 4 && row + r < m; r++) {
+      for (int r = 0; r < ROWS && row + r < m; r++) {
         float sums[16];
-        store(sums, low[r]), store(sums + 8, high[r]);
+        store16(sums, sum[r]);
         memcpy(out + (ptrdiff_t)(row + r) * n + column, sums, width * sizeof(float));
       }
     }

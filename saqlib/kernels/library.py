@@ -15,15 +15,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from saqlib import paths
 from saqlib.errors import last_line
 
 SOURCE = Path(__file__).with_name("lenet.c")
 # No product is fused that the source does not fuse, so that every compiler gives the same bits.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
-X86 = ("-mavx2", "-mfma")
+X86, WIDE = ("-mavx2", "-mfma"), ("-mavx512f", "-mavx512vl", "-mavx512dq")
 SECONDS = 120  # a compiler that takes longer does not end
 
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
@@ -70,12 +68,22 @@ def compiler() -> list[str]:
         raise LookupError(f"no C compiler: {' '.join(command) or 'CC is empty'} was not found")
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        if "AVX" not in torch.backends.cpu.get_cpu_capability():
-            raise LookupError("this processor has no AVX2")
-        return [*command, *FLAGS, *X86]
+        there = processor_flags()
+        if not {"avx2", "fma"} <= there:
+            raise LookupError("this processor has no AVX2 with FMA, or the system does not say so")
+        wide = WIDE if {flag.removeprefix("-m") for flag in WIDE} <= there else ()
+        return [*command, *FLAGS, *X86, *wide]
     if machine in ("arm64", "aarch64"):
         return [*command, *FLAGS]
     raise LookupError(f"the kernels are written for x86-64 and arm64, not {machine}")
+
+
+def processor_flags() -> set[str]:
+    """What an x86-64 processor has, by Linux's word; elsewhere nothing is known."""
+    try:
+        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return set()
 
 
 def build(command: list[str]) -> Path:

@@ -20,8 +20,11 @@ LANES = 8
 PANEL = 16  # columns that `product` works on at once
 
 
+NOTHING = -1  # levels of no activation
+
+
 class Activation(NamedTuple):
-    """What stands behind a convolution: PACT with this clip and 2^bits - 1 = `levels`, or ReLU (levels 0).
+    """What stands behind a convolution: PACT with this clip and 2^bits - 1 = `levels`, ReLU (levels 0), or NOTHING.
 
     as_codes: PACT's output is whole numbers, from 0 to levels, in place of values.
     """
@@ -33,8 +36,8 @@ class Activation(NamedTuple):
     @property
     def numbers(self) -> tuple[float, float, float]:
         """levels, alpha, and what one code of the output is worth there."""
-        if not self.levels:
-            return 0.0, 0.0, 0.0
+        if self.levels <= 0:
+            return self.levels, 0.0, 0.0
         return self.levels, self.alpha.item(), 1.0 if self.as_codes else (self.alpha.detach() / self.levels).item()
 
 
@@ -131,7 +134,7 @@ class _Block(_Operator):
         return output
 
     def of_alpha(self) -> tuple[Tensor, ...]:
-        if not self.activation.levels:
+        if self.activation.levels <= 0:
             return ()
         total = library().clipped(self.grad.numel(), _at(self.grad), _at(self.code))
         return (torch.tensor(total if self.step is None else total / self.step),)

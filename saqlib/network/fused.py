@@ -39,16 +39,16 @@ def reason(shape: Shape, device: str) -> str:
 
 
 def fits(network: nn.Module, images: Tensor) -> bool:
-    """Whether the kernels compute this network: its shape, float32 on the CPU, and nobody looks inside.
-
-    Calibration and hooks look at the values between convolution and activation, which the kernels never make.
-    """
+    """Whether the kernels compute this network: its shape, float32 on the CPU, and no hook on a layer with weights."""
     layers = list(network.children())
-    watched = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
     activations = [layer for layer in layers if type(layer) in ACTIVATIONS]
-    calibrating = any(getattr(layer, "calibrating", False) for layer in activations)
+    hooked = any(_hooked(layer) for layer in layers if layer not in activations)
     known = len(layers) == 9 and len(activations) == 4 and network.shape.channels == kernels.CHANNELS
-    return known and not watched and not calibrating and kernels.runs(images, *network.parameters())
+    return known and not hooked and kernels.runs(images, *network.parameters())
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def forward(network: nn.Module, images: Tensor, scale: float) -> Tensor:
@@ -66,8 +66,11 @@ def forward(network: nn.Module, images: Tensor, scale: float) -> Tensor:
 def _block(block, layer, activation, following, x, scale, coded):
     """One block; its output, the value of a code of it (None off a lattice), and whether it holds codes."""
     quantizing = isinstance(activation, PACT) and activation.quantizing
+    looked_at = getattr(activation, "calibrating", False) or _hooked(activation)
     after = kernels.Activation()
-    if quantizing:
+    if looked_at:
+        after = kernels.Activation(levels=kernels.NOTHING)
+    elif quantizing:
         as_codes = _on_codes(following, activation.scale)
         after = kernels.Activation(activation.alpha, 2**activation.bits - 1, as_codes)
     if _on_codes(layer, scale):
@@ -75,6 +78,8 @@ def _block(block, layer, activation, following, x, scale, coded):
         out = block(codes, layer.codes(), layer.bias_codes(scale), after, layer.output_scale(scale))
     else:
         out = block(x, *_values(layer, scale), after)
+    if looked_at:  # calibration and hooks want what the activation takes, in PyTorch's order
+        out = activation(out.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out, _scale(activation), after.as_codes
 
 

@@ -5,7 +5,6 @@ import itertools
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from saqlib import paths
 from saqlib.kernels import library
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-X86 = [("-mavx2", "-mfma"), ("-march=x86-64-v4",)]
+X86 = [library.X86, (*library.X86, *library.WIDE), ("-march=x86-64-v4",)]
 
 
 @pytest.fixture
@@ -74,8 +73,7 @@ def test_every_compiler_gives_the_same_bits(fresh):
 
 def _runs(flags: tuple[str, ...]) -> bool:
     """Whether this processor has what these flags compile for."""
-    words = Path("/proc/cpuinfo").read_text().split() if sys.platform == "linux" else []
-    return {"-mavx2": "avx2", "-march=x86-64-v4": "avx512vl"}[flags[0]] in words
+    return ("avx2" if flags == library.X86 else "avx512vl") in library.processor_flags()
 
 
 def _everything(built: ctypes.CDLL) -> dict[str, bytes]:
@@ -94,7 +92,7 @@ def _everything(built: ctypes.CDLL) -> dict[str, bytes]:
     for block, (inputs, weights, outputs) in sizes.items():
         channels = weights[1]
         x, weight, bias, unit = numbers(*inputs), numbers(*weights), numbers(channels), abs(numbers(channels)) + 1
-        for levels, scaled in itertools.product((0.0, 3.0, 15.0), (None, at(unit))):
+        for levels, scaled in itertools.product((-1.0, 0.0, 3.0, 15.0), (None, at(unit))):
             y, code = out(n, *outputs), np.full((n, *outputs), 9, np.uint8)
             activation = (levels, 2.5, 2.5 / max(levels, 1))
             forward = getattr(built, f"block{block}_forward")

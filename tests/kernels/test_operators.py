@@ -24,11 +24,12 @@ def reference(block: int, x, weight, bias, alpha, levels, unit):
     y = F.max_pool2d(y, 2)
     if unit is not None:
         y = y * unit[:, None, None]
-    y = pact(y, alpha, levels.bit_length()) if levels else F.relu(y)
+    if levels >= 0:
+        y = pact(y, alpha, levels.bit_length()) if levels else F.relu(y)
     return y.permute(0, 2, 3, 1)
 
 
-CASES = [(block, levels, scaled) for block in (1, 2) for levels in (0, 3, 15) for scaled in (False, True)]
+CASES = [(block, levels, scaled) for block in (1, 2) for levels in (-1, 0, 3, 15) for scaled in (False, True)]
 
 
 @pytest.mark.parametrize("batch", [1, 5, 128])
@@ -46,18 +47,18 @@ def test_a_block_is_convolution_pooling_and_activation(block, levels, scaled, ba
         alpha = torch.tensor(ALPHA, requires_grad=True)
         if by_kernels:
             run = operators.block1 if block == 1 else operators.block2
-            y = run(x, weight, bias, operators.Activation(alpha if levels else None, levels), unit)
+            y = run(x, weight, bias, operators.Activation(alpha if levels > 0 else None, levels), unit)
         else:
             y = reference(block, x, weight, bias, alpha, levels, unit)
         grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-        wanted = [x, weight, bias, *([alpha] if levels else [])]
+        wanted = [x, weight, bias, *([alpha] if levels > 0 else [])]
         found = torch.autograd.grad(y, wanted, grad, retain_graph=True)
         if scaled:  # the unit is a constant of evaluation, where only the input and the clip are asked
             found = [found[0], *found[3:]]
         outcomes.append((y.detach(), found))
     (y, theirs), (ours, own) = outcomes
     assert torch.equal(y, ours)
-    if levels:
+    if levels > 0:
         shares = [(y > 0.99 * ALPHA).any(), (y == 0).any(), ((y > 0) & (y < 0.99 * ALPHA)).any()]
         assert all(shares)
     for a, b in zip(theirs, own, strict=True):

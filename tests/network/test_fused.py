@@ -71,19 +71,38 @@ def test_training(precision, sample):
         torch.testing.assert_close(own_gradients[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
 
 
-def test_calibration_and_hooks_see_inside(sample):
-    """The kernels never make what calibration and hooks look at, so there PyTorch's operators run."""
+@pytest.mark.parametrize("precision", ["w4a4", "mixed", "w2a2"])
+def test_calibration_reaches_every_clip(precision, sample):
+    """Through the fused blocks, too: the same clips as by PyTorch's operators, none left where it was."""
     images, _ = sample
-    network = build("w2a2", seed=0)
-    before = [layer.alpha.item() for layer in (network.act1, network.act2, network.act3, network.act4)]
+    clips = []
+    for forward in ("forward", "run"):
+        network = build(precision, seed=0)
+        layers = [network.act1, network.act2, network.act3, network.act4]
+        for layer in layers:
+            layer.set_alpha(torch.tensor(123.0))
+        network.forward = getattr(network, forward)
+        calibrate(network, images)
+        clips.append(torch.stack([layer.alpha.detach() for layer in layers]))
+    assert (clips[0] < 123).all()
+    torch.testing.assert_close(*clips, rtol=1e-5, atol=0)
+
+
+def test_hooks_see_what_an_activation_takes(sample):
+    """In PyTorch's order; and with a hook the logits are the same bits as without. One on a convolution: PyTorch."""
+    images, _ = sample
+    network, seen = build("w2a2", seed=0).eval(), []
     calibrate(network, images)
-    after = [layer.alpha.item() for layer in (network.act1, network.act2, network.act3, network.act4)]
-    assert all(a != b for a, b in zip(before, after, strict=True))
-    seen = []
-    hook = network.act1.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape))
-    network(images)
-    hook.remove()
-    assert seen == [(len(images), 8, 14, 14)]
+    with torch.no_grad():
+        before = network(images)
+        hook = network.act1.register_forward_hook(lambda layer, inputs, output: seen.append((*inputs, output)))
+        assert torch.equal(network(images), before) and fused.fits(network, images)
+        hook.remove()
+        assert torch.equal(network.run(images), before)
+    (taken, given), pooled = seen[0], F.max_pool2d(network.conv1(images, 1 / 255), 2)
+    assert torch.equal(taken, pooled.detach()) and torch.equal(given, network.act1(pooled).detach())
+    network.conv1.register_forward_hook(lambda *_: None)
+    assert not fused.fits(network, images)
 
 
 def test_other_networks_run_as_before(sample):
