@@ -89,14 +89,15 @@ def make_step(
         step = functools.partial(peers.released_step, rng=np.random.default_rng(0))
     batches = itertools.cycle(sample_batches(size))
 
-    used = kernels.library() if by_kernels else None
-
     def run() -> None:
-        with mock.patch.object(kernels, "library", lambda: used):
-            for images, labels in itertools.islice(batches, steps):
-                step(network, optimizer, images, labels)
+        for images, labels in itertools.islice(batches, steps):
+            step(network, optimizer, images, labels)
 
-    return run
+    def run_without_kernels() -> None:
+        with mock.patch.object(kernels, "library", lambda: None):
+            run()
+
+    return run if by_kernels else run_without_kernels
 
 
 def make_network(layers: str, settings: Study) -> torch.nn.Module:
