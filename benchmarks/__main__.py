@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks import breakdown, latency, machines, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
 from saqlib import files, paths
-from saqlib.pipeline import study
+from saqlib.pipeline import instructions, study
 from saqlib.pipeline.study import Study
 
 FOLDER = paths.BUILD / "bench"
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all when none is named: %(choices)s")
     parser.add_argument("--rounds", type=int, default=FEWEST, help="repetitions of each variant")
     options = parser.parse_args()
+    instructions.pin()  # as a stage runs; PyTorch chooses its code at its first operator
     one_thread()
     settings = study.load()
     for name in options.parts or PARTS:
