@@ -115,16 +115,15 @@ def test_a_second_derivative_is_refused():
             torch.autograd.grad(output.sum(), inputs, create_graph=True)
 
 
-def test_nan_is_never_swallowed():
-    """A NaN anywhere in a pooled window comes out as NaN, with both activations."""
-    for levels in (0, 3):
-        for place in range(4):
-            x = torch.zeros(1, 1, 28, 28)
-            x[0, 0, 10 + place // 2, 10 + place % 2] = torch.nan
-            weight = torch.zeros(8, 1, 5, 5)
-            weight[:, :, 2, 2] = 1
-            y = operators.block1(x, weight, torch.zeros(8), operators.Activation(torch.tensor(1.0), levels))
-            assert y.isnan().any(), (levels, place)
+@pytest.mark.parametrize("levels", [-1, 0, 3])
+@pytest.mark.parametrize("row", [8, 13])
+@pytest.mark.parametrize("column", [8, 13])
+def test_nan_is_never_swallowed(levels, row, column):
+    """A NaN that reaches one of the four sums of a window, whichever, comes out: pixel 8 reaches row 10, 13 row 11."""
+    x = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x[0, 0, row, column] = torch.nan
+    y = operators.block1(x, torch.ones(8, 1, 5, 5), torch.zeros(8), operators.Activation(torch.tensor(1.0), levels))
+    assert y[0, 5, 5].isnan().all()
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 35), st.integers(0, 10**6))
