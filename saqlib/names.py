@@ -1,6 +1,7 @@
 """Identifiers that scoring, evidence and words share; what a reader sees in their place stands in `words`."""
 
 PRIMARY = ("gini", "morans_i", "foreground_mass", "symmetric_relevance_gain")
+FILLS = ("zero", "mean", "noise", "blur")  # what stands in the place of a removed pixel
 PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
 
 GRADIENT = "gradient"  # the method of saliency that everything rests on
