@@ -630,7 +630,7 @@ def test_the_full_data_have_another_place_than_the_sample(monkeypatch, tmp_path)
 
 
 # What a training loads and what decides none of its numbers: where and how fast, or values that the key itself holds.
-INFRASTRUCTURE = {"codebase", "datasets", "errors", "files", "paths", "store", "workers"}
+INFRASTRUCTURE = {"codebase", "datasets", "errors", "files", "paths", "processes", "store", "workers"}
 VALUES = {"grid", "network.settings", "params", "saliency.settings", "training.settings"}
 
 
