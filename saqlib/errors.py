@@ -1,6 +1,7 @@
 """Words for errors that a person reads: one line, and the nearest name that would have been valid."""
 
 import difflib
+import math
 import os
 import re
 import reprlib
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LONGEST = 80  # characters of a value in a message
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")  # what a terminal takes for a colour or a movement
@@ -52,6 +54,17 @@ def of_the_system(error: OSError) -> str:
     named = " and ".join(printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None)
     said = error.strerror or last_line(error)
     return f"{named}: {said}" if named else said
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where only numbers can be meant; the message says where."""
+
+
+def check_finite(values: Any, what: str) -> None:
+    """Raise NotFiniteError if a tensor has a value that is NaN or infinite."""
+    # The sum tells in a tenth of the time, but for finite values whose sum is not.
+    if not math.isfinite(values.sum().item()) and not values.isfinite().all():
+        raise NotFiniteError(f"{what} not finite (NaN or infinity)")
 
 
 class Terminated(KeyboardInterrupt):

@@ -53,9 +53,7 @@ def read_image(path: Path) -> np.ndarray:
         raise PictureError(f"{name} has colours; make it grey: {GREY}")
     grey = colours[..., 0].copy()
     if (grey == grey[0, 0]).all():
-        raise PictureError(
-            f"{name} is blank: every pixel has the value {grey[0, 0]}; there is nothing to explain"
-        )
+        raise PictureError(f"{name} is blank: every pixel has the value {grey[0, 0]}; there is nothing to explain")
     if border(grey).mean() > HALF:
         raise PictureError(f"{name} has a bright ground, and the networks know bright on black; turn it: {NEGATIVE}")
     return grey
