@@ -1,0 +1,121 @@
+"""The front page: for somebody with half a minute. Question, answer, a table, a picture, the claims, two commands.
+
+Every word and number that a result decides is made here from results/; the rest stands in site/pages/index.md.
+"""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from saqlib import paths, words
+from saqlib.site import lines
+from saqlib.site.findings import Chain, Number, Runs, Standing, standings
+
+ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
+# What a row of the table is called, and how many decimals its numbers have.
+ROWS = (("Accuracy (%)", "test_accuracy", 2), ("Focus", "gini", 2), ("Coherence", "morans_i", 2))
+
+
+def answer(runs: Runs) -> str:
+    """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it."""
+    first = runs.trainings[0]
+    accuracy = {d: runs.chain("test_accuracy", d, first) for d in runs.datasets}
+    faithful = {d: runs.chain(runs.faithfulness, d, first) for d in runs.datasets}
+    parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, 2, ' points')}"]
+    parts.append(f"the faithfulness of the saliency map {_moves(faithful, 2, '')}")
+    helped = [d for d in runs.datasets if runs.made_up_for(runs.faithfulness, d).low > 0]
+    if len(runs.trainings) == 1:
+        return f"{' and '.join(parts)}."
+    where = "" if len(helped) == len(runs.datasets) else f" on {_listed(map(words.dataset, helped))}"
+    does = f"makes up for part of that{where}" if helped else "does not make up for that"
+    return f"{', and '.join(parts)}; saliency-guided training {does}."
+
+
+def _moves(chains: dict[str, Chain], digits: int, unit: str) -> str:
+    """`falls by 0.28 points on MNIST and 1.66 points on FashionMNIST`; what chance explains is said to be that."""
+    groups: dict[int, list[str]] = {}
+    for dataset, chain in chains.items():
+        size = f"{abs(chain.change.mean):.{digits}f}{unit} on {words.dataset(dataset)}"
+        shown = size if chain.direction else f"on {words.dataset(dataset)}"
+        groups.setdefault(chain.direction, []).append(shown)
+    verbs = {-1: "falls by {}", 1: "rises by {}", 0: "does not change beyond chance {}"}
+    return " and ".join(verbs[direction].format(_listed(groups[direction])) for direction in groups)
+
+
+def _listed(items: Sequence[str]) -> str:
+    items = list(items)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def table(runs: Runs) -> str:
+    """At most five rows: a quantity over the precisions on each dataset, and which way it goes."""
+    first, last = runs.trainings[0], runs.trainings[-1]
+    rows = [*ROWS, ("Faithfulness", runs.faithfulness, 2)]
+    body = [_row(name, metric, digits, first, runs) for name, metric, digits in rows]
+    if last != first:
+        body.append(_row(f"Faithfulness, {last}", runs.faithfulness, 2, last, runs))
+    order = " → ".join(runs.precisions)
+    heads = "".join(f"<th>{words.dataset(d)}<small>{order}</small></th>" for d in runs.datasets)
+    return f'<table class="chains"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _row(name: str, metric: str, digits: int, training: str, runs: Runs) -> str:
+    cells = [_chain(runs.chain(metric, dataset, training), digits) for dataset in runs.datasets]
+    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _chain(chain: Chain, digits: int) -> str:
+    arrow, meaning = ARROWS[chain.direction]
+    steps = '<i aria-label="then">→</i>'.join(_linked(number, digits) for number in chain.numbers)
+    return f'<span class="chain">{steps}</span> <b class="arrow" title="{meaning}" aria-label="{meaning}">{arrow}</b>'
+
+
+def _linked(number: Number, digits: int) -> str:
+    title = number.line.replace("#L", ", line ")
+    shown = f"{number.value:.{digits}f}".replace("-", "−")
+    return f'<a class="number" href="{lines.address(number.line)}" title="{title}">{shown}</a>'
+
+
+# ------------------------------------------------------------------------------------------------------ the claims
+
+
+def claims(found: Sequence[Standing]) -> str:
+    """A row for each claim: its text, how it stands, and where it holds."""
+    return f'<table class="claims"><tbody>{"".join(map(_claim, found))}</tbody></table>'
+
+
+def _claim(standing: Standing) -> str:
+    kind = {"reproduced": "yes", "not reproduced": "no", "opposite": "no"}.get(standing.word, "depends")
+    sign = {"yes": "✓", "no": "✗", "depends": "◐"}[kind]
+    where = standing.where if kind == "depends" else ""
+    verdicts = "; ".join(f"{_place(verdict)}: {verdict.word}" for verdict in standing.verdicts)
+    return (
+        f'<tr><td>{html.escape(standing.text)}</td><td class="{kind}"><b aria-hidden="true">{sign}</b> '
+        f'<a href="{lines.address(standing.verdicts[0].line)}" title="{html.escape(verdicts)}">{standing.word}</a>'
+        f"{f'<small>{html.escape(where)}</small>' if where else ''}</td></tr>"
+    )
+
+
+def _place(verdict) -> str:
+    return ", ".join(filter(None, (words.dataset(verdict.dataset), verdict.training, verdict.question)))
+
+
+def parts(results: Path, picture: str) -> dict[str, str]:
+    """Everything that site/pages/index.md leaves open, by name.
+
+    Args:
+        results: the folder results/.
+        picture: the HTML of the picture.
+    """
+    runs = Runs(results)
+    return {
+        "answer": answer(runs),
+        "table": table(runs),
+        "picture": picture,
+        "claims": claims(standings(results, paths.PARAMS)),
+        "networks": str(len(runs.frame)),
+        "seeds": str(runs.frame.seed.nunique()),
+    }

@@ -1,0 +1,112 @@
+"""The executed notebooks as pages: code folded, each figure with words, a size and an anchor.
+
+The anchor of a figure is `figure-<name>` in the page of the notebook whose cell saves it, so that the paper can link to the
+place where it is made.
+"""
+
+import ast
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from saqlib.pipeline.forms import INJECTED, PARAMETERS, text
+from saqlib.site import pictures
+
+Notebook = dict[str, Any]
+NATIVE = "notebooks"  # folder of the notebooks that can be run
+
+
+def write(results: Path, pages: Path) -> dict[str, str]:
+    """Write every notebook of results/notebooks as a page; the address of the cell that makes each figure, by its name."""
+    made = {}
+    for path in sorted((results / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        shown, figures = prepared(notebook, path.stem, pages / "_static")
+        (pages / path.name).write_text(json.dumps(shown), encoding="utf-8")
+        made |= {name: f"{path.stem}.html#figure-{name}" for name in figures}
+    return made
+
+
+def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, list[str]]:
+    """A notebook for Sphinx, and the figures of results/figures that it makes.
+
+    Args:
+        notebook: as it was executed.
+        name: of its file, such as `02_train-mnist-w2a2-guided`.
+        static: the folder of the pages' static files; pictures go there.
+
+    Raises:
+        PictureError: a figure has no words.
+    """
+    stem = name.split("-")[0]
+    cells, made = [], []
+    injected = any(_tagged(cell, INJECTED) for cell in notebook["cells"])
+    for cell in notebook["cells"]:
+        if injected and _tagged(cell, PARAMETERS):
+            continue  # the defaults, which the run did not use
+        if cell["cell_type"] == "code":
+            saved = [figure for figure in pictures.alternatives() if saves(text(cell["source"]), figure)]
+            made += saved
+            cell = _folded(cell) | {"outputs": _with_words(cell, saved, f"{stem}/{cell['id']}", static)}
+        cells.append(cell)
+    return notebook | {"cells": [cells[0], _origin(notebook, stem), *cells[1:]]}, made
+
+
+def _tagged(cell: Notebook, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
+
+
+def _folded(cell: Notebook) -> Notebook:
+    tags = [*cell["metadata"].get("tags", []), "hide-input"]
+    return cell | {"metadata": cell["metadata"] | {"tags": tags}}
+
+
+def _origin(notebook: Notebook, stem: str) -> Notebook:
+    """Where this copy comes from: the scale that it ran at, and the notebook to run oneself."""
+    code = "\n".join(text(cell["source"]) for cell in notebook["cells"] if _tagged(cell, INJECTED))
+    scale = re.search(r'^scale = "(\w+)"', code, flags=re.MULTILINE)
+    how = f" at scale `{scale.group(1)}`" if scale else ""
+    note = f"As the pipeline ran it{how}; to run it yourself: `make lab`, then `{NATIVE}/{stem}.ipynb`."
+    return {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
+
+
+def saves(code: str, figure: str) -> bool:
+    """Whether a cell saves the figure of that name: `save(figure, "curves")`, or `save(figure, f"saliency_{name}")`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and _called(node) == "save":
+            if any(re.fullmatch(pattern, figure) for pattern in map(_pattern, node.args) if pattern):
+                return True
+    return False
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
+
+
+def _pattern(node: ast.expr) -> str:
+    """A pattern for what a string can be; nothing for another expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_pattern(part) if isinstance(part, ast.Constant) else ".+" for part in node.values)
+    return ""
+
+
+def _with_words(cell: Notebook, figures: list[str], key: str, static: Path) -> list[Notebook]:
+    """The outputs with every picture as an element that has words, size and anchor."""
+    outputs = cell["outputs"]
+    count = sum(1 for output in outputs if "image/png" in output.get("data", {}))
+    # As many pictures as figures: one each, in their order. Else all show what the cell is described as.
+    names = figures if count == len(figures) else [key] * count
+    shown, taken = [], set()
+    for output in outputs:
+        if "image/png" in output.get("data", {}):
+            name = names[len(taken)]
+            image = pictures.stored(text(output["data"]["image/png"]), static, pictures.alternative(name))
+            anchor = name.replace("/", "-") if name not in taken else f"{name.replace('/', '-')}-{len(taken) + 1}"
+            taken.add(name if name not in taken else anchor)
+            output = output | {"data": {"text/html": f'<div class="picture" id="figure-{anchor}">{image}</div>'}}
+        shown.append(output)
+    return shown
