@@ -1,8 +1,8 @@
 """What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions.
 
 Two forms of results are known. The first study's verdicts say `supported`, `not supported` or `opposite`, one for each
-claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each question as
-well. What differs between them stands in this module alone.
+claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each question
+as well. What differs between them stands in this module alone.
 """
 
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ class Standing:
 
     @property
     def where(self) -> str:
-        """Where it holds, if that depends: the fewer of `holds on MNIST` and `all but FashionMNIST, guided training`."""
+        """Where it holds, if that depends: `holds for MNIST` or `all but FashionMNIST`, whichever names fewer."""
         axes = self.depends_on
         places: dict[bool, dict[str, None]] = {True: {}, False: {}}
         for verdict in self.verdicts:
@@ -108,6 +108,11 @@ def standings(results: Path, params: Path) -> list[Standing]:
         verdict = Verdict(row.claim, text, row.dataset, row.training, row.get("question", ""), row.verdict, line)
         found.setdefault(row.claim, []).append(verdict)
     return [Standing(claim, verdicts[0].text, tuple(verdicts)) for claim, verdicts in found.items()]
+
+
+def is_first_study(results: Path) -> bool:
+    """Whether the verdicts are in the first study's form."""
+    return "group" not in pd.read_csv(results / "tables" / "claims.csv", nrows=0)
 
 
 def _verdicts(tables: Path) -> tuple[pd.DataFrame, str]:

@@ -9,11 +9,16 @@ from pathlib import Path
 
 from saqlib import paths, words
 from saqlib.site import lines
-from saqlib.site.findings import Chain, Number, Runs, Standing, standings
+from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, is_first_study, standings
 
 ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
-# What a row of the table is called, and how many decimals its numbers have.
-ROWS = (("Accuracy (%)", "test_accuracy", 2), ("Focus", "gini", 2), ("Coherence", "morans_i", 2))
+# What a row of the table is called, what it asks, and the column of the runs that answers.
+ROWS = (
+    ("Accuracy (%)", "test images", "test_accuracy"),
+    ("Focus", "do few pixels carry the map?", "gini"),
+    ("Coherence", "do they stand together?", "morans_i"),
+)
+USED = "does the network use them?"
 
 
 def answer(runs: Runs) -> str:
@@ -21,8 +26,8 @@ def answer(runs: Runs) -> str:
     first = runs.trainings[0]
     accuracy = {d: runs.chain("test_accuracy", d, first) for d in runs.datasets}
     faithful = {d: runs.chain(runs.faithfulness, d, first) for d in runs.datasets}
-    parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, 2, ' points')}"]
-    parts.append(f"the faithfulness of the saliency map {_moves(faithful, 2, '')}")
+    parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}"]
+    parts.append(f"the faithfulness of the saliency map {_moves(faithful, '')}")
     helped = [d for d in runs.datasets if runs.made_up_for(runs.faithfulness, d).low > 0]
     if len(runs.trainings) == 1:
         return f"{' and '.join(parts)}."
@@ -31,11 +36,11 @@ def answer(runs: Runs) -> str:
     return f"{', and '.join(parts)}; saliency-guided training {does}."
 
 
-def _moves(chains: dict[str, Chain], digits: int, unit: str) -> str:
+def _moves(chains: dict[str, Chain], unit: str) -> str:
     """`falls by 0.28 points on MNIST and 1.66 points on FashionMNIST`; what chance explains is said to be that."""
     groups: dict[int, list[str]] = {}
     for dataset, chain in chains.items():
-        size = f"{abs(chain.change.mean):.{digits}f}{unit} on {words.dataset(dataset)}"
+        size = f"{abs(chain.change.mean):.2f}{unit} on {words.dataset(dataset)}"
         shown = size if chain.direction else f"on {words.dataset(dataset)}"
         groups.setdefault(chain.direction, []).append(shown)
     verbs = {-1: "falls by {}", 1: "rises by {}", 0: "does not change beyond chance {}"}
@@ -53,29 +58,29 @@ def _listed(items: Sequence[str]) -> str:
 def table(runs: Runs) -> str:
     """At most five rows: a quantity over the precisions on each dataset, and which way it goes."""
     first, last = runs.trainings[0], runs.trainings[-1]
-    rows = [*ROWS, ("Faithfulness", runs.faithfulness, 2)]
-    body = [_row(name, metric, digits, first, runs) for name, metric, digits in rows]
+    body = [_row(*row, first, runs) for row in [*ROWS, ("Faithfulness", USED, runs.faithfulness)]]
     if last != first:
-        body.append(_row(f"Faithfulness, {last}", runs.faithfulness, 2, last, runs))
+        body.append(_row(f"Faithfulness, {last}", f"with {last} training", runs.faithfulness, last, runs))
     order = " → ".join(runs.precisions)
     heads = "".join(f"<th>{words.dataset(d)}<small>{order}</small></th>" for d in runs.datasets)
     return f'<table class="chains"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
-def _row(name: str, metric: str, digits: int, training: str, runs: Runs) -> str:
-    cells = [_chain(runs.chain(metric, dataset, training), digits) for dataset in runs.datasets]
-    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+def _row(name: str, asked: str, metric: str, training: str, runs: Runs) -> str:
+    cells = {words.dataset(dataset): _chain(runs.chain(metric, dataset, training)) for dataset in runs.datasets}
+    shown = "".join(f'<td data-label="{dataset}">{cell}</td>' for dataset, cell in cells.items())
+    return f"<tr><th>{name}<small>{asked}</small></th>{shown}</tr>"
 
 
-def _chain(chain: Chain, digits: int) -> str:
+def _chain(chain: Chain) -> str:
     arrow, meaning = ARROWS[chain.direction]
-    steps = '<i aria-label="then">→</i>'.join(_linked(number, digits) for number in chain.numbers)
+    steps = '<i aria-label="then">→</i>'.join(_linked(number) for number in chain.numbers)
     return f'<span class="chain">{steps}</span> <b class="arrow" title="{meaning}" aria-label="{meaning}">{arrow}</b>'
 
 
-def _linked(number: Number, digits: int) -> str:
+def _linked(number: Number) -> str:
     title = number.line.replace("#L", ", line ")
-    shown = f"{number.value:.{digits}f}".replace("-", "−")
+    shown = f"{number.value:.2f}".replace("-", "−")
     return f'<a class="number" href="{lines.address(number.line)}" title="{title}">{shown}</a>'
 
 
@@ -99,11 +104,11 @@ def _claim(standing: Standing) -> str:
     )
 
 
-def _place(verdict) -> str:
+def _place(verdict: Verdict) -> str:
     return ", ".join(filter(None, (words.dataset(verdict.dataset), verdict.training, verdict.question)))
 
 
-def parts(results: Path, picture: str) -> dict[str, str]:
+def parts(results: Path, picture: str) -> dict[str, object]:
     """Everything that site/pages/index.md leaves open, by name.
 
     Args:
@@ -116,6 +121,7 @@ def parts(results: Path, picture: str) -> dict[str, str]:
         "table": table(runs),
         "picture": picture,
         "claims": claims(standings(results, paths.PARAMS)),
+        "first_study": is_first_study(results),
         "networks": str(len(runs.frame)),
         "seeds": str(runs.frame.seed.nunique()),
     }

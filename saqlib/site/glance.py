@@ -6,11 +6,12 @@ chart is drawn as SVG in the page's own colours. Text keeps its size on a narrow
 
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,8 +22,8 @@ from saqlib.site import networks, pictures
 from saqlib.site.findings import Runs
 
 ZOOM = 4  # pixels of a picture's file for one of the map
-WIDTH, HEIGHT = 300, 250  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 34, 8, 26, 22  # margins inside it
+WIDTH, HEIGHT = 172, 176  # of a chart, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 26, 2, 20, 18  # margins inside it
 
 
 def picture(results: Path, static: Path, runs: Runs) -> str:
@@ -33,13 +34,11 @@ def picture(results: Path, static: Path, runs: Runs) -> str:
     charts = "".join(_chart(dataset, runs) for dataset in runs.datasets)
     keys = "".join(f'<span style="--line: {TRAINING_COLOURS[name]}">{name} training</span>' for name in runs.trainings)
     caption = (
-        f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one scale for "
-        f"each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."
+        f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one scale "
+        f"for each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."
     )
-    return (
-        f'<figure class="glance"><div>{maps}<div class="charts"><div>{charts}</div><p class="key">{keys}</p></div></div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    beside = f'<div class="charts"><div>{charts}</div><p class="key">{keys}</p></div>'
+    return f'<figure class="glance"><div>{maps}{beside}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def _maps(dataset: str, results: Path, static: Path, runs: Runs) -> str:
@@ -55,8 +54,8 @@ def _maps(dataset: str, results: Path, static: Path, runs: Runs) -> str:
     shown = [_stored(255 - images[chosen], static, f"Test image of {words.dataset(dataset)}: {name}")]
     for precision, magnitude in zip(runs.precisions, magnitudes, strict=True):
         colours = matplotlib.colormaps[MAP_COLOURS](np.clip(magnitude / top, 0, 1), bytes=True)[..., :3]
-        part = magnitude.mean() / magnitudes[0].mean()
-        alt = f"Saliency map of the {precision} network for that image, {part:.0%} as bright as that of {runs.precisions[0]}"
+        part = f"{magnitude.mean() / magnitudes[0].mean():.0%} as bright as that of {runs.precisions[0]}"
+        alt = f"Saliency map of the {precision} network for that image, {part}"
         shown.append(_stored(colours, static, alt))
     return f"<tr><th>{words.dataset(dataset)}</th>{''.join(f'<td>{image}</td>' for image in shown)}</tr>"
 
@@ -86,12 +85,12 @@ def _chart(dataset: str, runs: Runs) -> str:
     def line(heights: Iterable[float]) -> str:
         return " ".join(f"{x(index):.1f},{y(value):.1f}" for index, value in enumerate(heights))
 
-    marks = [f'<text class="title" x="{LEFT}" y="14">{words.dataset(dataset)}</text>']
+    marks = [f'<text class="title" x="{LEFT}" y="12">{words.dataset(dataset)}</text>']
     for tick in _ticks(low, high):
-        marks.append(
-            f'<line class="grid{" zero" * (tick == 0)}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        )
-        marks.append(f'<text class="y" x="{LEFT - 5}" y="{y(tick) + 4:.1f}">{tick:.1f}</text>'.replace(">-", ">−"))
+        at, shown = f"{y(tick):.1f}", f"{tick:.1f}".replace("-", "−")
+        kind = "grid zero" if tick == 0 else "grid"
+        marks.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        marks.append(f'<text class="y" x="{LEFT - 4}" y="{at}" dy=".35em">{shown}</text>')
     for index, precision in enumerate(runs.precisions):
         marks.append(f'<text class="x" x="{x(index):.1f}" y="{HEIGHT - 5}">{precision}</text>')
     for training, table in tables.items():
@@ -99,7 +98,7 @@ def _chart(dataset: str, runs: Runs) -> str:
         marks += [f'<polyline class="seed" {style} points="{line(seed)}"/>' for seed in table.to_numpy()]
         means = table.mean().to_numpy()
         marks.append(f'<polyline class="mean" {style} points="{line(means)}"/>')
-        marks += [f'<circle {style} cx="{x(i):.1f}" cy="{y(mean):.1f}" r="4"/>' for i, mean in enumerate(means)]
+        marks += [f'<circle {style} cx="{x(i):.1f}" cy="{y(mean):.1f}" r="3"/>' for i, mean in enumerate(means)]
     label = html.escape(_described(dataset, runs, {name: table.mean() for name, table in tables.items()}))
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
 
@@ -110,9 +109,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 1) for n in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
 
 
-def _described(dataset: str, runs: Runs, means) -> str:
-    lines = "; ".join(
-        f"{training} training {', '.join(f'{p} {mean[p]:.2f}' for p in runs.precisions)}"
+def _described(dataset: str, runs: Runs, means: Mapping[str, pd.Series]) -> str:
+    lines = [
+        f"{training} training {', '.join(f'{precision} {mean[precision]:.2f}' for precision in runs.precisions)}"
         for training, mean in means.items()
-    )
-    return f"Faithfulness on {words.dataset(dataset)}: {lines}"
+    ]
+    return f"Faithfulness on {words.dataset(dataset)}: {'; '.join(lines)}"

@@ -5,7 +5,6 @@ place where it is made.
 """
 
 import ast
-import html
 import json
 import re
 from pathlib import Path

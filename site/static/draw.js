@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const { PIXELS, prepared, order, fill, removed } = globalThis.saqPixels;
-  const { data, bytes, run, probabilities } = globalThis.saqNetworks;
+  const { data, bytes, ready, run, probabilities } = globalThis.saqNetworks;
   const paint = globalThis.saqPaint;
   const STEPS = 14; // as many as in the study's curves
   const root = document.getElementById("saq"), find = selector => root.querySelector(selector);
@@ -23,6 +23,7 @@
   async function answer() {
     const turn = ++state.turn, image = state.image;
     if (!image) return blank();
+    await Promise.all(kinds.map(kind => ready(nameOf(kind))));
     const answers = new Map(), began = performance.now();
     for (const kind of kinds) {
       const [found] = await run(nameOf(kind), [image]);
@@ -47,7 +48,7 @@
     canvas.setAttribute("aria-label", `Saliency map of the ${kind} network for the class ${name}`);
     set(card, ".class", name);
     set(card, ".confidence", percent(likely[label]));
-    card.querySelector(".bar i").style.width = percent(likely[label]);
+    card.querySelector(".bar i").style.width = `${100 * likely[label]}%`;
     set(card, ".size", `${(sizes[nameOf(kind)] / 1000).toFixed(0)} kB`);
   }
 

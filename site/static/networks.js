@@ -36,7 +36,8 @@
   }
   const ort = () => runtime ??= started();
 
-  function session(name) {
+  // A network, ready to run.
+  function ready(name) {
     if (!sessions.has(name)) sessions.set(name, (async () => {
       const { InferenceSession } = await ort();
       const models = await data("data-models");
@@ -47,7 +48,7 @@
 
   // Logits and maps of images (each 784 grey values) by one network, all at once.
   async function run(name, images) {
-    const network = await session(name), { Tensor } = await ort(), { PIXELS, SIDE } = globalThis.saqPixels;
+    const network = await ready(name), { Tensor } = await ort(), { PIXELS, SIDE } = globalThis.saqPixels;
     const input = new Float32Array(images.length * PIXELS);
     images.forEach((image, i) => input.set(Float32Array.from(image, value => Math.fround(value / 255)), i * PIXELS));
     const { logits, map } = await network.run({ images: new Tensor("float32", input, [images.length, 1, SIDE, SIDE]) });
@@ -64,5 +65,5 @@
     return powers.map(power => power / total);
   }
 
-  globalThis.saqNetworks = { data, bytes, unpacked, run, probabilities };
+  globalThis.saqNetworks = { data, bytes, unpacked, ready, run, probabilities };
 })();
