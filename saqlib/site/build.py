@@ -1,7 +1,7 @@
 """The reading copy: python -m saqlib.site.build
 
 Writes build/site/ from committed results: the front page, the networks in the browser, the paper, the executed
-notebooks and every table. Nothing is trained, executed or fetched. The pages open by a double click, and from any server.
+notebooks and every table. Nothing is trained, executed or fetched. The pages open by a double click, and from a server.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions.
 
-Two forms of results are known. The first study's verdicts say `supported`, `not supported` or `opposite`, one for each
-claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each question
-as well. What differs between them stands in this module alone.
+Two forms of results are known. The first study's verdicts say `supported`, `not supported` or `opposite`, one for
+each claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each
+question as well. What differs between them stands in this module alone.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The one picture of the front page: maps of two images at every precision, and faithfulness against bits.
 
-The maps are those of the committed files, computed here, on one scale per image, so that brightness can be compared; the
-chart is drawn as SVG in the page's own colours. Text keeps its size on a narrow screen.
+The maps are those of the committed files, computed here, on one scale per image, so that brightness can be compared;
+the chart is drawn as SVG in the page's own colours. Text keeps its size on a narrow screen.
 """
 
 import html
@@ -34,8 +34,8 @@ def picture(results: Path, static: Path, runs: Runs) -> str:
     charts = "".join(_chart(dataset, runs) for dataset in runs.datasets)
     keys = "".join(f'<span style="--line: {TRAINING_COLOURS[name]}">{name} training</span>' for name in runs.trainings)
     caption = (
-        f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one scale "
-        f"for each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."
+        f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one "
+        f"scale for each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."
     )
     beside = f'<div class="charts"><div>{charts}</div><p class="key">{keys}</p></div>'
     return f'<figure class="glance"><div>{maps}{beside}</div><figcaption>{caption}</figcaption></figure>'

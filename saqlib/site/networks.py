@@ -1,7 +1,7 @@
 """The committed networks for the reader's browser, and what Python says that they answer.
 
-A page that is opened from a folder may neither fetch nor import files, but it may load scripts. So everything that it needs
-is a script that sets one value: bytes as base64 of gzip, the rest as JSON.
+A page that is opened from a folder may neither fetch nor import files, but it may load scripts. So everything that it
+needs is a script that sets one value: bytes as base64 of gzip, the rest as JSON.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """The executed notebooks as pages: code folded, each figure with words, a size and an anchor.
 
-The anchor of a figure is `figure-<name>` in the page of the notebook whose cell saves it, so that the paper can link to the
-place where it is made.
+The anchor of a figure is `figure-<name>` in the page of the notebook whose cell saves it, so that the paper can link to
+the place where it is made.
 """
 
 import ast
@@ -18,7 +18,7 @@ NATIVE = "notebooks"  # folder of the notebooks that can be run
 
 
 def write(results: Path, pages: Path) -> dict[str, str]:
-    """Write every notebook of results/notebooks as a page; the address of the cell that makes each figure, by its name."""
+    """Write every notebook of results/notebooks as a page; the address of each figure's cell, by the figure's name."""
     made = {}
     for path in sorted((results / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The paper as a page, from the same Typst source as the PDF, and each number a link to its line of results/.
 
-Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they stand in
-the contents at its side, formulas get their numbers, and pictures their files and the cell that makes them.
+Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they stand
+in the contents at its side, formulas get their numbers, and pictures their files and the cell that makes them.
 """
 
 import html
@@ -18,7 +18,10 @@ from saqlib.site import lines, pictures
 
 HEADING = re.compile(r'<h([23])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
 TITLE = re.compile(r"<p>(?P<title>.*?)</p><p>(?P<subtitle>.*?)</p><p>(?P<authors>.*?)</p>", re.DOTALL)
-PDF = "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, each figure to its notebook."
+PDF = (
+    "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
+    "each figure to its notebook."
+)
 
 
 def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
