@@ -1,7 +1,7 @@
 """The paper as a page, from the same Typst source as the PDF, and each number a link to its line of results/.
 
-Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they stand
-in the contents at its side, formulas get their numbers, and pictures their files and the cell that makes them.
+Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they
+stand in the contents at its side, formulas get their numbers, and pictures their files and the cell that makes them.
 """
 
 import html
