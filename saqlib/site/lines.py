@@ -5,6 +5,7 @@ Every CSV of results/ has a page; a line of it is an anchor, `table_accuracy.htm
 
 import csv
 import html
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +49,8 @@ def about(path: Path) -> str:
     if path.parent.name == "figures":
         return f"What the figure `{path.stem}` plots."
     made = getattr(tables, path.stem, None) if path.parent.name == "tables" else None
-    said = made.__doc__.split("\n\n")[0] if made else ORIGINS.get(path.stem, "")
-    return " ".join(said.split())
+    said = made.__doc__ if made else ORIGINS.get(path.stem, "")
+    return " ".join(re.split(r"(?<=\.)\s", said)[0].split())
 
 
 def write(results: Path, pages: Path) -> list[Path]:
