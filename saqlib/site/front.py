@@ -31,7 +31,7 @@ def answer(runs: Runs) -> str:
     helped = [d for d in runs.datasets if runs.made_up_for(runs.faithfulness, d).low > 0]
     if len(runs.trainings) == 1:
         return f"{' and '.join(parts)}."
-    where = "" if len(helped) == len(runs.datasets) else f" on {_listed(map(words.dataset, helped))}"
+    where = f" on {_listed(list(map(words.dataset, helped)))}" if len(helped) < len(runs.datasets) and helped else ""
     does = f"makes up for part of that{where}" if helped else "does not make up for that"
     return f"{', and '.join(parts)}; saliency-guided training {does}."
 
@@ -48,7 +48,6 @@ def _moves(chains: dict[str, Chain], unit: str) -> str:
 
 
 def _listed(items: Sequence[str]) -> str:
-    items = list(items)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
