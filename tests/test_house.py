@@ -31,10 +31,11 @@ ARROWS = {
     "training": "data files grid network params paths saliency store stored workers",
     "clarity": "data files grid names network params paths saliency store stored workers",
     "evidence": "files grid names params paths words",
-    "deployment": "data errors files grid network saliency stored words",
+    "deployment": "data errors files grid names network saliency stored words",
     "report": "evidence files names paths words",
     "pipeline": "clarity codebase data datasets download errors evidence files grid network params paths training "
     "workers",
+    "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 

@@ -10,9 +10,15 @@
   const pad = find(".pad"), pen = pad.getContext("2d", { willReadFrequently: true });
   const kinds = ["fp32", "w4a4", "mixed", "w2a2", "untrained"];
   const cards = new Map(kinds.map(kind => [kind, find(`.card.${kind}`)]));
-  const state = { image: null, drawn: false, answers: null, curves: [], turn: 0 };
+  const state = { image: null, drawn: false, answers: null, curves: [] };
+  const turns = {};
   let pictures, sizes;
 
+  // What is asked for again overtakes what is still under way: the returned function says whether this is the latest.
+  function latest(what) {
+    const mine = turns[what] = (turns[what] ?? 0) + 1, answers = state.answers;
+    return () => mine === turns[what] && answers === state.answers;
+  }
   const say = text => { find(".status").textContent = text; };
   const nameOf = kind => kind === "untrained" ? kind : `${chosen("dataset")}-${kind}-${chosen("training")}`;
   const set = (card, selector, text) => { card.querySelector(selector).textContent = text; };
@@ -21,13 +27,13 @@
   // ----------------------------------------------------------------------------------------------- what is answered
   // Class, confidence and map of every network for the image in the pad; a later image overtakes an earlier one.
   async function answer() {
-    const turn = ++state.turn, image = state.image;
+    const image = state.image, current = latest("answer");
     if (!image) return blank();
     await Promise.all(kinds.map(kind => ready(nameOf(kind))));
     const answers = new Map(), began = performance.now();
     for (const kind of kinds) {
       const [found] = await run(nameOf(kind), [image]);
-      if (turn !== state.turn) return;
+      if (!current()) return;
       const likely = probabilities(found.logits);
       answers.set(kind, { map: found.map, label: likely.indexOf(Math.max(...likely)), likely });
     }
@@ -78,11 +84,11 @@
   async function showRemoved() {
     find("output").textContent = percent(share());
     if (!state.answers) return;
-    const turn = state.turn, count = Math.round(share() * PIXELS), instead = filling();
+    const current = latest("removed"), count = Math.round(share() * PIXELS), instead = filling();
     for (const kind of kinds) {
       const image = removed(state.image, places(kind), count, instead), card = cards.get(kind);
       const [left] = await confidences(kind, [image]);
-      if (turn !== state.turn) return;
+      if (!current()) return;
       paint.image(card.querySelector(".without"), image);
       set(card, ".left", percent(left));
     }
@@ -92,16 +98,16 @@
   // The same over the whole way from none to all pixels.
   async function curves() {
     if (!state.answers) return;
-    const turn = state.turn, instead = filling(), found = [];
+    const current = latest("curves"), instead = filling(), found = [];
     for (const kind of kinds) {
       const way = places(kind), at = step => Math.round(step * PIXELS / STEPS);
       const images = Array.from({ length: STEPS + 1 }, (_, step) => removed(state.image, way, at(step), instead));
       found.push({ kind, values: await confidences(kind, images) });
-      if (turn !== state.turn) return;
+      if (!current()) return;
     }
     state.curves = found;
     find(".chart").innerHTML = paint.chart(found, share());
-    root.dataset.curves = String(state.turn);
+    root.dataset.curves = String(found.length);
   }
 
   // -------------------------------------------------------------------------------------------------- the pad, pictures
@@ -176,7 +182,7 @@
   };
   root.addEventListener("change", guarded(event => changed[event.target.name]?.()));
   find("[name=share]").addEventListener("input", guarded(showRemoved));
-  find("[data-do=clear]").addEventListener("click", () => { clear(); blank(); state.turn++; });
+  find("[data-do=clear]").addEventListener("click", () => { clear(); blank(); latest("answer"); });
   find("[data-do=compare]").addEventListener("click", guarded(compare));
 
   guarded(async () => {
