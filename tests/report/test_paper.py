@@ -20,7 +20,9 @@ from tests import frames
 RUNS = "seed\n0\n1\n"
 CLARITY = "dataset,training,map,metric,mean,low,high\nmnist,standard,fp32,gini,0.6251,0.6,0.65\n"
 TABLES = {"accuracy": "dataset\n", "clarity": CLARITY, "verdicts": "claim\n", "claims": "claim\n"}
-QUOTE = '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
+QUOTE = (
+    '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
+)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from saqlib.site import build
 
 MODULES = paths.ROOT / "site" / "node_modules"
 needs_npm = pytest.mark.skipif(
-    not (MODULES / "onnxruntime-web").exists(), reason="site/node_modules is missing: run `make site`, or `npm ci` in site/"
+    not (MODULES / "onnxruntime-web").exists(),
+    reason="site/node_modules is missing: run `make site`, or `npm ci` in site/",
 )
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
@@ -24,7 +25,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """results/ of two seeds on one dataset: accuracy falls, Gini stays, guidance makes up for what faithfulness loses."""
+    """results/ of three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
     scores = {"gini": 0.5, "morans_i": 0.5, "symmetric_relevance_gain": 0.6}
     rows = [
         {"dataset": "mnist", "precision": precision, "training": training, "seed": seed}

@@ -12,13 +12,13 @@ from saqlib.site.findings import Runs, Standing, Verdict
 def test_the_answer_is_one_sentence_with_the_numbers(results):
     """Sizes, directions, and whether guidance helps."""
     assert front.answer(Runs(results)) == (
-        "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by 0.21 "
-        "on MNIST; saliency-guided training makes up for part of that."
+        "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
+        "0.21 on MNIST; saliency-guided training makes up for part of that."
     )
 
 
 def test_the_answer_turns_with_the_results(results):
-    """What rises is said to rise, what chance explains is not a change, and guidance that does not help is said not to."""
+    """What rises is said to rise, what chance explains is no change, and guidance that does not help is said not to."""
     runs = pd.read_csv(results / "runs.csv")
     swapped = runs.assign(
         test_accuracy=-runs.test_accuracy, symmetric_relevance_gain=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2

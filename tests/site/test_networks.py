@@ -36,7 +36,10 @@ def in_node(files: list[Path]) -> list[dict[str, np.ndarray]]:
     done = subprocess.run(["node", script, MODULES], input=json.dumps(jobs), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return [
-        {name: np.stack([np.frombuffer(base64.b64decode(row), np.float32) for row in rows]) for name, rows in found.items()}
+        {
+            name: np.stack([np.frombuffer(base64.b64decode(row), np.float32) for row in rows])
+            for name, rows in found.items()
+        }
         for found in json.loads(done.stdout)
     ]
 
@@ -60,7 +63,9 @@ def test_every_committed_file_answers_in_node_as_in_python():
         exact = "fp32" not in file.name and "untrained" not in file.name
         tolerance = {"logits": 0 if exact else 1e-4, "map": 1e-6}
         for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance[name], err_msg=f"{file.name}: {name}")
+            np.testing.assert_allclose(
+                found[name], values, rtol=0, atol=tolerance[name], err_msg=f"{file.name}: {name}"
+            )
         np.testing.assert_array_equal(found["logits"].argmax(1), expected["logits"].argmax(1))
 
 

@@ -13,7 +13,11 @@ from saqlib.site import notebooks, pictures
 def picture() -> dict:
     content = io.BytesIO()
     Image.new("L", (8, 8)).save(content, "PNG")
-    return {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(content.getvalue()).decode()}}
+    return {
+        "output_type": "display_data",
+        "metadata": {},
+        "data": {"image/png": base64.b64encode(content.getvalue()).decode()},
+    }
 
 
 def code(source: str, *tags: str, id: str = "cell", outputs=()) -> dict:
@@ -21,7 +25,10 @@ def code(source: str, *tags: str, id: str = "cell", outputs=()) -> dict:
 
 
 def notebook(*cells: dict) -> dict:
-    return {"cells": [{"cell_type": "markdown", "id": "intro", "metadata": {}, "source": "# One"}, *cells], "metadata": {}}
+    return {
+        "cells": [{"cell_type": "markdown", "id": "intro", "metadata": {}, "source": "# One"}, *cells],
+        "metadata": {},
+    }
 
 
 def html(cell: dict) -> list[str]:

@@ -38,7 +38,10 @@ def page(browser) -> Iterator[Page]:
     page.on("console", lambda said: said.type in ("error", "warning") and page.faults.append(said.text))
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or page.faults.append(request.url))
+    page.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:", "blob:")) or page.faults.append(request.url),
+    )
     yield page
     page.close()
 
@@ -93,7 +96,11 @@ def test_every_picture_has_words_and_a_size(pages):
     """For whoever does not see it, and so that nothing moves while it loads."""
     images = [image for elements in pages.values() for image in elements.images]
     assert len(images) > 40
-    assert [image for image in images if not (len(image.get("alt") or "") > 15 and image.get("width") and image.get("height"))] == []
+    assert [
+        image
+        for image in images
+        if not (len(image.get("alt") or "") > 15 and image.get("width") and image.get("height"))
+    ] == []
 
 
 def test_no_page_asks_another_place(site):
@@ -135,7 +142,9 @@ def test_a_search_finds_the_paper_and_the_notebooks(site, page):
     """From a folder, too."""
     page.goto(f"{(site / 'search.html').as_uri()}?q=occlusion")
     page.wait_for_selector("#search-results li a")
-    assert any("paper.html" in link for link in page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)"))
+    assert any(
+        "paper.html" in link for link in page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)")
+    )
     assert page.faults == []
 
 
@@ -161,7 +170,9 @@ def settled(desk: Page, action) -> None:
 
 def draw_seven(desk: Page) -> None:
     box = desk.locator(".pad").bounding_box()
-    at = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in ((0.25, 0.2), (0.75, 0.2), (0.45, 0.85))]
+    at = [
+        (box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in ((0.25, 0.2), (0.75, 0.2), (0.45, 0.85))
+    ]
     desk.mouse.move(*at[0])
     desk.mouse.down()
     for place in at[1:]:
@@ -185,6 +196,7 @@ def test_a_drawing_is_read_by_every_trained_network(desk):
 @in_a_browser
 def test_pictures_trainings_and_views_change_what_is_shown(desk):
     """Each choice has its own maps; a picked garment is named in words."""
+
     def first_map() -> str:
         return desk.evaluate("document.querySelector('.card .map').toDataURL()")
 
@@ -203,11 +215,17 @@ def test_pictures_trainings_and_views_change_what_is_shown(desk):
 @in_a_browser
 def test_pixels_are_removed_by_the_slider_with_each_fill(desk):
     """With none removed the confidence is that of the picture, with all it no longer depends on the order."""
+
     def slide(share: int) -> list[str]:
         desk.evaluate(f"""() => {{ const slider = document.querySelector('[name=share]'); slider.value = {share};
             slider.dispatchEvent(new Event('input', {{ bubbles: true }})); }}""")
         desk.wait_for_function(f"document.querySelector('output').textContent.startsWith('{share}')")
-        settled(desk, lambda: desk.evaluate("document.querySelector('[name=fill]:checked').dispatchEvent(new Event('change', {bubbles: true}))"))
+        settled(
+            desk,
+            lambda: desk.evaluate(
+                "document.querySelector('[name=fill]:checked').dispatchEvent(new Event('change', {bubbles: true}))"
+            ),
+        )
         return texts(desk, ".card .left")
 
     assert slide(0) == texts(desk, ".card .confidence")
@@ -241,7 +259,9 @@ def test_the_button_notices_a_number_that_differs(site, page, tmp_path):
     shutil.copytree(site, copy)
     script = copy / "_static" / "data-answers.js"
     text = script.read_text()
-    first, second = (re.search(rf'"{name}":\{{"logits":"([^"]+)"', text)[1] for name in ("mnist-w2a2-guided", "mnist-w4a4-guided"))
+    first, second = (
+        re.search(rf'"{name}":\{{"logits":"([^"]+)"', text)[1] for name in ("mnist-w2a2-guided", "mnist-w4a4-guided")
+    )
     script.write_text(text.replace(first, second, 1))
     page.goto((Path(copy) / "draw.html").as_uri())
     page.wait_for_selector("#saq[data-curves]")

@@ -1,10 +1,9 @@
-"""Tests of site/static/pixels.js in node: drawings as MNIST's authors prepared theirs, the order of removal, and fills."""
+"""Tests of site/static/pixels.js in node: drawings as MNIST's authors prepared theirs, order of removal, fills."""
 
 import json
 import subprocess
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -20,7 +19,8 @@ SIDE = 280
 def node(expression: str, **values) -> list:
     """The value of an expression of saqPixels, in which P is that object and `given` the values."""
     code = (
-        f"{SCRIPT.read_text()}\nconst P = globalThis.saqPixels, given = JSON.parse(require('fs').readFileSync(0));"
+        f"{SCRIPT.read_text()}\nconst P = globalThis.saqPixels;"
+        f"const given = JSON.parse(require('fs').readFileSync(0));"
         f"const plain = v => ArrayBuffer.isView(v) ? Array.from(v) : v; console.log(JSON.stringify(plain({expression})));"
     )
     lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
