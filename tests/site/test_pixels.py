@@ -21,7 +21,8 @@ def node(expression: str, **values) -> list:
     code = (
         f"{SCRIPT.read_text()}\nconst P = globalThis.saqPixels;"
         f"const given = JSON.parse(require('fs').readFileSync(0));"
-        f"const plain = v => ArrayBuffer.isView(v) ? Array.from(v) : v; console.log(JSON.stringify(plain({expression})));"
+        f"const plain = v => ArrayBuffer.isView(v) ? Array.from(v) : v;"
+        f"console.log(JSON.stringify(plain({expression})));"
     )
     lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
     done = subprocess.run(["node", "-e", code], input=json.dumps(lists), capture_output=True, text=True)
