@@ -32,7 +32,7 @@ def picture(results: Path, static: Path, runs: Runs) -> str:
     heads = "".join(f"<th>{name}</th>" for name in runs.precisions)
     maps = f'<table class="maps"><thead><tr><th></th><th>image</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
     charts = "".join(_chart(dataset, runs) for dataset in runs.datasets)
-    keys = "".join(f'<span style="--line: {TRAINING_COLOURS[name]}">{name} training</span>' for name in runs.trainings)
+    keys = "".join(f'<span {_coloured(name)}>{name} training</span>' for name in runs.trainings)
     caption = (
         f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one "
         f"scale for each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."
@@ -94,13 +94,18 @@ def _chart(dataset: str, runs: Runs) -> str:
     for index, precision in enumerate(runs.precisions):
         marks.append(f'<text class="x" x="{x(index):.1f}" y="{HEIGHT - 5}">{precision}</text>')
     for training, table in tables.items():
-        style = f'style="--line: {TRAINING_COLOURS[training]}"'
+        style = _coloured(training)
         marks += [f'<polyline class="seed" {style} points="{line(seed)}"/>' for seed in table.to_numpy()]
         means = table.mean().to_numpy()
         marks.append(f'<polyline class="mean" {style} points="{line(means)}"/>')
         marks += [f'<circle {style} cx="{x(i):.1f}" cy="{y(mean):.1f}" r="3"/>' for i, mean in enumerate(means)]
     label = html.escape(_described(dataset, runs, {name: table.mean() for name, table in tables.items()}))
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
+
+
+def _coloured(training: str) -> str:
+    """The colour of a training: the figures' own, unless the page's theme has another for it."""
+    return f'style="--line: var(--{training}, {TRAINING_COLOURS[training]})"'
 
 
 def _ticks(low: float, high: float) -> list[float]:

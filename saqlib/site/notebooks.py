@@ -106,6 +106,6 @@ def _with_words(cell: Notebook, figures: list[str], key: str, static: Path) -> l
             image = pictures.stored(text(output["data"]["image/png"]), static, pictures.alternative(name))
             anchor = name.replace("/", "-") if name not in taken else f"{name.replace('/', '-')}-{len(taken) + 1}"
             taken.add(name if name not in taken else anchor)
-            output = output | {"data": {"text/html": f'<div class="picture" id="figure-{anchor}">{image}</div>'}}
+            output = output | {"data": {"text/html": pictures.linked(image, f"figure-{anchor}")}}
         shown.append(output)
     return shown

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import re
 from pathlib import Path
 
 import yaml
@@ -48,6 +49,12 @@ def tag(source: str, path: Path, alt: str, density: float = 1) -> str:
     with Image.open(path) as image:
         width, height = (round(side / density) for side in image.size)
     return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" height="{height}" loading="lazy">'
+
+
+def linked(image: str, anchor: str) -> str:
+    """The element of a picture as a link to the picture alone, to be looked at closely, with an anchor."""
+    source = re.search(r'src="([^"]+)"', image)[1]
+    return f'<a class="picture" id="{anchor}" href="{source}">{image}</a>'
 
 
 def stored(content: bytes | str, static: Path, alt: str, density: float = 1) -> str:
