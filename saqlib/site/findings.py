@@ -194,5 +194,7 @@ class Runs:
         there &= table["precision" if name == "accuracy" else "map"] == precision
         if "metric" in table:
             there &= table.metric == metric
-        (index,) = table.index[there]
-        return Number(float(table["mean"][index]), f"results/tables/{name}.csv#L{index + 2}")
+        if there.any():
+            return Number(float(table["mean"][there].iloc[0]), f"results/tables/{name}.csv#L{table.index[there][0] + 2}")
+        rows = self.frame.query("dataset == @dataset and training == @training and precision == @precision")
+        return Number(float(rows[metric].mean()), f"results/runs.csv#L{rows.index[0] + 2}")

@@ -108,4 +108,7 @@ def test_faithfulness_is_taken_where_the_runs_have_it(results):
     runs = pd.read_csv(results / "runs.csv")
     assert Runs(results).faithfulness == "symmetric_relevance_gain"
     runs.assign(faithfulness=1.0).to_csv(results / "runs.csv", index=False)
-    assert Runs(results).faithfulness == "faithfulness"
+    found = Runs(results)
+    assert found.faithfulness == "faithfulness"
+    first = found.chain("faithfulness", "mnist", "standard").numbers[0]
+    assert (first.value, first.line) == (1.0, "results/runs.csv#L2"), "no table has its mean"
