@@ -195,6 +195,8 @@ class Runs:
         if "metric" in table:
             there &= table.metric == metric
         if there.any():
-            return Number(float(table["mean"][there].iloc[0]), f"results/tables/{name}.csv#L{table.index[there][0] + 2}")
+            return Number(
+                float(table["mean"][there].iloc[0]), f"results/tables/{name}.csv#L{table.index[there][0] + 2}"
+            )
         rows = self.frame.query("dataset == @dataset and training == @training and precision == @precision")
         return Number(float(rows[metric].mean()), f"results/runs.csv#L{rows.index[0] + 2}")

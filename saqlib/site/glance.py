@@ -32,7 +32,7 @@ def picture(results: Path, static: Path, runs: Runs) -> str:
     heads = "".join(f"<th>{name}</th>" for name in runs.precisions)
     maps = f'<table class="maps"><thead><tr><th></th><th>image</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
     charts = "".join(_chart(dataset, runs) for dataset in runs.datasets)
-    keys = "".join(f'<span {_coloured(name)}>{name} training</span>' for name in runs.trainings)
+    keys = "".join(f"<span {_coloured(name)}>{name} training</span>" for name in runs.trainings)
     caption = (
         f"Left: where each network looks ({runs.trainings[0]} training, seed 0), brighter for a larger gradient, one "
         f"scale for each image. Right: faithfulness over the precisions; thin lines are seeds, thick ones means."

@@ -4,13 +4,14 @@ The anchor of a figure is `figure-<name>` in the page of the notebook whose cell
 the place where it is made.
 """
 
-import ast
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from saqlib.pipeline.forms import INJECTED, PARAMETERS, text
+from saqlib.pipeline.alternatives import alternatives, is_picture, saves, shown
+from saqlib.pipeline.forms import INJECTED, PARAMETERS, PICTURE, text
 from saqlib.site import pictures
 
 Notebook = dict[str, Any]
@@ -40,15 +41,14 @@ def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, lis
         PictureError: a figure has no words.
     """
     stem = name.split("-")[0]
-    cells, made = [], []
+    cells, made, words = [], [], alternatives()
     injected = any(_tagged(cell, INJECTED) for cell in notebook["cells"])
     for cell in notebook["cells"]:
         if injected and _tagged(cell, PARAMETERS):
             continue  # the defaults, which the run did not use
         if cell["cell_type"] == "code":
-            saved = [figure for figure in pictures.alternatives() if saves(text(cell["source"]), figure)]
-            made += saved
-            cell = _folded(cell) | {"outputs": _with_words(cell, saved, f"{stem}/{cell['id']}", static)}
+            made += saves(text(cell["source"]), words)
+            cell = _folded(cell) | {"outputs": _with_words(cell, shown(cell, stem, words), static)}
         cells.append(cell)
     return notebook | {"cells": [cells[0], _origin(notebook, stem), *cells[1:]]}, made
 
@@ -71,41 +71,15 @@ def _origin(notebook: Notebook, stem: str) -> Notebook:
     return {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
 
 
-def saves(code: str, figure: str) -> bool:
-    """Whether a cell saves the figure of that name: `save(figure, "curves")`, or `save(figure, f"saliency_{name}")`."""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and _called(node) == "save":
-            if any(re.fullmatch(pattern, figure) for pattern in map(_pattern, node.args) if pattern):
-                return True
-    return False
-
-
-def _called(call: ast.Call) -> str:
-    return getattr(call.func, "id", getattr(call.func, "attr", ""))
-
-
-def _pattern(node: ast.expr) -> str:
-    """A pattern for what a string can be; nothing for another expression."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.escape(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_pattern(part) if isinstance(part, ast.Constant) else ".+" for part in node.values)
-    return ""
-
-
-def _with_words(cell: Notebook, figures: list[str], key: str, static: Path) -> list[Notebook]:
+def _with_words(cell: Notebook, names: list[str], static: Path) -> list[Notebook]:
     """The outputs with every picture as an element that has words, size and anchor."""
-    outputs = cell["outputs"]
-    count = sum(1 for output in outputs if "image/png" in output.get("data", {}))
-    # As many pictures as figures: one each, in their order. Else all show what the cell is described as.
-    names = figures if count == len(figures) else [key] * count
-    shown, taken = [], set()
-    for output in outputs:
-        if "image/png" in output.get("data", {}):
-            name = names[len(taken)]
-            image = pictures.stored(text(output["data"]["image/png"]), static, pictures.alternative(name))
-            anchor = name.replace("/", "-") if name not in taken else f"{name.replace('/', '-')}-{len(taken) + 1}"
-            taken.add(name if name not in taken else anchor)
-            output = output | {"data": {"text/html": pictures.linked(image, f"figure-{anchor}")}}
-        shown.append(output)
-    return shown
+    replaced, taken = [], Counter()
+    for output in cell["outputs"]:
+        if is_picture(output):
+            name = names[taken.total()]
+            taken[name] += 1
+            anchor = "-".join(["figure", *name.split("/"), *([str(taken[name])] if taken[name] > 1 else [])])
+            image = pictures.stored(text(output["data"][PICTURE]), static, pictures.alternative(name))
+            output = output | {"data": {"text/html": pictures.linked(image, anchor)}}
+        replaced.append(output)
+    return replaced

@@ -6,23 +6,17 @@ import html
 import re
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
-from saqlib import files, paths
+from saqlib import files
+from saqlib.pipeline.alternatives import alternatives
 
-ALTERNATIVES = paths.ROOT / "paper" / "alt.yaml"
 FIGURES = "figures"  # folder of the pages' static files
 DENSITY = 220 / 96  # pixels of a figure for one of the screen: it is as large as in print
 
 
 class PictureError(ValueError):
     """A figure that no words describe; the message names it and the file where they belong."""
-
-
-def alternatives() -> dict[str, str]:
-    """What each figure shows, in words: by its name, or by `notebook/cell` for one that a notebook alone shows."""
-    return yaml.safe_load(ALTERNATIVES.read_text(encoding="utf-8"))
 
 
 def alternative(name: str) -> str:

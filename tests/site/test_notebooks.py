@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from saqlib import paths
+from saqlib.pipeline.alternatives import alternatives
 from saqlib.site import notebooks, pictures
 
 
@@ -50,7 +51,7 @@ def test_a_saved_figure_has_its_words_and_is_found_by_its_name(tmp_path):
     """As many pictures as figures: each its own, in their order."""
     cell = code('for name in x:\n    save(a, f"saliency_{name}")', outputs=[picture() for _ in range(4)])
     shown, made = notebooks.prepared(notebook(cell), "05_compare", tmp_path)
-    assert made == [name for name in pictures.alternatives() if name.startswith("saliency_")]
+    assert made == [name for name in alternatives() if name.startswith("saliency_")]
     for name, element in zip(made, html(shown["cells"][2]), strict=True):
         assert f'id="figure-{name}"' in element and 'width="8"' in element
         assert pictures.alternative(name).split("'")[0] in element
@@ -65,21 +66,6 @@ def test_a_figure_that_a_notebook_alone_shows_is_described_by_its_cell(tmp_path)
     assert made == [] and 'id="figure-04_deploy-explain"' in first and 'id="figure-04_deploy-explain-2"' in second
     with pytest.raises(pictures.PictureError, match="05_compare/new"):
         notebooks.prepared(notebook(code("draw()", id="new", outputs=[picture()])), "05_compare", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("source", "saved"),
-    [
-        ('save(figures.clarity(runs), "clarity")', True),
-        ('style.save(figure, "clarity", folder)', True),
-        ('save(figure, f"clar{x}")', True),
-        ('print("clarity")', False),
-        ("save(figure, name)", False),
-    ],
-)
-def test_which_cell_saves_a_figure_is_read_from_its_code(source, saved):
-    """From the call, not from any word."""
-    assert notebooks.saves(source, "clarity") == saved
 
 
 def test_every_committed_figure_has_the_cell_that_makes_it(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from saqlib import paths
+from saqlib.pipeline.alternatives import alternatives
 from saqlib.site import pictures
 
 
@@ -33,5 +34,5 @@ def test_a_figure_without_words_is_named():
 def test_every_figure_has_words():
     """Of results/figures, in sentences that a screen reader can take in one breath."""
     names = {path.stem for path in (paths.RESULTS / "figures").glob("*.png")}
-    assert names and names <= pictures.alternatives().keys()
-    assert all(40 < len(text) < 500 and text.endswith(".") for text in pictures.alternatives().values())
+    assert names and names <= alternatives().keys()
+    assert all(40 < len(text) < 500 and text.endswith(".") for text in alternatives().values())
