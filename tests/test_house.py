@@ -118,6 +118,7 @@ LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "e
         (("stored",), ("saqlib.training", "saqlib.clarity", "captum", "scipy", "onnx")),
         (("training.cell",), ("captum", "onnx", "scipy", "saqlib.clarity", "saqlib.evidence")),
         (("clarity.cell",), ("captum", "onnx", "saqlib.training", "saqlib.evidence")),
+        (("site.findings", "site.front", "site.lines", "site.notebooks", "site.paper"), HEAVY),
         (("deployment.explain",), ("torch", "captum", "scipy", "pandas")),
         (("pipeline.run",), ("captum", "onnx", "saqlib.training.cell", "saqlib.clarity.cell")),
     ],
