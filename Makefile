@@ -45,6 +45,7 @@ verify: env  ## compare results/, written anew by reproduce, with the committed 
 
 # What the site takes from npm, once: ONNX Runtime for browsers, and fonts.
 site/node_modules/.stamp: site/package.json site/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "npm is needed once, for the networks in the browser: install Node.js 18 or later"; exit 1; fi
 	npm ci --prefix site
 	@touch $@
 
