@@ -1,5 +1,6 @@
 """What the tests of the reading copy share: results of a few rows, and the site itself, built once."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,9 @@ MODULES = paths.ROOT / "site" / "node_modules"
 needs_npm = pytest.mark.skipif(
     not (MODULES / "onnxruntime-web").exists(),
     reason="site/node_modules is missing: run `make site`, or `npm ci` in site/",
+)
+needs_sphinx = pytest.mark.skipif(
+    importlib.util.find_spec("myst_nb") is None, reason="Sphinx and myst-nb are not installed: run `make env`"
 )
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 

@@ -7,11 +7,12 @@ import pytest
 
 from saqlib import paths
 from saqlib.site import build
-from tests.site.conftest import needs_npm
+from tests.site.conftest import needs_npm, needs_sphinx
 
 SITE = paths.ROOT / "site"
 
 
+@needs_sphinx
 @pytest.mark.parametrize("missing", ["onnxruntime-web/dist", "math.woff2"])
 def test_a_missing_package_is_named_with_the_command_that_brings_it(missing, tmp_path, monkeypatch):
     """Before anything is written."""
@@ -26,6 +27,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(missing, tmp
 
 
 @needs_npm
+@needs_sphinx
 def test_a_failed_build_leaves_the_site_as_it_was(tmp_path, monkeypatch):
     """And nothing beside it."""
     out = tmp_path / "site"

@@ -8,14 +8,16 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from saqlib import paths
-from tests.site.conftest import needs_npm
+from tests.site.conftest import needs_npm, needs_sphinx
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make env`")
+Browser, Page = playwright.Browser, playwright.Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-pytestmark = needs_npm
+pytestmark = [needs_npm, needs_sphinx]
 LIMIT = 180_000  # milliseconds that a loaded machine may take for anything
 NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 
@@ -23,7 +25,7 @@ NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Headless Chromium of the system."""
-    with sync_playwright() as driver:
+    with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=LIMIT)
         yield browser
         browser.close()
