@@ -188,6 +188,7 @@ USED_OTHERWISE = {
     "jupyterlab": ("Makefile", "-m jupyterlab"),
     "myst-nb": ("site/conf.py", 'extensions = ["myst_nb"]'),
     "nbval": ("Makefile", "--nbval --nbval-current-env"),
+    "playwright": ("tests/site/test_pages.py", 'importorskip("playwright.sync_api"'),
     "pytest-xdist": ("Makefile", "--numprocesses"),
     "ruff": ("Makefile", "-m ruff"),
 }
