@@ -20,14 +20,17 @@ from tests import frames
 RUNS = "seed\n0\n1\n"
 CLARITY = "dataset,training,map,metric,mean,low,high\nmnist,standard,fp32,gini,0.6251,0.6,0.65\n"
 TABLES = {"accuracy": "dataset\n", "clarity": CLARITY, "verdicts": "claim\n", "claims": "claim\n"}
-QUOTE = '#assert(fixed(clarity("mnist", "standard", "{map}", "gini"), 2) == "{number}", message: "another number")'
+QUOTE = (
+    '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
+)
 
 
 @pytest.fixture
 def root(tmp_path):
     """A folder with results of one row and the project's own reader of results; its paper is written by a test."""
     (tmp_path / "paper").mkdir()
-    shutil.copy(paths.ROOT / "paper" / "results.typ", tmp_path / "paper")
+    for name in ("results.typ", "alt.yaml"):
+        shutil.copy(paths.ROOT / "paper" / name, tmp_path / "paper")
     shutil.copy(paths.PARAMS, tmp_path)
     (tmp_path / "results" / "tables").mkdir(parents=True)
     (tmp_path / "results" / "runs.csv").write_text(RUNS)
