@@ -4,6 +4,7 @@ A file holds the cell's name, the bits and widths of its network, and the weight
 of every seed with the maps recorded during training, results/models/<cell>.pt those of seed 0.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,19 @@ def restore(content: dict[str, Any], seed: int) -> LeNet:
     """The network of one seed of a model file, in evaluation mode; ModelFileError if it has no such seed."""
     if seed not in content["seeds"]:
         raise ModelFileError(f"{content['cell']} holds seeds {sorted(content['seeds'])}, not {seed}")
+    return _network(content, content["seeds"][seed])
+
+
+def _network(content: dict[str, Any], weights: dict[str, Tensor], *, quantized: bool = True) -> LeNet:
+    """A network of a model file's cell with these weights; not quantized, as the cell's warm-up trains it."""
     try:
-        bits = tuple(Bits(**layer) for layer in content["precision"]["layers"])
+        name, bits = content["precision"]["name"], tuple(Bits(**layer) for layer in content["precision"]["layers"])
         shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-            network = LeNet(Precision(content["precision"]["name"], bits), shape)
+            network = LeNet(Precision(name, bits if quantized else (Bits(),) * len(bits)), shape)
         network.eval()
-        network.load_state_dict(content["seeds"][seed])
+        own = network.state_dict().keys()
+        network.load_state_dict(weights if quantized else {name: weights[name] for name in own})
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the file of {content['cell']} holds no network of it: {last_line(error)}") from None
     return network
@@ -87,8 +94,19 @@ def record(cell: Cell | str, root: Path = paths.ROOT) -> tuple[NDArray, NDArray,
     return content["steps"].numpy(), content["images"].numpy(), content["maps"].numpy()
 
 
+def recorded_networks(cell: Cell | str, root: Path = paths.ROOT) -> Iterator[tuple[int, LeNet]]:
+    """The network of seed 0 at each recorded step of its training, in evaluation mode; it quantizes from the switch on.
+
+    Raises ModelFileError if the cell was not trained here: results/models/ has no records.
+    """
+    content = read_cell(root / "models" / f"{cell}.pt")
+    kept, switch = content["record"], content["record"]["switch"]
+    for step, weights in zip(kept["steps"].tolist(), kept["states"], strict=True):
+        yield step, _network(content, weights, quantized=switch is None or step >= switch)
+
+
 def write_cell(
-    cell: Cell, precision: Precision, shape: Shape, states: dict[int, dict[str, Tensor]], record: dict[str, Tensor],
+    cell: Cell, precision: Precision, shape: Shape, states: dict[int, dict[str, Tensor]], record: dict[str, Any],
     root: Path,
 ) -> None:  # fmt: skip
     """Write both model files of a cell, under `root`; states: weights by seed."""
