@@ -59,9 +59,9 @@ def test_weights_are_hes_and_biases_pytorchs():
     for layer in layers(build("w2a2", seed=0)).values():
         inputs = layer.weight[0].numel()
         largest = layer.weight.abs().max().item() * inputs**0.5
-        assert 0.97 * 6**0.5 < largest <= 6**0.5
-        assert layer.weight.square().mean().item() * inputs == pytest.approx(2, rel=0.15)
-        assert 0 < layer.bias.abs().min() and layer.bias.abs().max() <= inputs**-0.5
+        assert 0.9 * 6**0.5 < largest <= 1.0001 * 6**0.5
+        assert layer.weight.square().mean().item() * inputs == pytest.approx(2, rel=0.2)
+        assert 0 < layer.bias.abs().min() and layer.bias.abs().max() <= 1.0001 * inputs**-0.5
 
 
 def test_without_a_seed_weights_come_from_the_global_generator():
