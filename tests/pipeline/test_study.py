@@ -122,7 +122,7 @@ def test_limits_that_are_allowed_are_allowed():
 
 def test_only_the_grid_s_datasets_need_epochs():
     """A dataset that is in no cell may have none, in any scale."""
-    raw = changed(grid__datasets=["mnist"])
+    raw = changed(grid__datasets=["mnist"], ablations={})
     for scale in raw["scales"].values():
         del scale["epochs"]["fashion_mnist"]
     assert study.from_dict(raw).size.epochs == {"mnist": RAW["scales"][RAW["scale"]]["epochs"]["mnist"]}
@@ -190,7 +190,8 @@ def leaves(section, *path: str) -> list[str]:
 
 def test_every_value_is_told_to_decide_or_not():
     """A new parameter has to be added to one of the two lists; rows, axes and other scales are as those there."""
-    raw = {key: value for key, value in RAW.items() if key not in ("scale", "grid", "precisions", "scales")}
+    listed_elsewhere = ("scale", "grid", "precisions", "scales", "ablations")
+    raw = {key: value for key, value in RAW.items() if key not in listed_elsewhere}
     expected = {*leaves(raw), *leaves({"smoke": RAW["scales"]["smoke"]}, "scales")}
     assert expected <= {*DECIDES, *DECIDES_NOT} and not DECIDES.keys() & DECIDES_NOT.keys()
 
