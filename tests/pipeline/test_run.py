@@ -53,11 +53,11 @@ def test_goes_on_after_a_kill(workspaces):
 
 
 def test_the_store_keeps_what_was_computed(calm):
-    """Two seeds of two cells, trained and scored, the warm-ups of one, and the controls of both: for who asks next."""
+    """Two seeds of two cells, trained and scored, and the warm-ups of one: for who asks next."""
     store = calm / "build" / "store"
     kept = {kind: sorted(path.name for path in store.rglob(f"{kind}/*/*")) for kind in ("trained", "warmed", "scored")}
     assert kept["trained"] == ["0.pt", "0.pt", "1.pt", "1.pt"] and kept["warmed"] == ["0.pt", "1.pt"]
-    assert kept["scored"] == sorted(["0.nc", "1.nc", "controls.nc"] * 2)
+    assert kept["scored"] == ["0.nc", "0.nc", "1.nc", "1.nc"]
 
 
 # ------------------------------------------------------------------------------------------------- what runs again
