@@ -35,7 +35,7 @@ ARROWS = {
     "deployment": "data errors files grid network saliency stored words",
     "report": "evidence files names paths words",
     "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
-    "training workers",
+    "stored training workers",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 
