@@ -83,6 +83,7 @@ METHODS = {
     "log_probability": "gradient of the log-probability",
     "smoothgrad": "SmoothGrad",
     "occlusion": "occlusion",
+    "integrated_gradients": "integrated gradients",
 }
 _COLUMNS = {
     "claim": "Claim",

@@ -35,7 +35,7 @@ ARROWS = {
     "deployment": "data errors files grid names network saliency stored words",
     "report": "evidence files names paths words",
     "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
-    "training workers",
+    "store stored training workers",
     "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen

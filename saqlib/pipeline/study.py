@@ -91,6 +91,7 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
     params.check_keys(raw, SECTIONS, "params.yaml")
     name = one_of(raw["scale"] if scale is None else scale, SCALES, "scale")
     grid = params.build(Grid, raw["grid"], "grid")
+    require("standard" in grid.trainings, "grid.trainings lacks standard, whose networks decide which fills qualify")
     quantization = params.build(Quantization, raw["quantization"], "quantization")
     there = precisions(raw["precisions"], quantization.edges)
     for precision in grid.precisions:

@@ -41,7 +41,7 @@ def make_scores(cell: Cell, rng: np.random.Generator) -> xr.Dataset:
             ("seed", "explainer", "score", "few"),
             rng.random((SEEDS, len(OTHER_METHODS), len(PRIMARY), FEW)),
         ),
-        "control_scores": (("control", "score", "image"), rng.random((2, len(PRIMARY), IMAGES))),
+        "control_scores": (("seed", "control", "score", "image"), rng.random((SEEDS, 2, len(PRIMARY), IMAGES))),
         "curves": (("seed", "order", "level"), rng.random((SEEDS, 3, LEVELS))),
         "accuracies": (("seed", "accuracy_order", "accuracy_level"), rng.random((SEEDS, 2, LEVELS))),
         "gradient": (("seed", "draw"), rng.normal(size=(SEEDS, 7))),

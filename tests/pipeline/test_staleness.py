@@ -30,7 +30,8 @@ def each(stage: str, cells: list[str]) -> set[str]:
 
 
 TRAIN, CLARITY = each("train", CELLS), each("clarity", CELLS)
-NUMBERS = {"data", *TRAIN, *CLARITY, "deploy", "compare"}  # all stages that run a notebook
+FILLS = {f"fills@{dataset}" for dataset in study.load().grid.datasets}
+NUMBERS = {"data", *TRAIN, *FILLS, *CLARITY, "deploy", "compare"}  # all stages that make numbers
 
 
 def text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -85,7 +86,7 @@ TABLE = {
     "the message of a setting's error": (
         text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAIN, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, CLARITY, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*FILLS, *CLARITY}, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
         text("saqlib/workers.py", 'joblib.parallel_config("ray")', 'joblib.parallel_config("ray", n_jobs=-1)'),
@@ -113,12 +114,13 @@ TABLE = {
     "the rate of the clips": (
         params(lambda values: values["quantization"].update(alpha_learning_rate=0.1)), set(),
         {*TRAIN, "paper"}, QUANTIZED),
-    "steps of removal": (params(lambda values: values["clarity"].update(steps=7)), set(), {*CLARITY, "paper"}, []),
+    "steps of removal": (
+        params(lambda values: values["clarity"].update(steps=7)), set(), {*FILLS, *CLARITY, "paper"}, []),
     "scored images": (
-        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*CLARITY, "paper"}, []),
+        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*FILLS, *CLARITY, "paper"}, []),
     "one more seed": (
         params(lambda values: values["scales"]["smoke"].update(seeds=3)), set(),
-        {*TRAIN, *CLARITY, "compare", "paper"}, []),
+        {*TRAIN, *FILLS, *CLARITY, "compare", "paper"}, []),
     "a new precision": (
         params(new_precision), set(),
         {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), "deploy", "compare", "paper"}, NEW_CELLS),
@@ -206,4 +208,4 @@ def test_a_change_makes_stale_what_it_can_change(settled, tmp_path, what):
 def test_every_stage_is_in_the_table():
     """Each kind of stage but the copies is made stale by something."""
     found = {re.sub("@.*", "", name) for _, _, stages, _ in TABLE.values() for name in stages}
-    assert found == {"data", "train", "clarity", "deploy", "compare", "paper"}
+    assert found == {"data", "train", "fills", "clarity", "deploy", "compare", "paper"}

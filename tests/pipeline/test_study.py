@@ -379,6 +379,12 @@ def test_empty_axis_of_the_grid_is_refused(axis):
     assert message(changed(**{f"grid__{axis}": []})) == f"grid.{axis} is empty; name at least one"
 
 
+def test_a_grid_without_standard_training_is_refused():
+    """Its full-precision networks decide which fills qualify: without them nothing could be scored."""
+    text = message(changed(grid__trainings=["guided"]))
+    assert text == "grid.trainings lacks standard, whose networks decide which fills qualify"
+
+
 def test_axis_that_names_a_value_twice_is_refused():
     """The same cell twice would be two stages writing one file."""
     assert "grid.datasets names one of its values twice" in message(changed(grid__datasets=["mnist", "mnist"]))
