@@ -21,7 +21,7 @@ ANSWER = """\
 Test accuracy in percent, mean over the seeds and half the 95 % interval ([all tables](results/tables)):
 
 {accuracy}
-The verdict on each claim ([every test](results/tables/claims.md), [the rule](saqlib/evidence/claims.py)):
+The verdict on each claim ([every test](results/tables/claims.md), [the rule](saqlib/evidence/verdicts.py)):
 
 {verdicts}"""
 
@@ -36,9 +36,11 @@ def answer(root: Path = paths.ROOT) -> str:
 
 
 def _verdicts(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim, one column per dataset and training; a dash where a claim compares both trainings."""
+    """One row per claim and question, one column per dataset and training; a dash where a claim compares trainings."""
     columns = summary.dataset.map(words.dataset) + ", " + summary.training
     claims = summary.claim + " " + summary.text
+    if "question" in summary:  # the first run's verdicts have none
+        claims += " " + summary.question.str.capitalize() + "."
     wide = summary.assign(column=columns, row=claims).pivot(index="row", columns="column", values="verdict")
     wide = wide.reindex(index=claims.unique(), columns=columns.unique()).fillna(tables.MISSING)
     return wide.reset_index(names="Claim")
