@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "statistics": ["holm", "page_trend", "paired_sign_flip", "t_interval"],
         "per_seed": ["Evidence"],
         "claims": ["evaluate"],
-        "robustness": ["robustness"],
         "runs": ["collect"],
     },
 )
