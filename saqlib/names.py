@@ -1,9 +1,9 @@
 """Identifiers that scoring, evidence and words share; what a reader sees in their place stands in `words`."""
 
 PRIMARY = ("gini", "morans_i", "foreground_mass", "symmetric_relevance_gain")
+FILLS = ("zero", "mean", "noise", "blur")  # what stands in the place of a removed pixel
 PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
 
-FILLS = ("zero", "mean", "noise", "blur")  # what a removed pixel becomes
 RELEVANCE_GAIN = "relevance_gain"
 GAINS = tuple(f"{RELEVANCE_GAIN}_{fill}" for fill in FILLS)  # the columns, one for each fill
 FAITHFULNESS = "faithfulness"  # the relevance gain, mean of the fills that qualify
