@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import breakdown, latency, peers, scaling, stages, steps
+from benchmarks import breakdown, latency, machines, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
 from saqlib import files, paths
-from saqlib.pipeline import study
+from saqlib.pipeline import instructions, study
 from saqlib.pipeline.study import Study
 
 FOLDER = paths.BUILD / "bench"
@@ -45,6 +45,10 @@ def onnx(settings: Study, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
 
+def levels(settings: Study, rounds: int) -> str:
+    return as_table(machines.rows())
+
+
 def pipeline(settings: Study, rounds: int) -> str:
     found = {command: stages.rows(folder) for command, folder in stages.RUNS.items()}
     tables = [f"`{command}`:\n\n{as_table(rows)}" for command, rows in found.items() if rows]
@@ -57,6 +61,7 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "images": ("Number of images", images),
     "workers": ("Worker processes", workers),
     "operators": ("One guided step by phase and operator, w4a4", operators),
+    "levels": ("What differs between levels of instructions", levels),
     "pipeline": ("Where the time of the last whole run went", pipeline),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
@@ -76,6 +81,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all when none is named: %(choices)s")
     parser.add_argument("--rounds", type=int, default=FEWEST, help="repetitions of each variant")
     options = parser.parse_args()
+    instructions.pin()  # as a stage runs; PyTorch chooses its code at its first operator
     one_thread()
     settings = study.load()
     for name in options.parts or PARTS:

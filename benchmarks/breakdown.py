@@ -1,6 +1,7 @@
 """Where the time of one guided step goes, by phase and operator: a text and a flame-like picture."""
 
 import contextlib
+import ctypes
 import functools
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.steps import QUANTIZED, make_step
+from saqlib.kernels import operators as kernels
 from saqlib.network.lenet import LeNet
 from saqlib.pipeline.study import Study
 from saqlib.training import steps
@@ -63,16 +65,29 @@ def named_phases() -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         for (owner, name), phase in parts.items():
-            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name), phase)))
+            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name), PHASE + phase)))
+        if kernels.library() is not None:
+            recorded = RecordedKernels(kernels.library())
+            stack.enter_context(mock.patch.object(kernels, "library", lambda: recorded))
         yield
 
 
-def marked(function, phase: str):
-    """The function, recorded under the phase's name."""
+class RecordedKernels:
+    """The functions of the C library, each recorded under its name: the profiler knows PyTorch's operators only."""
 
-    @functools.wraps(function)
+    def __init__(self, library: ctypes.CDLL):
+        self.library = library
+
+    def __getattr__(self, name: str):
+        return marked(getattr(self.library, name), f"kernel {name}")
+
+
+def marked(function, name: str):
+    """The function, recorded under this name."""
+
+    @functools.wraps(function, assigned=())
     def wrapper(*arguments, **options):
-        with record_function(PHASE + phase):
+        with record_function(name):
             return function(*arguments, **options)
 
     return wrapper

@@ -5,6 +5,7 @@ the public face of a room (`from saqlib.network import PACT`) stands for the who
 """
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -121,14 +122,22 @@ def _counts(path: Path) -> bool:
 
 def _text(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".c":
+        return " ".join(re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL).split()) + "\n"
     return decisive(text) if path.suffix == ".py" else text
 
 
 @cache
-def _digestible(module: str, folder: Path) -> str:
-    return decisive(file_of(module).read_text(encoding="utf-8"))
+def _digestible(path: Path) -> str:
+    return _text(path)
 
 
 def texts(module: str) -> dict[str, str]:
-    """The decisive code of a module and of all that it imports, but for VALUES, by module: what a key is made of."""
-    return {each: _digestible(each, root()) for each in needed([module]) if each.split(".")[-1] not in VALUES}
+    """The decisive code of a module and of all that it imports, but for VALUES, by module: what a key is made of.
+
+    The C files of a room count with each of its modules.
+    """
+    modules = [each for each in needed([module]) if each.split(".")[-1] not in VALUES]
+    foreign = [path for each in {room(each) for each in modules} for path in sorted((root() / each).glob("*.c"))]
+    found = {each: _digestible(file_of(each)) for each in modules}
+    return found | {path.relative_to(root()).as_posix(): _digestible(path) for path in foreign}

@@ -71,7 +71,7 @@ CONTRACT = {
     "clarity.gini": ["maps"],
     "clarity.morans_i": ["maps"],
     "clarity.foreground_mass": ["maps", "foreground"],
-    "clarity.symmetric_relevance_gain": ["model", "images", "targets", "maps", "steps"],
+    "clarity.symmetric_relevance_gain": ["model", "images", "targets", "maps", "steps", "fill"],
     "evidence.paired_sign_flip": ["a", "b"],
     "evidence.holm": ["p"],
     "evidence.page_trend": ["table"],

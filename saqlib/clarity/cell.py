@@ -20,6 +20,7 @@ from saqlib.clarity.settings import Scoring
 from saqlib.data import images as data
 from saqlib.grid import Cell
 from saqlib.names import GRADIENT, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.network import fused
 from saqlib.workers import Engine
 
 
@@ -55,7 +56,8 @@ def _tasks(cell: Cell, scoring: Scoring, seeds: int, root: Path) -> dict[Path, t
     """What is to be scored, by the file in which the store keeps it: each seed, then the controls."""
     reference = Cell(cell.dataset, scoring.reference, cell.training)
     own, other = (_digests(each, seeds, root) for each in (cell, reference))
-    common = [asdict(scoring), data.fingerprint(cell.dataset, sample=scoring.sample)]
+    shape = stored.load_model(cell, 0, root).shape
+    common = [asdict(scoring), data.fingerprint(cell.dataset, sample=scoring.sample), fused.kind(shape, "cpu")]
     tasks = {}
     for seed in range(seeds):
         neighbour = (seed + 1) % seeds if cell == reference else None

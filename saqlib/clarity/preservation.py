@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from saqlib.clarity.maps import dead, magnitude, mid_ranks, stable_ranks
+from saqlib.clarity.maps import absolute, dead, mid_ranks, stable_ranks
 
 SSIM_WINDOW = 7
 SSIM_DATA_RANGE = 1.0  # each magnitude is divided by its own maximum
@@ -72,7 +72,7 @@ def ssim(maps: Tensor, reference: Tensor) -> Tensor:
     Uniform 7 x 7 windows inside the map, sample covariance, data range 1. Near-empty maps score high by
     construction.
     """
-    x, y = (values / values.amax(1, keepdim=True) for values in _pair(maps, reference))
+    x, y = (values.double() / values.amax(1, keepdim=True) for values in _pair(maps, reference))
     x, y = x.unflatten(1, maps.shape[1:]), y.unflatten(1, maps.shape[1:])
     c1, c2 = (0.01 * SSIM_DATA_RANGE) ** 2, (0.03 * SSIM_DATA_RANGE) ** 2
     mean_x, mean_y, xx, yy, xy = (avg_pool2d(v, SSIM_WINDOW, stride=1) for v in (x, y, x * x, y * y, x * y))
@@ -87,8 +87,6 @@ def ssim(maps: Tensor, reference: Tensor) -> Tensor:
 def _pair(maps: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Magnitudes (B, n) of both, NaN in the rows where either is dead; ValueError if the shapes differ."""
     if maps.shape != reference.shape:
-        raise ValueError(
-            f"maps {tuple(maps.shape)}, but reference {tuple(reference.shape)}: one shape is needed"
-        )
+        raise ValueError(f"maps {tuple(maps.shape)}, but reference {tuple(reference.shape)}: one shape is needed")
     lost = (dead(maps) | dead(reference))[:, None]
-    return magnitude(maps).masked_fill(lost, torch.nan), magnitude(reference).masked_fill(lost, torch.nan)
+    return absolute(maps).masked_fill(lost, torch.nan), absolute(reference).masked_fill(lost, torch.nan)

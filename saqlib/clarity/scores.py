@@ -11,16 +11,15 @@ pixels are removed stands in saqlib.clarity.removal, likeness to a reference map
 
 from math import log
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saqlib.clarity.maps import dead, magnitude, mid_ranks
+from saqlib.clarity.maps import absolute, dead, magnitude, mid_ranks
 from saqlib.clarity.removal import areas, removal_curves
 
 
-def clarity_scores(
-    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int
-) -> dict[str, Tensor]:
+def clarity_scores(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int) -> dict[str, Tensor]:
     """Every clarity score of the maps but `sensitivity_max`, which costs ten gradients.
 
     Args:
@@ -68,7 +67,7 @@ def gini(maps: Tensor) -> Tensor:
     Raises:
         ValueError: the maps are not (B, H, W).
     """
-    ordered = magnitude(maps).sort(dim=1).values
+    ordered = torch.from_numpy(np.sort(absolute(maps).numpy(force=True), axis=1)).to(maps.device).double()
     n = ordered.shape[1]
     i = torch.arange(1, n, dtype=torch.float64, device=ordered.device)
     # Summed by parts: every term is >= 0, so a uniform map gives exactly 0.
@@ -152,7 +151,7 @@ def auroc(maps: Tensor, foreground: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    ranks, inside = mid_ranks(magnitude(maps)), _inside(maps, foreground)
+    ranks, inside = mid_ranks(absolute(maps)), _inside(maps, foreground)
     count = inside.sum(1).double()
     rank_sum = (ranks * inside).sum(1)
     return (rank_sum - count * (count + 1) / 2) / (count * (inside.shape[1] - count))

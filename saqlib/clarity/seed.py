@@ -14,25 +14,29 @@ from torch import Tensor, nn
 
 from saqlib import stored
 from saqlib.clarity.controls import control_maps
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.maps import dead
 from saqlib.clarity.preservation import preservation_scores
 from saqlib.clarity.removal import (
-    areas,
+    gain,
+    inner_curves,
+    probabilities,
     random_ranks,
-    removal_curve,
-    removal_curves,
+    remains,
     removal_ranks,
-    sensitivity_max,
     symmetric_relevance_gain,
+    target_probability,
+    whole_curves,
 )
 from saqlib.clarity.scores import foreground_mass, gini, map_scores, morans_i
+from saqlib.clarity.sensitivity import sensitivity_max
 from saqlib.clarity.settings import Scoring
 from saqlib.data import images as data
 from saqlib.grid import Cell
 from saqlib.names import GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.network.initial import build
 from saqlib.network.quantization import calibrate
-from saqlib.saliency.gradient import DeadNetworkError, check_alive, evaluating, input_gradient
+from saqlib.saliency.gradient import DeadNetworkError, check_alive, input_gradient
 from saqlib.saliency.methods import log_probability_gradient, occlusion, smoothgrad
 
 ORDER_SEED = 0  # of the order in which test images are scored: one for all cells
@@ -47,17 +51,20 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
     indices, raw, labels = _scored_images(cell, scoring)
     images, network = data.as_input(raw), stored.load_model(cell, seed, root)
     generator = torch.Generator().manual_seed(seed)
-    probability, predicted = _predict(network, images)
+    probability, predicted = probabilities(network, images).max(1)
     maps = _map(network, images, predicted)
-    curves = removal_curves(network, images, predicted, maps, scoring.clarity.steps)
-    single = map_scores(images, maps) | {"symmetric_relevance_gain": areas(curves).gain}
+    blank = fill_images("zero", images)
+    (inner,) = inner_curves(network, images, predicted, maps, scoring.clarity.steps, [blank])
+    ends = probability, target_probability(network, blank, predicted)
+    curves = whole_curves(inner, *ends)
+    single = map_scores(images, maps) | {"symmetric_relevance_gain": gain(*inner)}
     by_map = {GRADIENT: single, UNTRAINED: _untrained(network, scoring, seed, images)}
     few = slice(scoring.images_expensive)
     sensitivity, methods = _expensive(network, images[few], predicted[few], scoring, generator)
-    random = _random_curve(network, images, predicted, scoring, generator)
+    random = _random_curve(network, images, predicted, ends, scoring, generator)
     values = maps.flatten()
     sample = values[torch.randperm(len(values), generator=generator)[:GRADIENTS]]
-    accuracies = _accuracies(network, images, labels, maps, generator)
+    accuracies = _accuracies(network, images, labels, predicted, maps, generator)
     kept = _candidates(labels)
     found = {name: ("image", single[name]) for name in ("entropy", "auroc", "dead")}
     found |= {
@@ -67,7 +74,7 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
         "sensitivity_max": ("few", sensitivity),
         "method_scores": (("explainer", "score", "few"), _stack(methods, PRIMARY)),
         "curves": (("order", "level"), torch.stack([curves.most.nanmean(0), curves.least.nanmean(0), random])),
-        "accuracies": (("accuracy_order", "accuracy_level"), torch.stack(accuracies)),
+        "accuracies": (("accuracy_order", "accuracy_level"), accuracies),
         "gradient": ("draw", sample),
         "label": ("image", labels),
         "kept_image": (("kept", "y", "x"), raw[kept]),
@@ -87,7 +94,7 @@ def score_controls(cell: Cell, scoring: Scoring, root: Path) -> xr.Dataset:
     """The primary scores of maps that know nothing, on the network of seed 0."""
     indices, raw, _ = _scored_images(cell, scoring)
     images, network = data.as_input(raw), stored.load_model(cell, 0, root)
-    _, predicted = _predict(network, images)
+    predicted = probabilities(network, images).argmax(1)
     controls = control_maps(images, torch.Generator().manual_seed(0))
     scored = {name: _primary(network, images, predicted, maps, scoring) for name, maps in controls.items()}
     found = {"control_scores": (("control", "score", "image"), _stack(scored, PRIMARY))}
@@ -105,13 +112,6 @@ def _dataset(found: Mapping[str, tuple], names: Mapping[str, Any]) -> xr.Dataset
 
     arrays = {name: (dims, plain(values)) for name, (dims, values) in found.items()}
     return xr.Dataset(arrays, {name: plain(values) for name, values in names.items()})
-
-
-@torch.no_grad()
-def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability and index of the predicted class."""
-    with evaluating(network):
-        return network(images).softmax(1).max(1)
 
 
 def _map(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def _untrained(network: nn.Module, scoring: Scoring, seed: int, images: Tensor) 
     """The primary scores of a network like this one, calibrated but not trained."""
     twin = build(network.precision, shape=network.shape, seed=UNTRAINED_SEED + seed).eval()
     calibrate(twin, images[: scoring.calibration_images])
-    _, predicted = _predict(twin, images)
+    predicted = probabilities(twin, images).argmax(1)
     return _primary(twin, images, predicted, _map(twin, images, predicted), scoring)
 
 
@@ -174,9 +174,7 @@ def _sensitivity(
         return torch.full((len(images),), torch.nan, dtype=torch.float64)
 
 
-def _other_maps(
-    network: nn.Module, images: Tensor, targets: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
+def _other_maps(network: nn.Module, images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """Maps of the methods that should agree with the input gradient; all zero for a dead network."""
     try:
         check_alive(network, images)
@@ -190,21 +188,26 @@ def _other_maps(
 
 
 def _random_curve(
-    network: nn.Module, images: Tensor, targets: Tensor, scoring: Scoring, generator: torch.Generator
-) -> Tensor:
-    """Mean probability of the predicted class while pixels leave in random order."""
-    ranks = random_ranks(images, generator)
-    return removal_curve(network, images, targets, ranks, _levels(scoring)).probability.mean(0)
+    network: nn.Module, images: Tensor, targets: Tensor, ends: tuple[Tensor, Tensor], scoring: Scoring,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Mean probability of the predicted class while pixels leave in random order; its ends are those of any order."""
+    orders = random_ranks(images, generator)[None]
+    counts = [round(level * orders.shape[2]) for level in _levels(scoring)[1:-1]]
+    inner = remains(network, images, targets, orders, counts, fill_images("zero", images)).probability[0]
+    return torch.cat([ends[0][:, None], inner, ends[1][:, None]], 1).mean(0)
 
 
 def _accuracies(
-    network: nn.Module, images: Tensor, labels: Tensor, maps: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Accuracy while pixels leave, most salient first (over the images whose map is not dead) and at random."""
-    alive, ranks = ~dead(maps), removal_ranks(maps, most_first=True)
-    salient = removal_curve(network, images, labels, ranks, ACCURACY_LEVELS).correct[alive]
-    chance = removal_curve(network, images, labels, random_ranks(images, generator), ACCURACY_LEVELS).correct
-    return salient.double().mean(0), chance.double().mean(0)
+    network: nn.Module, images: Tensor, labels: Tensor, predicted: Tensor, maps: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Accuracy while pixels leave, most salient first (over the images whose map is not dead) and at random: (2, K)."""
+    orders = torch.stack([removal_ranks(maps, most_first=True), random_ranks(images, generator)])
+    counts = [round(level * orders.shape[2]) for level in ACCURACY_LEVELS[1:]]
+    correct = remains(network, images, labels, orders, counts, fill_images("zero", images)).correct
+    whole = (predicted == labels).expand(2, -1)[..., None]
+    most, random = torch.cat([whole, correct], 2).double()
+    return torch.stack([most[~dead(maps)].mean(0), random.mean(0)])
 
 
 # ------------------------------------------------------------------------------------------------- the images

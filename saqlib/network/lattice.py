@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saqlib.kernels import operators as kernels
 from saqlib.network.settings import check_bits
 
 # clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
@@ -87,6 +88,25 @@ def weight_scale(weight: Tensor, bits: int) -> Tensor:
     SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would erase) and from
     5 bits on. A channel of all zeros gets scale 1.
     """
+    return on_lattice(weight, bits)[1]
+
+
+def on_lattice(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The nearest values on the lattice, shape of weight, and `weight_scale`; without gradient."""
+    if kernels.runs(weight):
+        top, coefficients = 2 ** (check_bits(bits) - 1) - 1, SAWB_COEFFICIENTS.get(bits)
+        values, scale = kernels.quantize(weight, top, coefficients)
+        return values, _beside(scale, weight)
+    scale = _scale(weight, bits)
+    return codes_of(weight, scale, bits).mul_(scale), scale
+
+
+def _beside(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _scale(weight: Tensor, bits: int) -> Tensor:
+    """weight_scale, by PyTorch."""
     magnitude = weight.detach().flatten(1).abs()
     clip = largest = magnitude.amax(1)
     if check_bits(bits) in SAWB_COEFFICIENTS:
@@ -95,7 +115,7 @@ def weight_scale(weight: Tensor, bits: int) -> Tensor:
         estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * mean
         clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
     scale = torch.where(clip > 0, clip / (2 ** (bits - 1) - 1), 1.0)
-    return scale.view(-1, *[1] * (weight.dim() - 1))
+    return _beside(scale, weight)
 
 
 def codes_of(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -124,6 +144,16 @@ def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return codes_of(weight, scale, bits), scale
 
 
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad, None
+
+
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """`value` in the forward pass, the gradient of `x` in the backward pass."""
-    return x + (value - x).detach()
+    """`value` in the forward pass, to the bit, and the gradient of `x` in the backward pass; value has none."""
+    return _StraightThrough.apply(x, value.detach())

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saqlib.network import fused
 from saqlib.network.one_channel import one_channel_conv2d
 from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear
 from saqlib.network.settings import LAYERS, Bits, Precision, Shape
@@ -68,6 +69,8 @@ class LeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != (1, SIDE, SIDE):
             raise ValueError(f"this network takes images (B, 1, {SIDE}, {SIDE}), not {tuple(images.shape)}")
+        if fused.fits(self, images):
+            return fused.forward(self, images, INPUT_SCALE)
         return self.run(images)
 
     def run(self, x: Tensor) -> Tensor:

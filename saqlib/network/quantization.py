@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saqlib.network.lattice import best_clip, codes_of, pact, straight_through, weight_scale
+from saqlib.network.lattice import best_clip, codes_of, on_lattice, pact, straight_through, weight_scale
 from saqlib.network.settings import check_bits
 
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
@@ -97,21 +97,27 @@ class _QuantizedLayer:
 
     def forward(self, x: Tensor, input_scale: Tensor | float | None = None) -> Tensor:
         """x: the layer's input; input_scale: the value of one code of x, or None if x is not on a lattice."""
-        if not self.quantizing:
-            return self._apply_to(x, self.weight, self.bias)
-        if input_scale is not None and not self.training:
+        if self.quantizing and input_scale is not None and not self.training:
             return self._on_codes(x, input_scale)
+        return self._apply_to(x, *self.values(input_scale))
+
+    def values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as a call of `forward` takes them: on their lattices while the layer quantizes."""
+        if not self.quantizing:
+            return self.weight, self.bias
         if self.kept is None:
-            return self._apply_to(x, *self._values(input_scale))
+            return self._values(input_scale)
         if not self.kept:
             self.kept["values"] = self._values(input_scale)
-        return self._apply_to(x, *self.kept["values"])
+        return self.kept["values"]
 
     def _values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias on their lattices, with straight-through gradients."""
         if self.training:
-            self.weight_scale = weight_scale(self.weight, self.bits)
-        weight = straight_through(self.weight, self.codes().mul_(self.weight_scale))
+            values, self.weight_scale = on_lattice(self.weight, self.bits)
+        else:
+            values = self.codes().mul_(self.weight_scale)
+        weight = straight_through(self.weight, values)
         bias = self.bias
         if bias is not None and input_scale is not None:
             bias = straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))

@@ -21,6 +21,7 @@ from types import ModuleType
 
 from saqlib import files, paths
 from saqlib.errors import did_you_mean
+from saqlib.pipeline import instructions
 from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, text, with_prose
 
 KERNEL_START = 300  # seconds that a busy machine may take to start a kernel
@@ -138,6 +139,7 @@ def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
     papermill = _papermill()
     unfinished = paths.BUILD / "failed" / f"{label}.ipynb"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
+    instructions.pin()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
     try:
         papermill.execute_notebook(

@@ -94,7 +94,9 @@ def repro(folder: Path) -> None:
     Raises ParamsError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
     stage fails.
     """
-    cells = study.load(folder / "params.yaml").grid.cells
+    settings = study.load(folder / "params.yaml")
+    cells = settings.grid.cells
+    print(_computed_by(settings), flush=True)
     _dvc(folder, ["repro", "source", "code", "data"])
     for stage in _stages_of_cells(folder):
         lanes = _lanes([f"{stage}@{cell}" for cell in cells])
@@ -102,6 +104,13 @@ def repro(folder: Path) -> None:
         # Without what comes before them: the lanes would block one another there.
         _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *names] for names in [*lanes, *beside]))
     _dvc(folder, ["repro"])
+
+
+def _computed_by(settings: study.Study) -> str:
+    """Whether training and scoring run on the fused kernels, and if not, why not."""
+    from saqlib.network import fused  # and PyTorch, which `check` does without
+
+    return fused.reason(settings.shape, settings.engine.pick_device().type)
 
 
 def _stages_of_cells(folder: Path) -> list[str]:

@@ -50,7 +50,7 @@ class Study:
             shape=self.shape,
             optimizer=self.optimizer,
             epochs=self.size.epochs[one_of(cell.dataset, self.size.epochs, "dataset")],
-            warmup_epochs=self.size.warmup_epochs if precision.quantized else 0.0,
+            warmup_epochs=self.size.warmup_epochs,
             quantization=self.quantization if precision.quantized else None,
             guided=self.guided if one_of(cell.training, TRAININGS, "training") == "guided" else None,
             records=self.size.records,

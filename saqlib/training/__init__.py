@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings": ["Guided", "Optimizer", "Recipe"],
         "steps": ["guided_step", "make_optimizer", "standard_step"],
         "looking": ["accuracy"],
-        "loop": ["DivergedError", "History", "Images", "Watch", "train"],
+        "records": ["History", "Images", "Watch"],
+        "loop": ["DivergedError", "train"],
     },
 )

@@ -18,8 +18,9 @@ from torch import Tensor
 from saqlib import files, paths, store, stored
 from saqlib.data import images as data
 from saqlib.grid import Cell
+from saqlib.network import fused
 from saqlib.network.initial import build
-from saqlib.training import loop
+from saqlib.training import loop, records
 from saqlib.training.looking import accuracy
 from saqlib.training.settings import Recipe
 from saqlib.workers import Engine
@@ -34,17 +35,18 @@ class Run:
 
     seed: int
     state: dict[str, Tensor]
-    history: loop.History
+    history: records.History
     validation_accuracy: float
     test_accuracy: float
     sample_accuracy: float  # on the test images of the committed sample, where anybody can check it
+    computed_by: str  # fused kernels or PyTorch, and the processor's level: what decides rounding
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a cell stands: the history of each seed that has started, and how many epochs each will have."""
 
-    histories: dict[int, loop.History]
+    histories: dict[int, records.History]
     seeds: int
     epochs: int
 
@@ -79,7 +81,7 @@ def train_cell(
     runs = {seed: store.kept(_run_file(folder, seed), _read_run) for seed in range(seeds)}
     todo = [seed for seed, run in runs.items() if run is None]
     together = [todo] if device.type == "cuda" and todo else [[seed] for seed in todo]
-    warmed = recipe.warm_up and store.folder("warmed", key(recipe.warm_up, device.type))
+    warmed = recipe.warm_up and store.folder("warmed", _key(asdict(recipe.warm_up), recipe, device.type))
     with _watching(folder, seeds, recipe.epochs, on_progress):
         engine.map(_train_seeds, [(cell, recipe, some, folder, warmed, device) for some in together], n_jobs)
     return [run or _read_run(_run_file(folder, seed)) for seed, run in runs.items()]
@@ -87,7 +89,12 @@ def train_cell(
 
 def key(recipe: Recipe, device: str) -> str:
     """The name in the store of what this recipe trains on a kind of device (`cpu`, `cuda`)."""
-    return store.key(__name__, asdict(recipe), data.fingerprint(recipe.dataset, sample=recipe.sample), device)
+    return _key(recipe.decides, recipe, device)
+
+
+def _key(decides: dict[str, Any], recipe: Recipe, device: str) -> str:
+    computed_by = fused.kind(recipe.shape, device)
+    return store.key(__name__, decides, data.fingerprint(recipe.dataset, sample=recipe.sample), computed_by)
 
 
 def _train_seeds(
@@ -95,7 +102,7 @@ def _train_seeds(
 ) -> None:
     """Train these seeds, several as one batched network, and keep what came out; warmed: where warm-ups are kept."""
     splits = {split: _on(device, recipe, split, sample=recipe.sample) for split in data.SPLITS}
-    images = loop.Images(*splits["train"], *splits["validation"])
+    images = records.Images(*splits["train"], *splits["validation"])
     networks = [build(recipe.precision, shape=recipe.shape, seed=seed).to(device) for seed in seeds]
     options = {
         "epochs": recipe.epochs,
@@ -106,38 +113,55 @@ def _train_seeds(
         "on_progress": lambda seed, history: files.write_torch(_progress_file(folder, seed), asdict(history)),
     }
     try:
-        if warmed and len(seeds) == 1:
-            options["warm"] = _warm(recipe.warm_up, images, seeds[0], warmed, device, options)
-        histories = loop.train_together(networks, images, seeds=seeds, quantization=recipe.quantization, **options)
+        going_on = {}
+        if len(seeds) == 1:
+            going_on = _going_on(recipe, images, seeds[0], folder, warmed, device, options)
+        histories = loop.train_together(
+            networks, images, seeds=seeds, quantization=recipe.quantization, **options, **going_on
+        )
     except loop.DivergedError as error:
         raise loop.DivergedError(f"{cell}, {error}") from None
     for seed, network, history in zip(seeds, networks, histories, strict=True):
         state = {name: value.clone().cpu() for name, value in network.state_dict().items()}
         tested = accuracy(network, *splits["test"])
         run = {"seed": seed, "state": state, "history": asdict(history), "test_accuracy": tested}
+        run["computed_by"] = fused.kind(recipe.shape, device.type)
         run["sample_accuracy"] = accuracy(network, *_on(device, recipe, "test", sample=True))
         files.write_torch(_run_file(folder, seed), run)
         _progress_file(folder, seed).unlink(missing_ok=True)
+        _begun_file(folder, seed).unlink(missing_ok=True)
+
+
+def _going_on(
+    recipe: Recipe, images: records.Images, seed: int, folder: Path, warmed: Path | None, device: torch.device,
+    options: dict,
+) -> dict[str, Any]:  # fmt: skip
+    """Where a seed starts: at the last epoch that a stopped run finished, else at the end of its warm-up."""
+    begun = _begun_file(folder, seed)
+    start = store.kept(begun, _read_point)
+    if start is None and warmed:
+        start = _warm(recipe.warm_up, images, seed, warmed, device, options)
+    return {"start": start, "on_epoch": lambda point: files.write_torch(begun, point | {"seed": seed})}
 
 
 def _warm(
-    recipe: Recipe, images: loop.Images, seed: int, folder: Path, device: torch.device, options: dict
-) -> loop.Warm:
+    recipe: Recipe, images: records.Images, seed: int, folder: Path, device: torch.device, options: dict
+) -> records.Point:
     """The warm-up of a seed, from the store or run now and kept there for the other precisions."""
-    path = folder / f"{seed}.pt"
-    warm = store.kept(path, _read_warm)
+    path = _run_file(folder, seed)
+    warm = store.kept(path, _read_point)
     if warm is None:
         network = build(recipe.precision, shape=recipe.shape, seed=seed).to(device)
         files.write_torch(path, loop.warm_up(network, images, seed=seed, **options) | {"seed": seed})
-        warm = _read_warm(path)
+        warm = _read_point(path)
     return warm
 
 
-def _read_warm(path: Path) -> loop.Warm:
-    warm = _read(path)
-    if warm.keys() != {*loop.WARM, "seed"}:
-        raise ValueError(f"{path} holds no warm-up")
-    return warm
+def _read_point(path: Path) -> records.Point:
+    point = _read(path)
+    if point.keys() != {*records.POINT, "seed"}:
+        raise ValueError(f"{path} holds no point of a training")
+    return point
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,12 +174,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_run(path: Path) -> Run:
     content = _read(path)
-    history = loop.History(**content.pop("history"))
+    history = records.History(**content.pop("history"))
     return Run(history=history, validation_accuracy=history.epochs[-1]["validation_accuracy"], **content)
 
 
 def _run_file(folder: Path, seed: int) -> Path:
     return folder / f"{seed}.pt"
+
+
+def _begun_file(folder: Path, seed: int) -> Path:
+    return folder / f"{seed}.begun"
 
 
 def _progress_file(folder: Path, seed: int) -> Path:
@@ -168,10 +196,10 @@ def _on(device: torch.device, recipe: Recipe, split: str, *, sample: bool) -> tu
     return images.to(device), labels.to(device)
 
 
-def _watch(images: loop.Images, records: int) -> loop.Watch:
+def _watch(images: records.Images, times: int) -> records.Watch:
     """The first validation image of each class."""
     first = torch.stack([(images.validation_labels == label).nonzero()[0, 0] for label in range(WATCHED)])
-    return loop.Watch(images.validation[first], images.validation_labels[first], records)
+    return records.Watch(images.validation[first], images.validation_labels[first], times)
 
 
 class _watching:
@@ -202,10 +230,10 @@ class _watching:
         self.on_progress(Progress(histories, self.seeds, self.epochs))
 
 
-def _history(folder: Path, seed: int) -> loop.History | None:
+def _history(folder: Path, seed: int) -> records.History | None:
     """How far a seed is; None before its first record. A finished seed has left its progress file behind."""
     try:
-        return loop.History(**torch.load(_progress_file(folder, seed), weights_only=True))
+        return records.History(**torch.load(_progress_file(folder, seed), weights_only=True))
     except Exception:  # none yet, or a damaged one: what it shows decides nothing
         run = _run_file(folder, seed)
         return _read_run(run).history if run.exists() else None
@@ -223,11 +251,12 @@ def save_cell(cell: Cell, runs: Iterable[Run], recipe: Recipe, root: Path = path
     runs = list(runs)
     first = runs[0].history
     validation = data.load(recipe.dataset, "validation", sample=recipe.sample)
-    watched = _watch(loop.Images(*validation, *validation), recipe.records).images
+    watched = _watch(records.Images(*validation, *validation), recipe.records).images
     record = {"steps": torch.tensor(first.steps), "images": watched, "maps": torch.stack(first.maps)}
     states = {run.seed: run.state for run in runs}
     stored.write_cell(cell, recipe.precision, recipe.shape, states, record, root)
-    report = {"cell": str(cell), "seeds": {str(run.seed): _report(run) for run in runs}}
+    by = runs[0].computed_by
+    report = {"cell": str(cell), "computed_by": by, "seeds": {str(run.seed): _report(run) for run in runs}}
     files.write(root / "results" / "runs" / f"{cell}.json", json.dumps(report, indent=1) + "\n")
 
 

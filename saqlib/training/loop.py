@@ -8,7 +8,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from saqlib.data.images import as_input
 from saqlib.network.quantization import calibrate, set_quantizing
 from saqlib.network.settings import Quantization
 from saqlib.training.looking import accuracy, activation_shares, saliency_now
+from saqlib.training.records import History, Images, Point, Watch
 from saqlib.training.settings import Guided, Optimizer
 from saqlib.training.stacked import Stacked
 from saqlib.training.steps import guided_step, make_optimizer, standard_step
@@ -28,38 +29,6 @@ OBSERVED = 1000  # validation images on which the shares of clipped and zero cod
 
 class DivergedError(RuntimeError):
     """The loss stopped being finite."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """What a network trains on: uint8 images (N, H, W) or (N, C, H, W), and int64 labels (N,), of two splits."""
-
-    train: Tensor
-    train_labels: Tensor
-    validation: Tensor
-    validation_labels: Tensor
-
-
-@dataclass
-class History:
-    """What happened, one entry an epoch; and the maps of the watched images at some steps."""
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    maps: list[Tensor] = field(default_factory=list)  # of (K, 28, 28)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """The fixed validation images whose maps are recorded `records` times during training."""
-
-    images: Tensor  # uint8 (K, 28, 28)
-    labels: Tensor
-    records: int
-
-
-Warm = dict[str, Any]  # where a warm-up ended, under the names of WARM
-WARM = ("step", "weights", "adam", "order", "noise", "losses", "history", "ends")
 
 
 def train(
@@ -82,7 +51,8 @@ def train_together(
     guided: Guided | None = None,
     watch: Watch | None = None,
     on_progress: Callable[[int, History], None] | None = None,
-    warm: Warm | None = None,
+    start: Point | None = None,
+    on_epoch: Callable[[Point], None] | None = None,
 ) -> list[History]:
     """Train in place: a full-precision warm-up, calibration of the clips, then quantized to the end.
 
@@ -100,15 +70,18 @@ def train_together(
         guided: the settings of guided training, None for standard.
         watch: recorded for the first network.
         on_progress: called with seed and history after every record and epoch.
-        warm: what `warm_up` gave for this seed and these settings, to go on from there; for one network.
+        start: where to go on, for one network: what `warm_up` gave for this seed and these settings, or what on_epoch
+            was called with in a training like this one that was stopped. The result is the same, to the bit.
+        on_epoch: called at the end of every epoch but the last, for one network, with the point that was reached.
 
     Raises:
         DivergedError: an epoch's loss is not finite; the message names seed and epoch.
     """
     run = _Training(models, images, seeds, optimizer, quantization, guided, watch, on_progress)
+    run.on_epoch = on_epoch
     run.plan(epochs, warmup_epochs)
-    if warm:
-        run.resume(warm)
+    if start:
+        run.resume(start)
     run.go_to(run.total)
     run.finish()
     return run.histories
@@ -125,15 +98,15 @@ def warm_up(
     guided: Guided | None = None,
     watch: Watch | None = None,
     on_progress: Callable[[int, History], None] | None = None,
-) -> Warm:
+) -> Point:
     """Train a full-precision network in place up to the switch; arguments and errors as in `train_together`.
 
-    Returns what `train_together` goes on from, for any precision of this seed: plain values and tensors.
+    Returns the point that `train_together` goes on from, for any precision of this seed.
     """
     run = _Training([model], images, [seed], optimizer, None, guided, watch, on_progress)
     run.plan(epochs, warmup_epochs)
     run.go_to(run.switch)
-    return run.warm()
+    return run.point()
 
 
 class _Training:
@@ -150,6 +123,7 @@ class _Training:
         self.advance = _step(guided, self.noise)
         self.histories = [History() for _ in seeds]
         self.ends: list[dict[str, Tensor]] = []  # the weights after each epoch of the warm-up
+        self.on_epoch: Callable[[Point], None] | None = None
 
     def plan(self, epochs: int, warmup_epochs: float) -> None:
         """Count the steps: when quantization is switched on, and when maps are recorded."""
@@ -192,12 +166,14 @@ class _Training:
                     f"seed {seed}: the loss is not finite in epoch {epoch}; lower optimizer.learning_rate"
                 )
             history.epochs.append(_summary(epoch, loss, model, self.images))
-        if self.step <= self.switch and not self.quantization:
+        if self.step <= self.switch:
             self.ends.append(_copies(self.models[0].state_dict()))
         self._report(self.seeds)
+        if self.on_epoch and self.step < self.total:
+            self.on_epoch(self.point())
 
-    def warm(self) -> Warm:
-        """All that a training of another precision needs in order to go on from here."""
+    def point(self) -> Point:
+        """All that is needed in order to go on from here; up to the switch, for a training of any precision."""
         between = self.step % self.steps_per_epoch == 0
         return {
             "step": self.step,
@@ -210,26 +186,37 @@ class _Training:
             "ends": self.ends,
         }
 
-    def resume(self, warm: Warm) -> None:
+    def resume(self, start: Point) -> None:
         """Go on from there, with a network whose weights have the same names."""
         (model,), (history,) = self.models, self.histories
-        history.steps, history.maps = list(warm["history"]["steps"]), list(warm["history"]["maps"])
-        for weights, entry in zip(warm["ends"], warm["history"]["epochs"], strict=True):
-            model.load_state_dict(weights, strict=False)  # the clips stay: what they would cut is this network's own
-            history.epochs.append(entry | {"layers": activation_shares(model, self.images.validation[:OBSERVED])})
-        model.load_state_dict(warm["weights"], strict=False)
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": warm["adam"]})
+        history.steps, history.maps = list(start["history"]["steps"]), list(start["history"]["maps"])
+        history.epochs = [entry | {} for entry in start["history"]["epochs"]]
+        # The clips stay what they are here: what they would have cut in the warm-up is this network's own.
+        for weights, entry in zip(start["ends"], history.epochs, strict=False):
+            _load_weights(model, weights)
+            entry["layers"] = activation_shares(model, self.images.validation[:OBSERVED])
+        self.ends = list(start["ends"])
+        self.step = start["step"]
+        if self.step > self.switch and self.quantization:
+            set_quantizing(model, True)
+            model.load_state_dict(start["weights"])
+        else:
+            _load_weights(model, start["weights"])
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": start["adam"]})
+        self._catch_up(start)
+
+    def _catch_up(self, start: Point) -> None:
+        """Learning rate, generators and the batches of a begun epoch as they were there."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a schedule that steps before the optimizer does
-            for _ in range(warm["step"]):
+            for _ in range(self.step):
                 self.schedule.step()
-        self.step = warm["step"]
-        self.orders[0].set_state(warm["order"])
-        self.noise[0].set_state(warm["noise"])
+        self.orders[0].set_state(start["order"])
+        self.noise[0].set_state(start["noise"])
         if self.step % self.steps_per_epoch:
             self._begin_epoch()
             self.batches = islice(self.batches, self.step % self.steps_per_epoch, None)
-            self.losses = list(warm["losses"])
+            self.losses = list(start["losses"])
 
     def finish(self) -> None:
         self._record_if_due()
@@ -261,6 +248,13 @@ class _Training:
         if self.on_progress:
             for seed, history in zip(seeds, self.histories, strict=False):
                 self.on_progress(seed, history)
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Those of every precision; clips and scales stay."""
+    own = dict(model.named_parameters())
+    shared = {name: value for name, value in weights.items() if name in own and not name.endswith(".alpha")}
+    model.load_state_dict(shared, strict=False)
 
 
 def _copies(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The settings of a training, and the recipe: all that decides one network but its seed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from saqlib.network.settings import Bits, Precision, Quantization, Shape
 from saqlib.params import at_least, one_of, require
@@ -37,7 +38,7 @@ class Guided:
 class Recipe:
     """How the networks of one cell are trained: what decides their bytes, and nothing else.
 
-    quantization: None for full precision, which has no warm-up either. guided: None for standard training.
+    quantization: None for full precision, whose networks are the same for any warm-up. guided: None for standard.
     records: how often the maps of fixed images are recorded while seed 0 trains. sample: the images are the sample's.
     """
 
@@ -53,9 +54,17 @@ class Recipe:
     sample: bool
 
     @property
-    def warm_up(self) -> "Recipe | None":
-        """The full-precision training whose beginning this one shares with every other precision; None without one."""
+    def decides(self) -> dict[str, Any]:
+        """What decides the networks, as plain values: of full precision they are the same for any warm-up."""
+        values = asdict(self)
         if self.quantization is None:
+            del values["warmup_epochs"]
+        return values
+
+    @property
+    def warm_up(self) -> "Recipe | None":
+        """The full-precision training whose beginning every precision shares; None without one."""
+        if not self.warmup_epochs:
             return None
         full = Precision("full precision", (Bits(),) * len(self.precision.layers))
         return replace(self, precision=full, quantization=None)

@@ -291,14 +291,17 @@ def edit(library: Path, file: str, line: str) -> None:
     codebase._digestible.cache_clear()  # a process reads its own code once
 
 
-@pytest.mark.parametrize("file", ["cell", "seed", "maps", "scores", "removal", "preservation", "controls"])
-def test_other_code_of_the_scores_computes_anew(file, root, library, quick):
+SCORERS = [module for module in codebase.modules() if codebase.room(module) == "clarity" and "settings" not in module]
+
+
+@pytest.mark.parametrize("module", SCORERS)
+def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
     """A statement more in a module of saqlib.clarity, and scored seeds count no longer; a comment changes nothing."""
     score(root)
-    edit(library, f"clarity/{file}.py", "# a comment")
+    edit(library, f"{module.replace('.', '/')}.py", "# a comment")
     score(root)
     assert quick == ALL
-    edit(library, f"clarity/{file}.py", "CHANGED = True")
+    edit(library, f"{module.replace('.', '/')}.py", "CHANGED = True")
     score(root)
     assert quick == ALL * 2
 

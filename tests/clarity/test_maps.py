@@ -7,11 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saqlib.clarity.maps import dead, magnitude, mid_ranks, stable_ranks
+from saqlib.clarity.maps import absolute, dead, magnitude, mid_ranks, stable_ranks
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 few = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, 2.5, -3.0, 5e-324, 1e308])  # ties, and values that are nearly ties
-rows = hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 12)), elements=st.one_of(finite, few))
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 12))
+rows = hnp.arrays(np.float64, shapes, elements=st.one_of(finite, few))
+# Magnitudes of float32 maps are ranked by their bits: subnormal ones, both zeros, infinity and neighbours among them.
+narrow = st.one_of(
+    st.floats(0, width=32, allow_nan=False),
+    st.sampled_from([0.0, -0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), 2.0**-149, 3e38, np.inf]),
+)
+magnitudes = hnp.arrays(np.float32, shapes, elements=narrow)
 
 
 def stable_twin(row, descending=False):
@@ -55,13 +62,25 @@ def test_mid_ranks_by_counting(values):
     assert found.sum(1).tolist() == [n * (n + 1) / 2] * len(values)
 
 
+@given(values=magnitudes, descending=st.booleans())
+def test_ranks_by_bits_equal_those_by_value(values, descending):
+    """Of float32 magnitudes both rankings are exactly those of plain Python, and of the same values in float64."""
+    single, double = torch.from_numpy(values), torch.from_numpy(values).double().clamp(max=3.4028234663852886e38)
+    expected = [stable_twin(row, descending) for row in double.tolist()]
+    assert stable_ranks(single, descending=descending).tolist() == expected
+    assert stable_ranks(double, descending=descending).tolist() == expected
+    assert mid_ranks(single).tolist() == mid_ranks(torch.from_numpy(values).double()).tolist()
+    assert mid_ranks(single).tolist() == [mid_twin(row) for row in values.tolist()]
+
+
 def test_ranks_of_whole_maps():
     """At the size of the study, with many ties, both rankings are still those of the twins."""
     values = torch.from_numpy(np.random.default_rng(0).integers(0, 40, (3, 784)) / 7)
-    for descending in (False, True):
-        twins = [stable_twin(row, descending) for row in values.tolist()]
-        assert stable_ranks(values, descending=descending).tolist() == twins
-    assert mid_ranks(values).tolist() == [mid_twin(row) for row in values.tolist()]
+    for some in (values, values.float()):
+        for descending in (False, True):
+            twins = [stable_twin(row, descending) for row in some.tolist()]
+            assert stable_ranks(some, descending=descending).tolist() == twins
+        assert mid_ranks(some).tolist() == [mid_twin(row) for row in some.tolist()]
 
 
 def test_ranks_of_ties_by_hand():
@@ -73,16 +92,18 @@ def test_ranks_of_ties_by_hand():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.5, torch.nan])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("descending", [False, True])
-def test_a_constant_row_has_one_order(value, descending):
+def test_a_constant_row_has_one_order(value, kind, descending):
     """In a constant row, NaN throughout included, pixels keep their order in both directions."""
-    values = torch.full((2, 9), value, dtype=torch.float64)
+    values = torch.full((2, 9), value, dtype=kind)
     assert stable_ranks(values, descending=descending).tolist() == [list(range(9))] * 2
 
 
-def test_a_row_with_nan_has_no_mid_ranks_and_leaves_the_others_alone():
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_row_with_nan_has_no_mid_ranks_and_leaves_the_others_alone(kind):
     """NaN anywhere in a row makes the whole row NaN; the rows beside it keep their ranks, also the stable ones."""
-    values = torch.tensor([[3.0, 1.0, 1.0], [torch.nan, 1.0, 2.0], [torch.nan] * 3, [1.0, 2.0, 3.0]])
+    values = torch.tensor([[3.0, 1.0, 1.0], [torch.nan, 1.0, 2.0], [torch.nan] * 3, [1.0, 2.0, 3.0]], dtype=kind)
     ranks = mid_ranks(values)
     assert ranks.isnan().all(1).tolist() == ranks.isnan().any(1).tolist() == [False, True, True, False]
     assert ranks[[0, 3]].tolist() == [[3.0, 1.5, 1.5], [1.0, 2.0, 3.0]]
@@ -100,8 +121,8 @@ def test_mid_ranks_follow_a_permutation(values, seed):
 
 def test_ranks_of_no_rows():
     """No images, no ranks, and no error."""
-    none = torch.zeros(0, 5)
-    assert stable_ranks(none).shape == mid_ranks(none).shape == (0, 5)
+    for none in (torch.zeros(0, 5), torch.zeros(0, 5).double()):
+        assert stable_ranks(none).shape == mid_ranks(none).shape == (0, 5)
 
 
 def test_ranks_need_no_gradient():
@@ -119,6 +140,10 @@ def test_magnitude_is_the_absolute_value_as_float64():
     found = magnitude(maps)
     assert found.dtype == torch.float64 and not found.requires_grad
     assert found.tolist() == [[1.5, 2.0, 0.0, 0.25]]
+    for kind in (torch.float32, torch.float64, torch.float16, torch.int32):
+        same = absolute((4 * maps).to(kind))
+        assert same.dtype == (torch.float32 if kind == torch.float32 else torch.float64)
+        assert same.tolist() == [[6.0, 8.0, 0.0, 1.0]] and not same.requires_grad
 
 
 @pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, -torch.inf])

@@ -1,4 +1,4 @@
-"""Pixels removed or shaken: analytic networks, a plain twin, the exact promises of the gain."""
+"""Pixels removed: analytic networks, a plain twin, the exact promises of the gain."""
 
 import itertools
 
@@ -7,18 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.removal import (
     areas,
     random_ranks,
-    removal_curve,
+    remains,
     removal_curves,
     removal_ranks,
-    sensitivity_max,
     symmetric_relevance_gain,
 )
-from saqlib.saliency.gradient import input_gradient
+from saqlib.names import FILLS
 
 SIDE = 10
+BLANK = torch.zeros(1, 1, SIDE, SIDE)
+FILLINGS = [*FILLS, "images"]
 
 
 class Additive(nn.Module):
@@ -31,18 +33,6 @@ class Additive(nn.Module):
     def forward(self, images):
         p = images.flatten(1).double() @ self.weight + 0.05
         return torch.stack([p.log(), (1 - p).log()], dim=1)
-
-
-class Quadratic(nn.Module):
-    """Two classes with the logits of half the sum of squares, above a threshold, and of the mean."""
-
-    def __init__(self, threshold=0.0, scale=1.0):
-        super().__init__()
-        self.threshold, self.scale = threshold, scale
-
-    def forward(self, images):
-        energy = torch.relu(images.flatten(1).square().sum(1) / 2 - self.threshold)
-        return self.scale * torch.stack([energy, images.flatten(1).mean(1)], dim=1)
 
 
 @pytest.fixture
@@ -64,51 +54,82 @@ def batch():
     return torch.from_numpy(images).float(), torch.from_numpy(targets), torch.from_numpy(maps)
 
 
-def gain_twin(model, image, target, m, steps):
+def fill_of(kind, images):
+    """A fill as the gain takes it: a name, or images of one's own."""
+    return kind if kind in FILLS else torch.rand(images.shape, generator=torch.Generator().manual_seed(9))
+
+
+def gain_twin(model, image, other, target, m, steps):
     """Relevance gain of one image in plain Python: one pixel after the other, one forward pass per step."""
     m = np.abs(m).ravel()
     least = sorted(range(m.size), key=lambda i: (m[i], i))
     most = sorted(range(m.size), key=lambda i: (-m[i], i))
 
     def probability(removed):
-        pixels = image.flatten().clone()
+        pixels = image.clone()
         for i in removed:
-            pixels[i] = 0
+            pixels[:, i // SIDE, i % SIDE] = other[:, i // SIDE, i % SIDE]
         with torch.no_grad():
-            return model(pixels.view(1, 1, SIDE, SIDE)).double().softmax(1)[0, target].item()
+            return model(pixels[None]).double().softmax(1)[0, target].item()
 
     counts = [round(k * m.size / steps) for k in range(1, steps + 1)]
     return np.mean([probability(least[:k]) - probability(most[:k]) for k in counts])
 
 
+@pytest.mark.parametrize("kind", FILLINGS)
 @pytest.mark.parametrize("steps", [2, 7, 25])
-def test_gain_by_numpy_twin(model, batch, steps):
+def test_gain_by_numpy_twin(model, batch, steps, kind):
     """The batched gain is that of the plain loop, with ties and step counts that do not divide the pixels."""
     images, targets, maps = batch
-    maps = (2 * maps).round()
-    expected = [gain_twin(model, *row, steps) for row in zip(images, targets, maps.numpy(), strict=True)]
-    np.testing.assert_allclose(symmetric_relevance_gain(model, images, targets, maps, steps), expected, atol=1e-6)
+    maps, fill = (2 * maps).round(), fill_of(kind, images)
+    others = fill_images(fill, images).expand_as(images)
+    rows = zip(images, others, targets, maps.numpy(), strict=True)
+    expected = [gain_twin(model, *row, steps) for row in rows]
+    found = symmetric_relevance_gain(model, images, targets, maps, steps, fill)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", FILLINGS)
+def test_gain_of_several_channels_by_the_same_twin(batch, kind):
+    """A pixel leaves in all its channels, and each of them becomes that of the fill."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)).eval()
+    images, targets, maps = torch.rand(7, 3, SIDE, SIDE), batch[1][:7], batch[2][:7]
+    fill = fill_of(kind, images)
+    rows = zip(images, fill_images(fill, images).expand_as(images), targets, maps.numpy(), strict=True)
+    expected = [gain_twin(model, *row, 7) for row in rows]
+    found = symmetric_relevance_gain(model, images, targets, maps, 7, fill)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_zero_is_the_fill_when_none_is_named(model, batch):
+    """Without a fill the gain is that of the background."""
+    expected = symmetric_relevance_gain(model, *batch, 7, fill="zero")
+    assert torch.equal(symmetric_relevance_gain(model, *batch, 7), expected)
+    assert torch.equal(symmetric_relevance_gain(model, *batch, 7, BLANK), expected)
+
+
+def test_fills_tell_maps_apart():
+    """On a black ground a map of the ground gains nothing by blanking it, and all by filling it with light."""
+    weight = torch.zeros(100)
+    weight[:50] = 0.01
+    model, image = Additive(weight), torch.zeros(1, 1, SIDE, SIDE)
+    image[0, 0, 5:] = 1.0
+    maps, target = torch.zeros(1, SIDE, SIDE), torch.tensor([0])
+    maps[0, :5] = 1.0
+    assert symmetric_relevance_gain(model, image, target, maps, 10).item() == 0
+    light = symmetric_relevance_gain(model, image, target, maps, 10, torch.ones_like(image)).item()
+    assert light == pytest.approx(-0.25)  # it is the pixels of the map whose filling speaks for the class
+
+
+@pytest.mark.parametrize("kind", FILLINGS)
 @pytest.mark.parametrize("value", [0.1, -3.0])
 @pytest.mark.parametrize("steps", [3, 14, 100])
-def test_constant_map_scores_exactly_zero(model, batch, value, steps):
+def test_constant_map_scores_exactly_zero(model, batch, value, steps, kind):
     """A constant map, of either sign, takes pixels in one order in both directions: not nearly 0, but 0."""
     images, targets, maps = batch
-    gain = symmetric_relevance_gain(model, images, targets, torch.full_like(maps, value), steps)
-    assert (gain == 0).all()
-
-
-def test_constant_map_scores_zero_whatever_the_place_in_the_batch(batch):
-    """A forward pass that rounds differently at each place of a batch leaves a constant map at exactly 0."""
-
-    class Rounding(Additive):
-        def forward(self, images):
-            return super().forward(images) + 1e-6 * torch.randn(len(images), 2)
-
-    images, targets, maps = batch
-    model = Rounding(torch.full((100,), 0.01))
-    gain = symmetric_relevance_gain(model, images, targets % 2, torch.ones_like(maps), 14)
+    maps = torch.full_like(maps, value)
+    gain = symmetric_relevance_gain(model, images, targets, maps, steps, fill_of(kind, images))
     assert (gain == 0).all()
 
 
@@ -121,13 +142,38 @@ def test_monotone_transforms_are_bit_identical(model, batch):
         assert torch.equal(symmetric_relevance_gain(model, images, targets, other, 14), expected)
 
 
-def test_reversed_ranks_reverse_the_sign(model, batch):
-    """Without ties the map with the reversed order has the opposite gain."""
+@pytest.mark.parametrize("fill", FILLINGS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_reversed_ranks_reverse_the_sign(model, batch, kind, fill):
+    """Without ties the map with the reversed order has exactly the opposite gain, to the last bit."""
     images, targets, maps = batch
-    gain = symmetric_relevance_gain(model, images, targets, maps, 14)
-    other = symmetric_relevance_gain(model, images, targets, 10 - maps.abs(), 14)
+    maps, fill = maps.to(kind), fill_of(fill, images)
+    assert all(len(each.abs().unique()) == each.numel() == len((10 - each.abs()).unique()) for each in maps)
+    gain = symmetric_relevance_gain(model, images, targets, maps, 14, fill)
     assert gain.abs().max() > 0.001
-    torch.testing.assert_close(other, -gain, rtol=0, atol=1e-6)
+    assert torch.equal(symmetric_relevance_gain(model, images, targets, 10 - maps.abs(), 14, fill), -gain)
+
+
+class Rounding(Additive):
+    """A network that rounds differently at each place of a batch."""
+
+    def forward(self, images):
+        return super().forward(images) + 1e-6 * torch.arange(2 * len(images)).sin().view(-1, 2)
+
+
+def test_reversed_ranks_reverse_the_sign_whatever_the_place_in_the_batch(batch):
+    """Both directions of a map and of its reverse lie at the same places of the same forward passes."""
+    images, targets, maps = batch
+    model = Rounding(torch.full((100,), 0.009))
+    gain, other = (symmetric_relevance_gain(model, images, targets % 2, m, 14) for m in (maps, 10 - maps.abs()))
+    assert torch.equal(other, -gain) and (gain != 0).all()
+
+
+def test_constant_map_scores_zero_whatever_the_place_in_the_batch(batch):
+    """A forward pass that rounds differently at each place of a batch leaves a constant map at exactly 0."""
+    images, targets, maps = batch
+    model = Rounding(torch.full((100,), 0.009))
+    assert (symmetric_relevance_gain(model, images, targets % 2, torch.ones_like(maps), 14) == 0).all()
 
 
 def test_network_without_input_scores_zero(batch):
@@ -158,28 +204,48 @@ def test_areas_are_the_trapezoids_of_the_curves(model, batch):
     """Deletion and insertion are areas under removal curves with common ends, the gain their difference."""
     images, targets, maps = batch
     fractions = np.linspace(0, 1, 11)
-    least, most = (
-        removal_curve(model, images, targets, removal_ranks(maps, most_first=first), fractions).probability
-        for first in (False, True)
-    )
+    orders = torch.stack([removal_ranks(maps), removal_ranks(maps, most_first=True)])
+    least, most = remains(model, images, targets, orders, (100 * fractions).round().astype(int), BLANK).probability
     torch.testing.assert_close(least[:, [0, -1]], most[:, [0, -1]], rtol=0, atol=1e-6)
     found = areas(removal_curves(model, images, targets, maps, 10))
     np.testing.assert_allclose(found.insertion, np.trapezoid(least, fractions, axis=1), atol=1e-6)
     np.testing.assert_allclose(found.deletion, np.trapezoid(most, fractions, axis=1), atol=1e-6)
-    assert torch.equal(found.gain, found.insertion - found.deletion)
+    torch.testing.assert_close(found.gain, found.insertion - found.deletion, rtol=0, atol=1e-15)
     assert torch.equal(found.gain, symmetric_relevance_gain(model, images, targets, maps, 10))
 
 
 def test_curves_are_those_of_single_removals(model, batch):
-    """Both whole curves, from none to all pixels, are what `removal_curve` finds after each of the steps."""
+    """Both whole curves, from none to all pixels, are what is left after each of the steps by itself."""
     images, targets, maps = batch
     curves = removal_curves(model, images, targets, maps, 7)
-    fractions = np.linspace(0, 1, 8)
     for curve, first in ((curves.least, False), (curves.most, True)):
-        ranks = removal_ranks(maps, most_first=first)
-        expected = removal_curve(model, images, targets, ranks, fractions).probability
-        torch.testing.assert_close(curve, expected, rtol=0, atol=1e-6)
+        ranks = removal_ranks(maps, most_first=first)[None]
+        for step, found in enumerate(curve.T):
+            (expected,) = remains(model, images, targets, ranks, [round(step * 100 / 7)], BLANK).probability
+            torch.testing.assert_close(found, expected.squeeze(1), rtol=0, atol=1e-6)
     assert curves.least.shape == (37, 8) and torch.equal(curves.least[:, [0, -1]], curves.most[:, [0, -1]])
+
+
+class Counting(nn.Module):
+    """A network that counts the images it is asked about."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.images = model, 0
+
+    def forward(self, images):
+        self.images += len(images)
+        return self.model(images)
+
+
+def test_nothing_is_predicted_twice(model, batch):
+    """A gain takes 2 (steps - 1) forward passes of an image; curves one more, and one of each fill that there is."""
+    for kind, fillings in {"zero": 1, "mean": 1, "noise": 37, "blur": 37}.items():
+        counting = Counting(model)
+        symmetric_relevance_gain(counting, *batch, 14, kind)
+        assert counting.images == 37 * 26
+        removal_curves(counting, *batch, 14, kind)
+        assert counting.images == 37 * (26 + 26 + 1) + fillings
 
 
 def test_one_image_scores_as_in_its_batch(model, batch):
@@ -207,16 +273,17 @@ def test_curve_counts_pixels_and_hits(model, batch):
     """At each fraction so many pixels are gone, and `correct` is the top-1 of the network on what is left."""
     images, targets, maps = batch
     ranks = removal_ranks(maps, most_first=True)
-    curve = removal_curve(model, images, targets, ranks, [0.0, 0.25, 0.9])
+    left = remains(model, images, targets, ranks[None], [0, 25, 90], BLANK)
+    assert left.probability.shape == left.correct.shape == (1, 37, 3)
     for column, count in enumerate([0, 25, 90]):
-        left = images.flatten(1).clone()
-        left[maps.abs().flatten(1).argsort(dim=1, descending=True).argsort(dim=1) < count] = 0
+        kept = images.flatten(1).clone()
+        kept[maps.abs().flatten(1).argsort(dim=1, descending=True).argsort(dim=1) < count] = 0
         with torch.no_grad():
-            logits = model(left.view_as(images)).double()
+            logits = model(kept.view_as(images)).double()
         probability = logits.softmax(1)[torch.arange(37), targets]
-        torch.testing.assert_close(curve.probability[:, column], probability, rtol=0, atol=1e-6)
-        assert torch.equal(curve.correct[:, column], logits.argmax(1) == targets)
-    assert 0 < curve.correct.sum() < curve.correct.numel()
+        torch.testing.assert_close(left.probability[0, :, column], probability, rtol=0, atol=1e-6)
+        assert torch.equal(left.correct[0, :, column], logits.argmax(1) == targets)
+    assert 0 < left.correct.sum() < left.correct.numel()
 
 
 def test_ties_leave_by_index_in_both_directions():
@@ -245,9 +312,7 @@ def test_network_stays_as_it_was(model, batch, training):
     model[5].weight.grad = torch.ones_like(model[5].weight)
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
     assert torch.equal(symmetric_relevance_gain(model, images, targets, maps, 5), expected)
-    sensitivity_max(model, images, targets, generator=generator, draws=2)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [p.requires_grad for p in model.parameters()] == [False] + 5 * [True]
@@ -264,6 +329,8 @@ def test_network_stays_as_it_was(model, batch, training):
         ({"maps": torch.ones(37, 5, 5)}, "must fit"),
         ({"maps": torch.ones(37, 1, SIDE, SIDE)}, "maps must have shape"),
         ({"images": torch.ones(37, SIDE, SIDE)}, "must fit"),
+        ({"fill": "blurr"}, "unknown fill 'blurr'; did you mean 'blur'"),
+        ({"fill": torch.zeros(2, 1, SIDE, SIDE)}, r"as many as are filled, \(37, 1, 10, 10\), not \(2, 1, 10, 10\)"),
     ],
 )
 def test_bad_input_is_named(model, batch, change, message):
@@ -271,60 +338,3 @@ def test_bad_input_is_named(model, batch, change, message):
     arguments = dict(zip(("images", "targets", "maps"), batch, strict=True)) | {"steps": 5} | change
     with pytest.raises(ValueError, match=message):
         symmetric_relevance_gain(model, **arguments)
-
-
-def test_bad_fraction_is_named(model, batch):
-    """A percentage is no fraction."""
-    with pytest.raises(ValueError, match=r"\[0, 1\], not \[0, 90\]"):
-        removal_curve(model, batch[0], batch[1], removal_ranks(batch[2]), [0, 90])
-
-
-# --- Maximal sensitivity ---
-
-
-def generator():
-    """A fresh generator with a fixed seed."""
-    return torch.Generator().manual_seed(5)
-
-
-def test_sensitivity_of_a_linear_network_is_zero(batch):
-    """The gradient of a linear network does not change; nor does any without noise."""
-    images, targets, _ = batch
-    torch.manual_seed(0)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(100, 5))
-    assert (sensitivity_max(linear, images, targets, generator=generator()) == 0).all()
-    still = sensitivity_max(Quadratic(), images, targets % 2, generator=generator(), radius=0.0)
-    assert (still == 0).all()
-
-
-def test_sensitivity_by_twin(batch):
-    """With gradient x the score is the largest |noise| / |x|; scaling the network changes nothing."""
-    images = batch[0]
-    targets = torch.zeros(37, dtype=torch.int64)
-    arguments = {"generator": generator(), "radius": 0.05, "draws": 4}
-    score = sensitivity_max(Quadratic(), images, targets, **arguments)
-    noise = 0.05 * (2 * torch.rand((37 * 4, 1, SIDE, SIDE), generator=generator()) - 1)
-    norms = noise.flatten(1).norm(dim=1).view(37, 4)
-    expected = norms.amax(1) / images.flatten(1).norm(dim=1)
-    torch.testing.assert_close(score, expected.double(), rtol=1e-4, atol=0)
-    arguments["generator"] = generator()
-    scaled = sensitivity_max(Quadratic(scale=1e-3), images, targets, **arguments)
-    torch.testing.assert_close(scaled, score, rtol=1e-4, atol=0)
-
-
-def test_sensitivity_of_a_dead_map_is_nan(batch):
-    """Where the gradient is 0 there is no relative change."""
-    images, targets = batch[0].clone(), torch.zeros(37, dtype=torch.int64)
-    images[2] = 0.01
-    score = sensitivity_max(Quadratic(threshold=1.0), images, targets, generator=generator())
-    assert (input_gradient(Quadratic(threshold=1.0), images, targets)[2] == 0).all()
-    assert score.isnan().nonzero().flatten().tolist() == [2]
-
-
-def test_sensitivity_leaves_the_global_generator_alone(model, batch):
-    """Noise comes from the given generator: repeated with it, and the global one does not move."""
-    state = torch.get_rng_state()
-    first = sensitivity_max(model, *batch[:2], generator=generator())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(sensitivity_max(model, *batch[:2], generator=generator()), first)
-    assert (first > 0).any()

@@ -10,9 +10,10 @@ import xarray as xr
 from saqlib import stored
 from saqlib.clarity.controls import control_maps
 from saqlib.clarity.preservation import preservation_scores
-from saqlib.clarity.removal import random_ranks, removal_curve, sensitivity_max
+from saqlib.clarity.removal import random_ranks, remains
 from saqlib.clarity.scores import clarity_scores, foreground_mass, gini, map_scores
 from saqlib.clarity.seed import score_controls, score_seed
+from saqlib.clarity.sensitivity import sensitivity_max
 from saqlib.data import images as data
 from saqlib.names import GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.network.initial import build
@@ -116,12 +117,15 @@ def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(score
         for score in PRIMARY:
             found = scores.method_scores.sel(explainer=name, score=score)
             np.testing.assert_allclose(found, expected[score], rtol=1e-3, atol=1e-5)
-    line = removal_curve(network, images, predicted, random_ranks(images, generator), scores.level.values)
-    np.testing.assert_allclose(scores.curves.sel(order="random"), line.probability.mean(0), rtol=1e-5)
+    counts = (784 * scores.level.values).round().astype(int)
+    blank = torch.zeros_like(images[:1])
+    line = remains(network, images, predicted, random_ranks(images, generator)[None], counts, blank).probability[0]
+    np.testing.assert_allclose(scores.curves.sel(order="random"), line.mean(0), rtol=1e-5)
     values = input_gradient(network, images, predicted).flatten()
     np.testing.assert_array_equal(scores.gradient, values[torch.randperm(len(values), generator=generator)[:2000]])
-    line = removal_curve(network, images, labels, random_ranks(images, generator), scores.accuracy_level.values)
-    np.testing.assert_array_equal(scores.accuracies.sel(accuracy_order="random"), line.correct.double().mean(0))
+    counts = (784 * scores.accuracy_level.values).round().astype(int)
+    line = remains(network, images, labels, random_ranks(images, generator)[None], counts, blank).correct[0]
+    np.testing.assert_array_equal(scores.accuracies.sel(accuracy_order="random"), line.double().mean(0))
 
 
 def test_expensive_scores_are_of_the_first_images(scored):

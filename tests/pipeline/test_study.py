@@ -145,7 +145,7 @@ def test_recipe_holds_what_the_cell_reads(cell, scale):
     assert recipe.precision.name == cell.precision and recipe.precision.quantized == quantized
     assert (recipe.shape, recipe.optimizer) == (settings.shape, settings.optimizer)
     assert recipe.epochs == RAW["scales"][scale]["epochs"][cell.dataset]
-    assert recipe.warmup_epochs == (RAW["scales"][scale]["warmup_epochs"] if quantized else 0)
+    assert recipe.warmup_epochs == RAW["scales"][scale]["warmup_epochs"]
     assert recipe.quantization == (settings.quantization if quantized else None)
     assert recipe.guided == (settings.guided if guided else None)
     assert (recipe.records, recipe.sample) == (settings.size.records, settings.size.sample)
@@ -206,13 +206,13 @@ def test_a_changed_value_changes_the_recipes_that_read_it(name):
     """Those of the cells named, all of them, and no other's."""
     value, reads = DECIDES[name]
     expected = {cell for cell in study.load().grid.cells if reads(cell)}
-    assert stale(name, value, Study.recipe) == expected
+    assert stale(name, value, lambda study, cell: study.recipe(cell).decides) == expected
 
 
 @pytest.mark.parametrize("name", DECIDES_NOT)
 def test_other_values_change_no_recipe(name):
     """Where it runs, how many seeds, how maps are scored: no network is trained anew."""
-    assert stale(name, DECIDES_NOT[name], Study.recipe) == set()
+    assert stale(name, DECIDES_NOT[name], Study.recipe) == set()  # not even its warm-up
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -42,9 +42,8 @@ MODULE = "training.cell"
 def tiny(cell: Cell = CELL, *, epochs: int = 1, **optimizer: float) -> Recipe:
     """The recipe of a cell on the sample's images: one short epoch, half of it in full precision."""
     recipe = SMOKE.recipe(cell)
-    warmup = 0.5 if recipe.quantization else 0.0
     optimizer = replace(recipe.optimizer, **optimizer)
-    return replace(recipe, epochs=epochs, warmup_epochs=warmup, records=2, optimizer=optimizer)
+    return replace(recipe, epochs=epochs, warmup_epochs=0.5, records=2, optimizer=optimizer)
 
 
 def train(cell: Cell = CELL, recipe: Recipe | None = None, seeds: int = 2, **options: Any) -> list[cells.Run]:
@@ -152,8 +151,9 @@ def test_result_is_bit_identical_for_1_2_and_4_workers(tmp_path, monkeypatch):
         cells.save_cell(CELL, found[n_jobs], tiny(), root=tmp_path / f"root{n_jobs}")
     assert_same_runs(found[1], found[2])
     assert_same_runs(found[1], found[4])
-    for kind in ("build", "root"):
-        assert contents(tmp_path / f"{kind}1") == contents(tmp_path / f"{kind}2") == contents(tmp_path / f"{kind}4")
+    for kind in ("build{}/store", "root{}"):
+        first, *others = (contents(tmp_path / kind.format(n_jobs)) for n_jobs in (1, 2, 4))
+        assert first and all(other == first for other in others)
     first, second, *_ = found[1]
     assert not torch.equal(first.state["dense1.weight"], second.state["dense1.weight"])
 
@@ -184,7 +184,7 @@ def test_seeds_are_paired_across_the_cells(monkeypatch):
     assert [call["seed"] for call in calls] == [0, 1] * 6
     assert [call["guided"] for call in calls] == [None, None, SMOKE.guided, SMOKE.guided] * 3
     assert [call["quantization"] for call in calls] == [None] * 4 + [SMOKE.quantization] * 8
-    assert [call["warmup_epochs"] for call in calls] == [0.0] * 4 + [0.5] * 8
+    assert [call["warmup_epochs"] for call in calls] == [0.5] * 12
     for seed in (0, 1):
         first, *others = calls[seed::2]
         for call in others:
@@ -199,7 +199,7 @@ def test_diverged_seed_is_named(build, n_jobs):
     """Cell, seed and epoch, also when the error comes out of a worker process; no seed counts as finished."""
     with pytest.raises(loop.DivergedError, match="^mnist-fp32-standard, seed [01]: .* epoch 1;"):
         train(PLAIN, tiny(PLAIN, learning_rate=1e9), n_jobs=n_jobs)
-    assert not list(build.rglob("*.pt"))
+    assert not list(build.rglob("trained/*/*.pt"))
 
 
 def test_network_and_images_are_on_the_device_that_was_picked(monkeypatch):
@@ -655,7 +655,7 @@ print(json.dumps([name for name in sys.modules if name.startswith("saqlib.")]))
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("saqlib.") for name in json.loads(done.stdout)} & set(codebase.modules())
     assert loaded - set(codebase.texts(MODULE)) == INFRASTRUCTURE | VALUES
-    assert set(codebase.texts(MODULE)) <= loaded
+    assert set(codebase.texts(MODULE)) - {"kernels/lenet.c"} <= loaded
 
 
 @pytest.mark.parametrize("module", codebase.texts(MODULE))
@@ -663,8 +663,12 @@ def test_another_statement_in_code_that_decides_trains_anew(tmp_path, monkeypatc
     """Each module that a training runs through."""
     before = key(tiny())
     library = copied(tmp_path, monkeypatch)
-    path = library.joinpath(*module.split(".")).with_suffix(".py")
-    path.write_text(path.read_text() + "\nchanged = 1\n")
+    c_file = module.endswith(".c")
+    path = library / module if c_file else library.joinpath(*module.split(".")).with_suffix(".py")
+    path.write_text(path.read_text() + ("\n// a comment\n" if c_file else "\n# a comment\n"))
+    assert key(tiny()) == before
+    path.write_text(path.read_text() + ("\nint changed;\n" if c_file else "\nchanged = 1\n"))
+    codebase._digestible.cache_clear()
     assert key(tiny()) != before
 
 
@@ -722,20 +726,49 @@ def warm_ups(monkeypatch) -> list[int]:
 
 
 def test_precisions_share_the_warm_up_of_a_seed(build, warm_ups):
-    """Run once for all precisions of a dataset and training, and again for another training; fp32 has none."""
-    for name in ("mnist-w4a4-guided", "mnist-w2a2-guided", "mnist-fp32-guided", "mnist-w2a2-standard"):
+    """Run once for all precisions of a dataset and training, full precision included; again for another training."""
+    for name in ("mnist-fp32-guided", "mnist-w2a2-guided", "mnist-w4a4-guided", "mnist-w2a2-standard"):
         train(Cell.parse(name))
     assert warm_ups == [0, 1, 0, 1] and len(warmed(build)) == 4
 
 
-def test_a_cell_is_the_same_from_a_shared_warm_up(build, monkeypatch, warm_ups):
+@pytest.mark.parametrize("name", ["mnist-w2a2-guided", "mnist-fp32-guided"])
+def test_a_cell_is_the_same_from_a_shared_warm_up(build, monkeypatch, warm_ups, name):
     """To the bit what training it in one go gives, for a seed with recorded maps and one without."""
-    train(Cell.parse("mnist-w4a4-guided"), tiny(Cell.parse("mnist-w4a4-guided"), epochs=2))
-    shared = train(recipe=tiny(epochs=2))
+    cell, first = Cell.parse(name), Cell.parse("mnist-w4a4-guided")
+    train(first, tiny(first, epochs=2))
+    shared = train(cell, tiny(cell, epochs=2))
     assert warm_ups == [0, 1]
     monkeypatch.setattr(paths, "BUILD", build / "other")
-    monkeypatch.setattr(cells, "_warm", lambda *_: None)
-    assert_same_runs(train(recipe=tiny(epochs=2)), shared)
+    monkeypatch.setattr(cells, "_going_on", lambda *_: {})
+    assert_same_runs(train(cell, tiny(cell, epochs=2)), shared)
+
+
+@pytest.mark.parametrize("name", ["mnist-w2a2-guided", "mnist-fp32-standard"])
+def test_a_stopped_seed_goes_on_from_its_last_epoch(build, monkeypatch, name):
+    """Killed in the third epoch: the same command runs the steps that are missing, and the result is the same bits."""
+    cell = Cell.parse(name)
+    recipe, steps = tiny(cell, epochs=3), []
+    whole = train(cell, recipe, seeds=1)
+    monkeypatch.setattr(paths, "BUILD", build / "other")
+    real = torch.optim.Adam.step
+
+    def step(optimizer, *rest):
+        steps.append(1)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+        return real(optimizer, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    per_epoch = -(-len(data.load("mnist", "train", sample=True)[0]) // recipe.optimizer.batch_size)
+    stop = 2 * per_epoch + 3
+    with pytest.raises(KeyboardInterrupt):
+        train(cell, recipe, seeds=1)
+    taken, stop = len(steps), None
+    again = train(cell, recipe, seeds=1)
+    assert_same_runs(again, whole)
+    assert len(steps) - taken == per_epoch, "one epoch of three was left"
+    assert not list(paths.BUILD.rglob("*.begun")), "nothing is left behind"
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "list", "another seed", "hostile", "less than a run"])

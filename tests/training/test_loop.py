@@ -1,5 +1,6 @@
 """The loop: the schedule's switch, what a seed fixes, what is recorded on the way, and how a bad end is told."""
 
+import copy
 import io
 import math
 from dataclasses import replace
@@ -217,12 +218,12 @@ def test_learning_rates_follow_one_cycle(images, monkeypatch):
 # --------------------------------------------------------------------------------------------------- warm-up
 
 
-def resumed(precision: str, images: loop.Images, warm: loop.Warm, **options) -> tuple:
+def resumed(precision: str, images: loop.Images, start: loop.Point, **options) -> tuple:
     """A network of the seed that goes on from a warm-up, which has been in a file."""
     kept = io.BytesIO()
-    torch.save(warm, kept)
+    torch.save(start, kept)
     kept.seek(0)
-    return train(precision, images, warm=torch.load(kept, weights_only=True), **options)
+    return train(precision, images, start=torch.load(kept, weights_only=True), **options)
 
 
 @pytest.mark.parametrize("guided", [None, STUDY.guided], ids=["standard", "guided"])
@@ -233,7 +234,7 @@ def test_every_precision_goes_on_from_one_warm_up(images, guided, warmup):
     network = build("fp32", seed=0)
     warm = loop.warm_up(network, images, seed=0, warmup_epochs=warmup, optimizer=OPTIMIZER, **common)
     assert warm["step"] == int(warmup * 6)
-    for precision in ("w4a4", "mixed", "w2a2"):
+    for precision in ("fp32", "w4a4", "mixed", "w2a2"):
         whole, history = train(precision, images, warmup_epochs=warmup, **common)
         net, other = resumed(precision, images, warm, warmup_epochs=warmup, **common)
         assert states_equal(whole, net) and net.state_dict().keys() == whole.state_dict().keys()
@@ -251,6 +252,22 @@ def test_full_precision_goes_on_from_its_own_warm_up(images):
     whole, history = train("fp32", images)
     net, other = resumed("fp32", images, warm)
     assert states_equal(whole, net) and history.epochs == other.epochs
+
+
+@pytest.mark.parametrize("guided", [None, STUDY.guided], ids=["standard", "guided"])
+@pytest.mark.parametrize("precision", ["fp32", "w4a4", "w2a2"])
+@pytest.mark.parametrize("warmup", [0.5, 1.0, 1.5])
+def test_a_training_goes_on_from_the_end_of_any_epoch(images, precision, guided, warmup):
+    """Before, at and after the switch: the same bits as a training that was never stopped."""
+    common = {"epochs": 3, "guided": guided, "watch": watch(images, 6), "warmup_epochs": warmup}
+    points: list[loop.Point] = []
+    whole, history = train(precision, images, on_epoch=lambda point: points.append(copy.deepcopy(point)), **common)
+    assert [point["step"] for point in points] == [6, 12]
+    for point in points:
+        net, other = resumed(precision, images, point, **common)
+        assert states_equal(whole, net)
+        assert history.epochs == other.epochs and history.steps == other.steps
+        assert all(torch.equal(a, b) for a, b in zip(history.maps, other.maps, strict=True))
 
 
 @pytest.mark.parametrize("lost", ["adam", "noise", "order", "losses"])

@@ -314,8 +314,8 @@ def test_a_guided_step_quantizes_its_weights_once(batch, monkeypatch):
         steps.guided_step(net, adam(net), *batch, generator=noise)
 
     calls = []
-    real = quantization.weight_scale
-    monkeypatch.setattr(quantization, "weight_scale", lambda *given: calls.append(1) or real(*given))
+    real = quantization.on_lattice
+    monkeypatch.setattr(quantization, "on_lattice", lambda *given: calls.append(1) or real(*given))
     shared, apart = network("w2a2"), network("w2a2")
     calls.clear()
     step(shared)
