@@ -11,7 +11,8 @@ effect has so many standard deviations of the paired difference, with one score 
 whose noise has nothing in common, the worst case: loss 1.25 (1.45), steps 1.3 (1.5), joint loss 1.15 (1.35), gain 1.35
 (1.55), between 1.15 (1.4). Equivalence, where nothing differs, needs a margin of 1.25 (1.4) standard deviations,
 non-inferiority one of 1.05. Smaller effects are mostly `undecided`, which is not to say that they are absent. Fewer
-than six seeds can show nothing, and families of six tests need eight. tests/evidence/test_verdicts.py holds all of that.
+than six seeds can show nothing, and families of six tests need eight; all of that is held by
+tests/evidence/test_verdicts.py.
 """
 
 from collections.abc import Iterable, Sequence
