@@ -7,6 +7,7 @@ PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
 RELEVANCE_GAIN = "relevance_gain"
 GAINS = tuple(f"{RELEVANCE_GAIN}_{fill}" for fill in FILLS)  # the columns, one for each fill
 FAITHFULNESS = "faithfulness"  # the relevance gain, mean of the fills that qualify
+ANSWERS = ("gini", "morans_i", FAITHFULNESS)  # the columns that answer what is asked of a map: the others describe
 
 GRADIENT = "gradient"  # the method of saliency that everything rests on
 OTHER_METHODS = ("log_probability", "smoothgrad", "occlusion", "integrated_gradients")

@@ -1,8 +1,8 @@
 """What a reader sees in place of an identifier: in tables, figures and sentences the same words.
 
-"Clear" has four parts here, since each score alone can be won by a map that nobody would call clear: Gini likes a
-speckled map and a single pixel, Moran's I any smooth blob, foreground mass the bare silhouette, and the relevance gain
-does not see noise. What each score is stands here; how it is computed, in saqlib.clarity.
+"Clear" is no score: each one alone can be won by a map that nobody would call clear. Gini likes a speckled map and a
+single pixel, Moran's I any smooth blob, foreground mass the bare silhouette, and the relevance gain does not see noise.
+What each score is stands here; how it is computed, in saqlib.clarity; which question one answers, in params.yaml.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Score:
     id: str
     name: str
     symbol: str
-    direction: Literal["higher", "lower"]  # which one is clearer, or for preservation: more alike
+    direction: Literal["higher", "lower"]  # which is better, or for preservation: more alike
     low: float
     high: float
     chance: float | None  # what a map scores that knows nothing, where that is one number

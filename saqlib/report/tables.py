@@ -14,7 +14,7 @@ import pandas as pd
 
 from saqlib import files, words
 from saqlib.evidence.statistics import t_interval
-from saqlib.names import FAITHFULNESS, GAINS, PRIMARY, SEED_TO_SEED
+from saqlib.names import ANSWERS, FAITHFULNESS, GAINS, PRIMARY, SEED_TO_SEED
 from saqlib.words import CONTROLS, METHODS, SCORES
 
 LATEX = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$", "≥": r"$\ge$", "ρ": r"$\rho$"}
@@ -183,21 +183,20 @@ def retained(numbers: pd.DataFrame) -> Table:
 
 
 def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) -> Table:
-    """The table `deployment`: what each cell costs, with the accuracy and clarity that are left.
+    """The table `deployment`: what each cell costs, with the accuracy and the scores that are left.
 
     costs: the rows of saqlib.deployment.cell.report. runs: one row per network, as results/runs.csv. retained: as
-    saqlib.evidence.retained gives it. test_accuracy is the mean over seeds in percent, retained_<score> the estimate
-    for each score.
+    saqlib.evidence.retained gives it. test_accuracy, in percent, and what answers a question are means over seeds,
+    retained_<score> is the estimate for each score.
     """
     keys = ["dataset", "training", "precision"]
-    accuracy = runs.groupby(keys, sort=False, as_index=False)["test_accuracy"].mean()
+    means = runs.groupby(keys, sort=False, as_index=False)[["test_accuracy", *ANSWERS]].mean()
     kept = retained.pivot(index=keys, columns="metric", values="estimate").add_prefix("retained_")
-    numbers = costs.merge(accuracy, on=keys, how="left").merge(kept.reset_index(), on=keys, how="left")
+    numbers = costs.merge(means, on=keys, how="left").merge(kept.reset_index(), on=keys, how="left")
     return Table("deployment", numbers, _costs_shown(numbers))
 
 
 # What people see of the table: column, heading, unit and digits. The rest stands in the CSV.
-ASKED = ("gini", "morans_i", FAITHFULNESS)  # the scores that answer a question
 COSTS = (
     ("packed_bytes", "Packed (kB)", 1e3, 1),
     ("packed_file_bytes", "File, packed (kB)", 1e3, 1),
@@ -207,7 +206,7 @@ COSTS = (
     ("explanation_bit_operations", "with map (M)", 1e6, 1),
     ("zero_weights", "Zero weights (%)", 1e-2, 1),
     ("test_accuracy", "Accuracy (%)", 1, 2),
-    *((f"retained_{score}", f"{words.name(score)}, retained", 1, 2) for score in ASKED),
+    *((f"retained_{score}", f"{words.name(score)}, retained", 1, 2) for score in ANSWERS),
 )
 
 

@@ -70,10 +70,13 @@ def _joined(fresh: Path, committed: Path, name: str, keys: list[str] | None) -> 
     """One table of both runs, row beside row; the committed one's further rows are left out."""
     new, old = (_table(folder, name) for folder in (fresh, committed))
     keys = keys or list(old.columns[: list(old.columns).index("mean")])
+    for folder, table in ((fresh, new), (committed, old)):
+        if missing := [key for key in keys if key not in table]:
+            raise VerifyError(f"{name}.csv of {folder} has no column {missing[0]}: another version of saqlib wrote it")
     both = new.merge(old, on=keys, how="left", suffixes=("_fresh", "_committed"), indicator=True, validate="1:1")
-    if (missing := both[both._merge == "left_only"][keys]).size:
+    if (alone := both[both._merge == "left_only"][keys]).size:
         raise VerifyError(
-            f"{name}.csv of {committed} has no row {' '.join(missing.iloc[0])}: these are runs of other settings"
+            f"{name}.csv of {committed} has no row {' '.join(alone.iloc[0])}: these are runs of other settings"
         )
     return both.drop(columns="_merge")
 

@@ -178,8 +178,8 @@ def test_latex_escapes_what_latex_would_take():
     assert r"a\_b" in text and r"5 \% \& more" in text
 
 
-def test_table_joins_costs_accuracy_and_clarity():
-    """Accuracy is the mean over the seeds, retained clarity the estimate, each beside the right cell."""
+def test_table_joins_costs_accuracy_and_scores():
+    """Accuracy and answers are means over the seeds, what is retained an estimate, each beside the right cell."""
     costs = pd.DataFrame([
         {"dataset": "mnist", "precision": precision, "training": "standard", "qcdq_file_bytes": 1,
          "packed_file_bytes": 2, "explain_file_bytes": 3} | dataclasses.asdict(cost(network(precision)))
@@ -187,7 +187,7 @@ def test_table_joins_costs_accuracy_and_clarity():
     ])  # fmt: skip
     runs = pd.DataFrame({
         "dataset": "mnist", "training": "standard", "precision": ["w2a2", "w2a2", "fp32"],
-        "test_accuracy": [90.0, 92.0, 99.0],
+        "test_accuracy": [90.0, 92.0, 99.0], "gini": 0.5, "morans_i": 0.25, "faithfulness": [0.1, 0.2, 0.7],
     })  # fmt: skip
     kept = pd.DataFrame([
         {"dataset": "mnist", "training": "standard", "precision": precision, "metric": metric, "estimate": value}
@@ -197,6 +197,7 @@ def test_table_joins_costs_accuracy_and_clarity():
     made = tables.deployment(costs, runs, kept)
     assert made.name == "deployment"
     assert made.numbers.test_accuracy.tolist() == [99.0, 91.0]
+    np.testing.assert_allclose(made.numbers.faithfulness, [0.7, 0.15])
     assert made.numbers.retained_morans_i.tolist() == [1.0, 0.5]
     assert made.shown["Packed (kB)"].tolist() == ["250.2", "18.3"]
     assert made.shown["Accuracy (%)"].tolist() == ["99.00", "91.00"]
