@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from saqlib.evidence import verdicts
+from saqlib.evidence.by_fill import alone
 from saqlib.evidence.claims import KEYS, Answers, Family, evaluate, families
 from saqlib.evidence.per_seed import Evidence
 from saqlib.evidence.rules import Comparison
 from saqlib.evidence.settings import ACCURACY, Claims
 from saqlib.evidence.statistics import page_trend, signed_ranks, t_tests
 from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED, Decision
-from saqlib.names import RELEVANCE_GAIN
 
 FIRM_SHARE = 0.9  # of resamples: one in ten may differ, since resampled seeds repeat, and are fewer than they seem
 RESAMPLES = 1000
@@ -105,13 +105,8 @@ def _judged(chosen: Sequence[Family], decision: Decision) -> Words:
 
 def _fills(evidence: Evidence, claims: Claims) -> Iterator[tuple[str, Words]]:
     """Faithfulness by one fill alone."""
-    fills = list(dict.fromkeys(fill for qualifying in evidence.fills.values() for fill in qualifying))
-    for fill in fills:
-        alone = {dataset: [fill] for dataset, qualifying in evidence.fills.items() if fill in qualifying}
-        runs = {images: frame[frame.dataset.isin(list(alone))] for images, frame in evidence.runs.items()}
-        chosen = families(replace(evidence, runs=runs, fills=alone), claims)
-        chosen = [family for family in chosen if claims.questions[family.question] == RELEVANCE_GAIN]
-        yield f"{fill} alone", _judged(chosen, Decision(claims.level))
+    for fill in dict.fromkeys(fill for qualifying in evidence.fills.values() for fill in qualifying):
+        yield f"{fill} alone", _judged(alone(evidence, claims, fill), Decision(claims.level))
 
 
 def _images(evidence: Evidence, claims: Claims) -> Iterator[tuple[str, Words]]:

@@ -64,6 +64,20 @@ def robustness(found: pd.DataFrame) -> Table:
     return Table("robustness", found, shown.assign(Firm=np.where(rows.firm, "yes", "no")))
 
 
+def by_fill(found: pd.DataFrame) -> Table:
+    """Every comparison of faithfulness by each fill alone, as saqlib.evidence.by_fill gives it."""
+    bounds = found[["estimate", "low", "high"]].itertuples(index=False)
+    shown = _keys(found) | {
+        "Comparison": found.comparison,
+        "Fill": found.fill,
+        "Qualifies": np.where(found.qualifies, "yes", "no"),
+        "Estimate [95 % interval]": [bracketed(*bound) for bound in bounds],
+        "p (Holm)": found.p_holm.map(p_value),
+        "Verdict": found.verdict,
+    }
+    return Table("by_fill", found, pd.DataFrame(shown))
+
+
 def other_methods(found: pd.DataFrame) -> Table:
     """Every comparison of maps by four methods, as saqlib.evidence.other_methods gives it."""
     shown = _keys(found) | {"Comparison": found.comparison, "Verdict": found.verdict}

@@ -99,7 +99,8 @@ TABLE = {
     "another plot colour": (
         text("saqlib/report/style.py", "#8a8a8a", "#8b8b8b"), {"code@report"}, {"data", "compare", "paper"}, []),
     "a verdict's rule": (
-        text("saqlib/evidence/verdicts.py", "if p <= level", "if p < level"), {"code@evidence"}, {"data", "compare"}, []),
+        text("saqlib/evidence/verdicts.py", "if p <= level", "if p < level"), {"code@evidence"}, {"data", "compare"},
+        []),
     "a number of the first run": (
         text("saqlib/evidence/first_run/runs.csv", "99.28", "99.29"), {"code@evidence"}, {"data", "compare"}, []),
     "another word for a score": (

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from saqlib.evidence.by_fill import by_fill
 from saqlib.evidence.claims import COLUMNS, evaluate
 from saqlib.evidence.first_run import first_run
 from saqlib.evidence.other_methods import COUNTED, about, other_methods
@@ -31,13 +32,14 @@ def every():
         verdict_tables.equivalence(answers.equivalence()),
         verdict_tables.verdicts(summary),
         verdict_tables.robustness(alternatives),
+        verdict_tables.by_fill(by_fill(both, CLAIMS)),
         verdict_tables.other_methods(agreed),
         verdict_tables.first_run(first_run(both, CLAIMS, answers)),
     ]
     return {table.name: table for table in made}
 
 
-NAMES = ["claims", "equivalence", "verdicts", "robustness", "other_methods", "first_run"]
+NAMES = ["claims", "equivalence", "verdicts", "robustness", "by_fill", "other_methods", "first_run"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,6 +85,14 @@ def test_robustness_has_one_row_per_verdict_and_one_column_per_alternative(every
     for row in made.shown.itertuples(index=False):
         key = row.Claim, {"MNIST": "mnist"}.get(row.Dataset, "fashion_mnist"), row.Training, row.Question
         assert row[list(made.shown.columns).index("t-tests")] == f"{rows.same[*key, 't-tests']}/1"
+
+
+def test_every_fill_stands_beside_the_others(every):
+    """Four rows for a comparison, and which of them count."""
+    shown = every["by_fill"].shown
+    assert shown.Fill[:4].tolist() == ["zero", "mean", "noise", "blur"]
+    assert shown.Qualifies[:4].tolist() == ["no", "yes", "yes", "yes"]
+    assert len(set(shown.Comparison[:4])) == 1 and set(shown.Question) == {"faithfulness"}
 
 
 def test_methods_stand_under_their_words(every):
