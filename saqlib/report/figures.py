@@ -21,7 +21,7 @@ from saqlib.report.panels import panels_of, precision_handles, training_handles,
 from saqlib.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, colour, in_order, marker, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
-BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "sobel": (0, (5, 1.5, 1, 1.5))}
+BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
 SHOWN = (*ANSWERS, "foreground_mass")  # what answers a question, and what describes beside it
 
