@@ -107,7 +107,7 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
         clarity=params.build(Clarity, raw["clarity"], "clarity"),
         engine=Engine(raw["executor"], raw["device"]),
         size=_sizes(raw["scales"], grid)[name],
-        claims=claims(raw["claims"], there),
+        claims=claims(raw["claims"], there, grid.precisions),
         ablations=_ablations(raw),
     )
 
