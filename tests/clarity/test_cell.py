@@ -21,6 +21,7 @@ from saqlib.evidence.runs import collect
 from saqlib.grid import Cell, Grid
 from saqlib.names import FILLS, GAINS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from tests.clarity.conftest import CELLS, EXPENSIVE, FP32, IMAGES, SCORING, SEEDS, SMOKE, W2A2
+from tests.evidence.written import write_fills
 
 LEAST = replace(SCORING, images=12, images_expensive=1)  # of the store's tests, which score again and again
 
@@ -450,6 +451,7 @@ def test_the_comparison_reads_what_was_scored(scored, root, tmp_path):
     shutil.copytree(root / "results", tmp_path / "results")
     for cell, scores in scored.items():
         cells.save_cell(cell, scores, tmp_path)
+    write_fills(tmp_path, "mnist")
     found = collect(Grid(("mnist",), ("fp32", "w2a2"), ("standard",)), "fp32", tmp_path)
     assert len(found.runs["primary"]) == 4 and found.runs["all"][list(PRIMARY)].notna().all(axis=None)
     assert set(found.controls.control) == set(words.CONTROLS)
