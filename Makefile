@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv/bin/python
 INSTALL := $(VENV) -m pip install --disable-pip-version-check
-LOCKS := locks/numerics.lock locks/report.lock locks/tools.lock
+LOCKS := locks/numerics.lock locks/report.lock locks/site.lock locks/tools.lock
 PYTEST_OPTIONS ?=
 
 # What the pipeline starts (python, papermill) is the environment's own.
@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env data quick reproduce check verify test bench lab notebooks lock clean clean-store
+.PHONY: help env data quick reproduce check verify site test bench lab notebooks lock clean clean-store
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,15 @@ check: env  ## whether results/ belong to the code, numbers and notebooks as the
 
 verify: env  ## compare results/, written anew by reproduce, with the committed ones
 	$(VENV) -m saqlib.report.verify
+
+# What the site takes from npm, once: ONNX Runtime for browsers, and fonts.
+site/node_modules/.stamp: site/package.json site/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "npm is needed once, for the networks in the browser: install Node.js 18 or later"; exit 1; fi
+	npm ci --prefix site
+	@touch $@
+
+site: env site/node_modules/.stamp  ## the reading copy, from committed results: build/site/index.html (needs npm, once)
+	$(VENV) -m saqlib.site.build
 
 test: env  ## lint, unit, property and pipeline tests; every notebook's outputs compared
 	$(VENV) -m ruff check .

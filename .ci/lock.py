@@ -1,7 +1,8 @@
 """Write locks/: what pip resolves pyproject.toml to, with markers for Linux and macOS.
 
-Three files, each package in one of them: numerics.lock, whose releases may change a number of the experiment;
-report.lock, whose releases may change a table, a figure or the paper; tools.lock, all others.
+Four files, each package in one of them: numerics.lock, whose releases may change a number of the experiment;
+report.lock, whose releases may change a table, a figure or the paper; site.lock, which the reading copy alone needs;
+tools.lock, all others.
 
 pip resolves for the machine that it runs on. Its report holds the metadata of every package, so the
 requirements can be walked once a platform: what only Linux asks for (CUDA, triton) gets a Linux marker,
@@ -37,14 +38,15 @@ HEADER = """\
 WHAT = {
     "numerics": "packages whose releases may change a number",
     "report": "packages whose releases may change a table, a figure or the paper",
+    "site": 'what its extra "site", for the reading copy, adds',
     "tools": "all other packages",
 }
 
 
-def declared() -> list[str]:
-    """The requirements of pyproject.toml and of its extra `test`."""
+def declared(*extras: str) -> list[str]:
+    """The requirements of pyproject.toml and of some of its extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["test"]
+    return project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
 
 
 def resolve(requirements: list[str], *options: str) -> dict[str, dict]:
@@ -75,8 +77,8 @@ def needed(requirements: list[str], platform: dict[str, str], packages: dict[str
     return {name for name, _ in seen}
 
 
-def shares(everything: set[str], packages: dict[str, dict]) -> dict[str, set[str]]:
-    """The packages of each file: numerics with what they ask for, then the report, then the rest."""
+def shares(everything: set[str], packages: dict[str, dict], site: set[str]) -> dict[str, set[str]]:
+    """The packages of each file: numerics with what they ask for, then the report, then the site's, then the rest."""
     shallow = {name: {} if name in NOT_FOLLOWED else package for name, package in packages.items()}
 
     def closure(names: tuple[str, ...]) -> set[str]:
@@ -85,13 +87,14 @@ def shares(everything: set[str], packages: dict[str, dict]) -> dict[str, set[str
 
     numerics = closure(NUMERICS)
     report = closure(REPORT) - numerics
-    return {"numerics": numerics, "report": report, "tools": everything - numerics - report}
+    site = site - numerics - report
+    return {"numerics": numerics, "report": report, "site": site, "tools": everything - numerics - report - site}
 
 
 def main() -> None:
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))) or sys.platform != "linux":
         sys.exit(f"The lock is made with Python {PYTHON} on Linux, where every marker can be checked.")
-    requirements = declared()
+    requirements = declared("test", "site")
     packages = resolve(requirements + OLD_ENOUGH)
     while True:
         wanted = {platform: needed(requirements, env, packages) for platform, env in PLATFORMS.items()}
@@ -99,7 +102,9 @@ def main() -> None:
         if not missing:
             break
         packages |= resolve(missing, "--no-deps")
-    for lock, names in shares(set.union(*wanted.values()), packages).items():
+    everything = set.union(*wanted.values())
+    without = set.union(*(needed(declared("test"), env, packages) for env in PLATFORMS.values()))
+    for lock, names in shares(everything, packages, everything - without).items():
         lines = []
         for name in sorted(names):
             platforms = [platform for platform in PLATFORMS if name in wanted[platform]]

@@ -7,6 +7,7 @@ of every seed with the maps recorded during training, results/models/<cell>.pt t
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,21 +98,30 @@ def restore(content: dict[str, Any], seed: int) -> LeNet:
 
     Raises ModelFileError if it has no such seed, no network of its cell, or one with a weight that is not finite.
     """
-    cell, seeds = content["cell"], content["seeds"]
-    if seed not in seeds:
-        raise ModelFileError(f"{cell} holds seeds {shown(sorted(seeds))}, not {seed}")
+    if seed not in content["seeds"]:
+        raise ModelFileError(f"{content['cell']} holds seeds {shown(sorted(content['seeds']))}, not {seed}")
+    return _network(content, content["seeds"][seed], f"seed {seed}")
+
+
+def _network(content: dict[str, Any], weights: dict[str, Tensor], which: str, *, quantized: bool = True) -> LeNet:
+    """A network of a model file's cell with these weights; not quantized, as the cell's warm-up trains it.
+
+    which: whose weights they are, for errors.
+    """
+    cell = content["cell"]
     try:
-        bits = tuple(Bits(**layer) for layer in content["precision"]["layers"])
+        name, bits = content["precision"]["name"], tuple(Bits(**layer) for layer in content["precision"]["layers"])
         shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-            network = LeNet(Precision(content["precision"]["name"], bits), shape)
+            network = LeNet(Precision(name, bits if quantized else (Bits(),) * len(bits)), shape)
         network.eval()
-        network.load_state_dict(seeds[seed])
+        own = network.state_dict().keys()
+        network.load_state_dict(weights if quantized else {name: weights[name] for name in own})
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the file of {cell} holds no network of it: {last_line(error)}") from None
     for name, values in network.state_dict().items():
         if not values.isfinite().all():
-            raise ModelFileError(f"{name} of seed {seed} of {cell} is not finite (NaN or infinity); train it again")
+            raise ModelFileError(f"{name} of {which} of {cell} is not finite (NaN or infinity); train it again")
     return network
 
 
@@ -139,8 +149,19 @@ def record(cell: Cell | str, root: Path = paths.ROOT) -> tuple[NDArray, NDArray,
     return content["steps"].numpy(), content["images"].numpy(), content["maps"].numpy()
 
 
+def recorded_networks(cell: Cell | str, root: Path = paths.ROOT) -> Iterator[tuple[int, LeNet]]:
+    """The network of seed 0 at each recorded step of its training, in evaluation mode; it quantizes from the switch on.
+
+    Raises ModelFileError if the cell was not trained here: results/models/ has no records.
+    """
+    content = read_cell(root / "models" / f"{cell}.pt")
+    kept, switch = content["record"], content["record"]["switch"]
+    for step, weights in zip(kept["steps"].tolist(), kept["states"], strict=True):
+        yield step, _network(content, weights, f"step {step}", quantized=switch is None or step >= switch)
+
+
 def write_cell(
-    cell: Cell, precision: Precision, shape: Shape, states: dict[int, dict[str, Tensor]], record: dict[str, Tensor],
+    cell: Cell, precision: Precision, shape: Shape, states: dict[int, dict[str, Tensor]], record: dict[str, Any],
     root: Path,
 ) -> dict[int, str]:  # fmt: skip
     """Write models/<cell>.pt under `root`; states: weights by seed.

@@ -56,12 +56,12 @@ def lock_script() -> ModuleType:
 # -------------------------------------------------------------------------------------------------------- the locks
 
 
-def test_there_are_three_locks():
-    """numerics, report and tools, and .ci/lock.py writes these and no others."""
-    assert set(LOCKS) == set(lock_script().WHAT) == {"numerics", "report", "tools"}
+def test_there_are_four_locks():
+    """numerics, report, site and tools, and .ci/lock.py writes these and no others."""
+    assert set(LOCKS) == set(lock_script().WHAT) == {"numerics", "report", "site", "tools"}
 
 
-@pytest.mark.parametrize("declared", PROJECT["dependencies"] + EXTRAS["test"])
+@pytest.mark.parametrize("declared", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["site"])
 def test_locks_hold_what_is_declared(declared):
     """Each dependency of pyproject.toml is in the locks, on both platforms, at a version that it admits."""
     requirement = Requirement(declared)
@@ -137,9 +137,11 @@ def test_lock_script_divides_packages_by_who_needs_them(monkeypatch):
         "pytest": {"requires_dist": ["pluggy", "six"]},
         **{name: {} for name in ("sympy", "cuda", "x", "markupsafe", "babel", "six", "tqdm", "pluggy")},
     }
-    assert script.shares(set(packages), packages) == {
+    packages |= {"sphinx": {"requires_dist": ["docutils", "jinja2"]}, "docutils": {}}
+    assert script.shares(set(packages), packages, {"sphinx", "docutils", "markupsafe"}) == {
         "numerics": {"torch", "sympy", "jinja2", "cuda", "markupsafe", "babel", "ml-dtypes", "captum"},
         "report": {"pandas", "six"},
+        "site": {"sphinx", "docutils"},
         "tools": {"x", "tqdm", "pytest", "pluggy"},
     }
 
@@ -171,7 +173,7 @@ def test_no_registry_is_named(name):
 
 # What a folder may import: the library needs what everybody installs (and Ray, where somebody asks for it).
 DECLARED = {
-    "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"]),
+    "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["site"]),
     "notebooks": names(PROJECT["dependencies"]),
     "tests": names(PROJECT["dependencies"] + EXTRAS["test"]),
     "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"]),
@@ -180,11 +182,13 @@ DECLARED = {
 OWN = {"saqlib", "tests", "benchmarks"}
 # What nobody imports: where it is used, and by which words.
 USED_OTHERWISE = {
+    "furo": ("site/conf.py", 'html_theme = "furo"'),
     "ipykernel": ("saqlib/pipeline/forms.py", "(ipykernel)"),  # the kernel of every notebook
     "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
-    "jinja2": ("saqlib/report/tables.py", ".to_latex("),  # which pandas fills in by it
     "jupyterlab": ("Makefile", "-m jupyterlab"),
+    "myst-nb": ("site/conf.py", 'extensions = ["myst_nb"]'),
     "nbval": ("Makefile", "--nbval --nbval-current-env"),
+    "playwright": ("tests/site/test_pages.py", 'importorskip("playwright.sync_api"'),
     "pytest-xdist": ("Makefile", "--numprocesses"),
     "ruff": ("Makefile", "-m ruff"),
 }
@@ -283,15 +287,16 @@ def test_every_recipe_calls_the_environment_by_relative_path():
     assert re.search(r"^VENV := \.venv/bin/python$", makefile, flags=re.MULTILINE)
     commands = re.findall(r"^\t@?(\S+)", makefile, flags=re.MULTILINE)
     assert re.search(r"^INSTALL := \$\(VENV\) -m pip install\b", makefile, flags=re.MULTILINE)
-    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find", "if"}
+    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find", "if", "npm"}
 
 
 def test_ci_runs_the_tests_and_the_quick_run():
-    """.ci/run calls make check, make test and make quick, and fails with the last two; the workflow calls .ci/run."""
+    """.ci/run: make check, site (where there is npm), test and quick; it fails with the last three. CI calls it."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     text = script.read_text()
-    assert re.findall(r"^make (\w+)", text, flags=re.MULTILINE) == ["check", "test", "quick"]
+    called = re.findall(r"^(?:has_one_of npm && )?make (\w+)", text, flags=re.MULTILINE)
+    assert called == ["check", "site", "test", "quick"]
     assert "\nset -euo pipefail\n" in text, "a failed test fails the whole, also in front of a pipe"
     forgiven = re.findall(r"^make (\w+).*(?:\|\||;)", text, flags=re.MULTILINE)
     assert set(forgiven) <= {"check"}

@@ -33,10 +33,11 @@ ARROWS = {
     "training": "data files grid network params paths saliency store stored workers",
     "clarity": "data files grid names network params paths saliency store stored workers",
     "evidence": "files grid names params paths words",
-    "deployment": "data errors files grid network saliency stored words",
+    "deployment": "data errors files grid names network saliency stored words",
     "report": "evidence files names paths words",
     "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
-    "training workers",
+    "store stored training workers",
+    "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 
@@ -108,8 +109,10 @@ def test_tests_mirror_the_house():
 
 HEAVY = ("torch", "captum", "onnx", "onnxruntime")
 LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "evidence.statistics", "evidence.reading",
-         "evidence.image_sets", "evidence.runs", "evidence.claims", "evidence.retained", "evidence.kept_maps",
-         "report.tables", "report.readme", "report.verify", "report.sentences", "pipeline.study")  # fmt: skip
+         "evidence.image_sets", "evidence.runs", "evidence.per_seed", "evidence.rules", "evidence.verdicts",
+         "evidence.claims", "evidence.by_fill", "evidence.robustness", "evidence.other_methods", "evidence.first_run",
+         "evidence.retained", "evidence.kept_maps", "report.tables", "report.verdict_tables", "report.readme",
+         "report.verify", "report.sentences", "pipeline.study")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,7 @@ LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "e
         (("stored",), ("saqlib.training", "saqlib.clarity", "captum", "scipy", "onnx")),
         (("training.cell",), ("captum", "onnx", "scipy", "saqlib.clarity", "saqlib.evidence")),
         (("clarity.cell",), ("captum", "onnx", "saqlib.training", "saqlib.evidence")),
+        (("site.findings", "site.front", "site.lines", "site.notebooks", "site.paper"), HEAVY),
         (("deployment.explain",), ("torch", "captum", "scipy", "pandas")),
         (("pipeline.run",), ("captum", "onnx", "saqlib.training.cell", "saqlib.clarity.cell")),
     ],

@@ -14,7 +14,10 @@ from saqlib.deployment.integer import integer_network
 from saqlib.deployment.layers import DeploymentError, read
 from saqlib.deployment.onnx import export_explanation, export_onnx
 from saqlib.grid import Cell
+from saqlib.names import UNTRAINED
+from saqlib.network.initial import build
 from saqlib.network.lenet import LeNet
+from saqlib.network.settings import Precision, Shape
 from saqlib.saliency.gradient import input_gradient
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
@@ -31,6 +34,13 @@ def deploy(model: LeNet, cell: Cell, folder: Path) -> dict[str, Path]:
     export_onnx(model, paths["packed"], packed=True, cell=cell)
     export_explanation(model, paths["explain"], packed=True, cell=cell)
     return paths
+
+
+def deploy_untrained(precision: Precision, shape: Shape, folder: Path) -> Path:
+    """Write untrained.explain.onnx, the network of seed 0 before its first step: a control to show beside every map."""
+    path = folder / f"{UNTRAINED}.explain.onnx"
+    export_explanation(build(precision, shape=shape, seed=0).eval(), path, packed=True)
+    return path
 
 
 def verify(model: LeNet, paths: dict[str, Path], images: torch.Tensor) -> None:

@@ -1,9 +1,10 @@
-"""The files that the stages wrote: results/runs/<cell>.json and scores/<cell>.nc."""
+"""The files that the stages wrote: results/runs/<cell>.json, scores/<cell>.nc and results/fills/<dataset>.csv."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from saqlib import files, paths
@@ -23,6 +24,15 @@ def report(cell: Cell | str, root: Path = paths.ROOT) -> dict[str, Any]:
 def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
     """The arrays of scores/<cell>.nc, as saqlib.clarity.cell names them; MissingError if there is none."""
     return files.read_dataset(_there(root / "scores" / f"{cell}.nc", "clarity", cell))
+
+
+def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
+    """The fills that qualify on a dataset, by its validation images; MissingError if that was not looked at."""
+    path = root / "results" / "fills" / f"{dataset}.csv"
+    if not path.exists():
+        raise MissingError(f"{path} does not exist; run the stage that writes it (dvc repro fills@{dataset})")
+    table = pd.read_csv(path)
+    return tuple(table.fill[table.qualifies])
 
 
 def _there(path: Path, stage: str, cell: Cell | str) -> Path:

@@ -12,6 +12,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 PARAMETERS, INJECTED = "parameters", "injected-parameters"  # papermill's tags; the second is also its cell's id here
+PICTURE = "image/png"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 Notebook = dict[str, Any]
@@ -59,7 +60,7 @@ def text(lines: str | list[str]) -> str:
 
 
 def _clean_outputs(outputs: Iterable[Notebook], count: int) -> list[Notebook]:
-    """Printed text in one piece, data without metadata; progress bars (stderr) and widgets are left out."""
+    """Printed text in one piece, data with words for a picture; progress bars (stderr) and widgets are left out."""
     kept: list[Notebook] = []
     for output in outputs:
         kind = output["output_type"]
@@ -75,8 +76,14 @@ def _clean_outputs(outputs: Iterable[Notebook], count: int) -> list[Notebook]:
             kept.append({key: output[key] for key in ("output_type", "ename", "evalue", "traceback")})
         elif WIDGET not in output["data"]:
             number = {"execution_count": count} if kind == "execute_result" else {}
-            kept.append({"output_type": kind, "data": output["data"], "metadata": {}} | number)
+            kept.append({"output_type": kind, "data": output["data"], "metadata": _words(output)} | number)
     return kept
+
+
+def _words(output: Notebook) -> dict[str, Any]:
+    """Of an output's metadata, what a picture shows in words: the rest is the machine's."""
+    alt = output["metadata"].get(PICTURE, {}).get("alt")
+    return {PICTURE: {"alt": alt}} if alt else {}
 
 
 def with_prose(notebook: Notebook, executed: Notebook) -> Notebook:

@@ -22,6 +22,7 @@ from types import ModuleType
 from saqlib import files, paths
 from saqlib.errors import did_you_mean
 from saqlib.pipeline import instructions
+from saqlib.pipeline.alternatives import described
 from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, text, with_prose
 
 KERNEL_START = 300  # seconds that a busy machine may take to start a kernel
@@ -80,7 +81,8 @@ def read(outputs: Iterable[Path] = ()) -> list[str]:
     left = []
     for path in outputs:
         try:
-            notebook = with_prose(_load(_notebook(path.stem.split("-")[0])), _load(path))
+            stem = path.stem.split("-")[0]
+            notebook = described(with_prose(_load(_notebook(stem)), _load(path)), stem)
         except FormError as error:
             left.append(f"{path.name} is left as it is: {error}")
         else:
@@ -93,7 +95,7 @@ def refresh(names: Iterable[str] = ()) -> None:
     for name in list(names) or _names():
         path = _notebook(name)
         executed = _execute(code(name), name, {})
-        files.write(path, _as_saved(with_prose(_load(path), executed)))
+        files.write(path, _as_saved(described(with_prose(_load(path), executed), name)))
 
 
 def _names() -> list[str]:

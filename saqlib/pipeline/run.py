@@ -23,6 +23,7 @@ import yaml
 
 from saqlib import codebase, download, params, paths
 from saqlib.data.images import DataError
+from saqlib.grid import Grid
 from saqlib.params import ParamsError
 from saqlib.pipeline import notebooks, study
 
@@ -95,11 +96,10 @@ def repro(folder: Path) -> None:
     stage fails.
     """
     settings = study.load(folder / "params.yaml")
-    cells = settings.grid.cells
     print(_computed_by(settings), flush=True)
     _dvc(folder, ["repro", "source", "code", "data"])
-    for stage in _stages_of_cells(folder):
-        lanes = _lanes([f"{stage}@{cell}" for cell in cells])
+    for stage, names in _matrices(folder, settings.grid).items():
+        lanes = _lanes([f"{stage}@{name}" for name in names])
         beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores
         # Without what comes before them: the lanes would block one another there.
         _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *names] for names in [*lanes, *beside]))
@@ -113,10 +113,13 @@ def _computed_by(settings: study.Study) -> str:
     return fused.reason(settings.shape, settings.engine.pick_device().type)
 
 
-def _stages_of_cells(folder: Path) -> list[str]:
-    """The stages of dvc.yaml that run once a cell, in order."""
+def _matrices(folder: Path, grid: Grid) -> dict[str, list[str]]:
+    """The stages of dvc.yaml that run once for each cell or each dataset, in order, and what they run for."""
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    return [name for name, stage in stages.items() if "precision" in stage.get("matrix", {})]
+    axes = {name: set(stage.get("matrix", {})) for name, stage in stages.items()}
+    each = {"cells": [str(cell) for cell in grid.cells], "datasets": list(grid.datasets)}
+    kinds = {name: "cells" if "precision" in keys else "datasets" for name, keys in axes.items() if "dataset" in keys}
+    return {name: each[kind] for name, kind in kinds.items()}
 
 
 def _lanes(names: list[str]) -> list[list[str]]:

@@ -16,22 +16,23 @@ from matplotlib.lines import Line2D
 
 from saqlib import words
 from saqlib.evidence.statistics import t_interval
-from saqlib.names import PRIMARY, UNTRAINED
+from saqlib.names import ANSWERS, FAITHFULNESS, UNTRAINED
 from saqlib.report.panels import panels_of, precision_handles, training_handles, training_legend, training_lines
 from saqlib.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, colour, in_order, marker, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
-BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "sobel": (0, (5, 1.5, 1, 1.5))}
+BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
+SHOWN = (*ANSWERS, "foreground_mass")  # what answers a question, and what describes beside it
 
 
 @styled
 def trade_off(runs: pd.DataFrame) -> Figure:
-    """Accuracy against each clarity score: one point per network, the precisions of a seed joined.
+    """Accuracy against what answers each question: one point per network, the precisions of a seed joined.
 
     One row per dataset, one column per score. Filled points: standard training; open ones: guided.
     """
-    figure, panels = panels_of(runs, PRIMARY, height=1.55)
+    figure, panels = panels_of(runs, ANSWERS, height=1.55)
     for dataset, line in panels.items():
         for metric, axes in line.items():
             for training, group in runs[runs.dataset == dataset].groupby("training", sort=False):
@@ -58,7 +59,7 @@ def _joined(axes: Axes, group: pd.DataFrame, x: str, y: str, filled: bool) -> No
 
 
 @styled
-def clarity(runs: pd.DataFrame, controls: pd.DataFrame, metrics: Sequence[str] = PRIMARY) -> Figure:
+def clarity(runs: pd.DataFrame, controls: pd.DataFrame, metrics: Sequence[str] = SHOWN) -> Figure:
     """Each score over the precisions, every seed joined, with what controls score as grey bands.
 
     controls: dataset, training, control, seed and the scores. A band spans the controls of all seeds and
@@ -185,8 +186,10 @@ def gradients(sample: pd.DataFrame) -> Figure:
 
 
 @styled
-def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("test_accuracy", "retained_gini")) -> Figure:
-    """Size of the packed network against what it keeps; the line joins what no smaller network beats.
+def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("test_accuracy", FAITHFULNESS)) -> Figure:
+    """Size of the packed network against what it is worth; the line joins what no smaller network beats.
+
+    Scores themselves, not shares of what training gives: those of two trainings are shares of two different things.
 
     frame: dataset, precision, training, packed_bytes and the metrics, one row per cell. One row of panels per dataset,
     one column per metric; a metric without any value is left out.

@@ -1,11 +1,11 @@
 """Other methods that should agree with the input gradient: whether a finding depends on how the map is made.
 
-SmoothGrad; occlusion, which needs no gradient and so no straight-through surrogate; and the gradient of the
-log-probability. All take images (B, C, H, W) and return maps (B, H, W), and raise ValueError as input_gradient does for
-images, targets and networks of which no map can be made.
+SmoothGrad; integrated gradients; occlusion, which needs no gradient and so no straight-through surrogate; and the
+gradient of the log-probability. All take images (B, C, H, W) and return maps (B, H, W), and raise ValueError as
+input_gradient does for images, targets and networks of which no map can be made.
 
-Sources: SmoothGrad, Smilkov et al., arXiv 1706.03825; occlusion, Zeiler and Fergus, arXiv 1311.2901; both by captum,
-which is imported where it is used: it takes a second.
+Sources: SmoothGrad, Smilkov et al., arXiv 1706.03825; integrated gradients, Sundararajan et al., arXiv 1703.01365;
+occlusion, Zeiler and Fergus, arXiv 1311.2901; all by captum, which is imported where it is used: it takes a second.
 """
 
 import torch
@@ -56,6 +56,45 @@ def smoothgrad(
                 abs=False,
             )
             for some, classes in zip(images.split(chunk), targets.split(chunk), strict=True)
+        ]
+    return per_pixel(torch.cat(maps)).detach()
+
+
+@method
+def integrated_gradients(
+    model: nn.Module, images: Tensor, targets: Tensor, baseline: Tensor, *, steps: int = 50
+) -> Tensor:
+    """Integrated gradients: (image - baseline) times the mean gradient on the line between them, by captum.
+
+    Of a network with a gradient, a map's values sum up to the target logit's rise from the baseline to the image. A
+    straight-through surrogate is no gradient, and promises no such sum. Whatever pixel equals the baseline gets 0: a
+    black one would erase the background of these images from every map; the study passes the training mean.
+
+    Args:
+        model: any network of images to logits (B, classes); it is run in evaluation mode.
+        images: float (B, C, H, W).
+        targets: int64 (B,), the classes to explain.
+        baseline: where the line begins, (1, C, H, W) for all images or (B, C, H, W).
+        steps: points on the line, those of Gauss and Legendre.
+
+    Returns:
+        Maps (B, H, W), signed; of several channels the value that is largest in magnitude.
+
+    Raises:
+        ValueError: the baseline does not fit the images.
+    """
+    if baseline.shape[1:] != images.shape[1:] or len(baseline) not in (1, len(images)):
+        raise ValueError(
+            f"the baseline must be one image or one for each of {tuple(images.shape)}, not {tuple(baseline.shape)}"
+        )
+    from captum.attr import IntegratedGradients
+
+    integrator, chunk = IntegratedGradients(model), max(1, CHUNK_IMAGES // steps)
+    batches = (each.split(chunk) for each in (images.detach(), baseline.to(images).expand_as(images), targets))
+    with evaluating(model), torch.enable_grad():
+        maps = [
+            integrator.attribute(some, begin, target=classes, n_steps=steps)
+            for some, begin, classes in zip(*batches, strict=True)
         ]
     return per_pixel(torch.cat(maps)).detach()
 

@@ -8,7 +8,7 @@ precisions share.
 import json
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def _train_seeds(
         "warmup_epochs": recipe.warmup_epochs,
         "guided": recipe.guided,
         "watch": _watch(images, recipe.records) if seeds[0] == 0 else None,
-        "on_progress": lambda seed, history: files.write_torch(_progress_file(folder, seed), asdict(history)),
+        "on_progress": lambda seed, history: _write_progress(_progress_file(folder, seed), history),
     }
     try:
         going_on = {}
@@ -230,6 +230,11 @@ class _watching:
         self.on_progress(Progress(histories, self.seeds, self.epochs))
 
 
+def _write_progress(path: Path, history: records.History) -> None:
+    """All but the weights, which nobody who waits looks at."""
+    files.write_torch(path, asdict(replace(history, states=[])))
+
+
 def _history(folder: Path, seed: int) -> records.History | None:
     """How far a seed is; None before its first record. A finished seed has left its progress file behind."""
     try:
@@ -252,11 +257,18 @@ def save_cell(cell: Cell, runs: Iterable[Run], recipe: Recipe, root: Path = path
     first = runs[0].history
     validation = data.load(recipe.dataset, "validation", sample=recipe.sample)
     watched = _watch(records.Images(*validation, *validation), recipe.records).images
-    record = {"steps": torch.tensor(first.steps), "images": watched, "maps": torch.stack(first.maps)}
+    record = {
+        "steps": torch.tensor(first.steps),
+        "images": watched,
+        "maps": torch.stack(first.maps),
+        "states": first.states,
+        "switch": first.switch,
+    }
     states = {run.seed: run.state for run in runs}
     stored.write_cell(cell, recipe.precision, recipe.shape, states, record, root)
     by = runs[0].computed_by
-    report = {"cell": str(cell), "computed_by": by, "seeds": {str(run.seed): _report(run) for run in runs}}
+    seeds = {str(run.seed): _report(run) for run in runs}
+    report = {"cell": str(cell), "computed_by": by, "switch": first.switch, "seeds": seeds}
     files.write(root / "results" / "runs" / f"{cell}.json", json.dumps(report, indent=1) + "\n")
 
 

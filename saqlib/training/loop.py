@@ -137,6 +137,8 @@ class _Training:
         if self.quantization and self.switch >= self.total:
             raise ValueError(f"warmup_epochs must be less than epochs ({epochs}), not {warmup_epochs}")
         self.due = _record_steps(self.watch, self.total)
+        for history in self.histories:
+            history.switch = self.switch if self.quantization else None
         peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peaks, total_steps=self.total)
         for model in self._everyone():
@@ -207,7 +209,8 @@ class _Training:
     def resume(self, start: Point) -> None:
         """Go on from there, with a network whose weights have the same names."""
         (model,), (history,) = self.models, self.histories
-        history.steps, history.maps = list(start["history"]["steps"]), list(start["history"]["maps"])
+        for name in ("steps", "maps", "states"):
+            setattr(history, name, list(start["history"][name]))
         history.epochs = [entry | {} for entry in start["history"]["epochs"]]
         # The clips stay what they are here: what they would have cut in the warm-up is this network's own.
         for weights, entry in zip(start["ends"], history.epochs, strict=False):
@@ -256,6 +259,8 @@ class _Training:
             self.histories[0].steps.append(self.step)
             maps = saliency_now(self.models[0], as_input(self.watch.images), self.watch.labels)
             self.histories[0].maps.append(maps.cpu())
+            state = self.models[0].state_dict()
+            self.histories[0].states.append({name: value.clone().cpu() for name, value in state.items()})
             self._report(self.seeds[:1])
 
     def _write_back(self) -> None:

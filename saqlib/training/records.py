@@ -39,11 +39,16 @@ class Images:
 
 @dataclass
 class History:
-    """What happened, one entry an epoch; and the maps of the watched images at some steps."""
+    """What happened, one entry an epoch; and at some steps the maps of the watched images, with the weights.
+
+    switch: the number of steps after which the network quantizes, None for full precision.
+    """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     maps: list[Tensor] = field(default_factory=list)  # of (K, 28, 28)
+    states: list[dict[str, Tensor]] = field(default_factory=list)
+    switch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,15 @@ def test_a_cell_is_reported_from_its_model_file(tmp_path, monkeypatch):
     assert row["packed_file_bytes"] == expected["packed"].stat().st_size < row["qcdq_file_bytes"]
 
 
+def test_the_untrained_network_is_that_of_seed_0(tmp_path):
+    """The file of the control is the network before its first step, map included."""
+    trained = network("fp32")
+    path = deployment.deploy_untrained(trained.precision, trained.shape, tmp_path)
+    assert path.name == "untrained.explain.onnx"
+    before = build(trained.precision, shape=trained.shape, seed=0).eval()
+    deployment.verify(before, {"explain": path}, sample("test")[0][:40])
+
+
 @pytest.mark.parametrize("kind", ["qcdq", "packed", "explain"])
 def test_verify_finds_the_file_that_is_another_network(kind, deployed, tmp_path):
     """A file whose logits differ is an error that names it and the level."""

@@ -1,16 +1,15 @@
-"""Retained clarity: ratios of means with Fieller's interval, by hand and by simulation."""
+"""Tests of saqlib.evidence.retained: ratios of means with Fieller's interval, by hand and by simulation."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from saqlib.evidence.retained import _ratio, retained
-from saqlib.names import PRIMARY
+from saqlib.evidence.retained import METRICS, _ratio, retained
 from tests.frames import DATASETS, PRECISIONS, make_runs
 
 
-def make_untrained(runs, scores=PRIMARY[1:]):
+def make_untrained(runs, scores=METRICS[1:]):
     """Untrained networks whose Gini is that of mixed, and whose other scores lie anywhere."""
     untrained = runs[runs.precision == "mixed"].drop(columns="precision")
     rng = np.random.default_rng(1)
@@ -48,6 +47,13 @@ def test_ratio_covers_the_true_one():
     assert low <= hits <= high
 
 
+def test_a_share_of_a_loss_is_none():
+    """Where training lowers the score, for certain, a ratio of two losses is no share that is retained."""
+    x = np.random.default_rng(0).normal(-2, 0.1, 10)
+    assert np.isnan(_ratio(pd.Series(0.5 * x), pd.Series(x))).all()
+    assert np.isfinite(_ratio(pd.Series(-0.5 * x), pd.Series(-x))).all()
+
+
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
 def test_ratio_of_what_is_not_there(spoilt):
     """One seed, or a seed without a value, has no ratio."""
@@ -66,7 +72,7 @@ def test_seeds_are_paired_by_their_number():
     assert fewer[["estimate", "low", "high"]].isna().all(axis=None)
 
 
-def test_retained_clarity():
+def test_retained_share():
     """1 for the reference, .5 for half its gain over the untrained network, NaN without a gain to keep."""
     runs = make_runs(halved, noise=0.001)
     table = retained(runs, make_untrained(runs), "fp32").set_index(["training", "metric", "precision"])
@@ -77,7 +83,7 @@ def test_retained_clarity():
 
 
 def test_retained_is_read_against_the_named_reference():
-    """With w2a2 as the reference, fp32 keeps twice its gain."""
+    """With w2a2 as the reference, fp32 keeps twice what that gained."""
     runs = make_runs(halved, noise=0.001)
     table = retained(runs, make_untrained(runs), "w2a2").set_index(["training", "metric", "precision"])
     assert table.loc["standard", "gini", "fp32"].estimate == pytest.approx(2, abs=0.1)
@@ -90,7 +96,7 @@ def test_retained_has_one_row_per_dataset_training_score_and_precision():
     untrained = make_untrained(runs)
     table = retained(runs, untrained, "fp32")
     assert list(table.columns) == ["dataset", "training", "metric", "precision", "estimate", "low", "high"]
-    assert len(table) == 2 * 2 * len(PRIMARY) * len(PRECISIONS)
+    assert len(table) == 2 * 2 * len(METRICS) * len(PRECISIONS)
     other = untrained.assign(gini=untrained.gini.where(untrained.dataset == "mnist", 0.5))
     changed = retained(runs, other, "fp32")
     same = table.dataset == "mnist"

@@ -33,7 +33,8 @@ def test_two_runs_give_the_same_bytes(workspaces):
     """Everything under results/ and the paper are the same in two folders, executed notebooks included."""
     calm, killed, _ = workspaces
     results = digests(calm / "results")
-    assert {"runs/mnist-w2a2-standard.json", "notebooks/02_train-mnist-w2a2-standard.ipynb"} <= results.keys()
+    some = {"runs/mnist-w2a2-standard.json", "fills/mnist.csv", "notebooks/02_train-mnist-w2a2-standard.ipynb"}
+    assert some <= results.keys()
     assert results == digests(killed / "results")
     assert (calm / "paper" / "paper.pdf").read_bytes() == (killed / "paper" / "paper.pdf").read_bytes()
 
@@ -53,11 +54,11 @@ def test_goes_on_after_a_kill(workspaces):
 
 
 def test_the_store_keeps_what_was_computed(calm):
-    """Two seeds of two cells, trained and scored, the warm-ups of one, and the controls of both: for who asks next."""
+    """Two seeds of two cells, trained and scored, and the warm-ups of one: for who asks next."""
     store = calm / "build" / "store"
     kept = {kind: sorted(path.name for path in store.rglob(f"{kind}/*/*")) for kind in ("trained", "warmed", "scored")}
     assert kept["trained"] == ["0.pt", "0.pt", "1.pt", "1.pt"] and kept["warmed"] == ["0.pt", "1.pt"]
-    assert kept["scored"] == sorted(["0.nc", "1.nc", "controls.nc"] * 2)
+    assert kept["scored"] == ["0.nc", "0.nc", "1.nc", "1.nc"]
 
 
 # ------------------------------------------------------------------------------------------------- what runs again
@@ -183,6 +184,14 @@ def test_lanes_share_cells_of_both_trainings():
     assert sorted(name for lane in lanes for name in lane) == sorted(names)
     assert [sum("guided" in name for name in lane) for lane in lanes] == [4, 4]
     assert run._lanes(names[:1]) == [names[:1]]
+
+
+def test_stages_with_a_matrix_run_in_order_for_all_that_they_name():
+    """Training, then the decision on fills, then scores: each once for every cell, or for every dataset."""
+    grid = study.load().grid
+    found = run._matrices(paths.ROOT, grid)
+    cells = [str(cell) for cell in grid.cells]
+    assert list(found.items()) == [("train", cells), ("fills", list(grid.datasets)), ("clarity", cells)]
 
 
 def test_stages_run_in_this_environment(tmp_path):

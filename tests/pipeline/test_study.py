@@ -122,7 +122,7 @@ def test_limits_that_are_allowed_are_allowed():
 
 def test_only_the_grid_s_datasets_need_epochs():
     """A dataset that is in no cell may have none, in any scale."""
-    raw = changed(grid__datasets=["mnist"])
+    raw = changed(grid__datasets=["mnist"], ablations={})
     for scale in raw["scales"].values():
         del scale["epochs"]["fashion_mnist"]
     assert study.from_dict(raw).size.epochs == {"mnist": RAW["scales"][RAW["scale"]]["epochs"]["mnist"]}
@@ -174,8 +174,11 @@ DECIDES = {
 # What decides nothing of a network: where it runs, how many of them, how they are scored and judged.
 DECIDES_NOT = {
     "executor": "ray", "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
-    "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__margin": 0.77, "claims__reference": "w4a4",
-    "claims__hypotheses": [], "grid__trainings": ["guided", "standard"],
+    "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__reference": "w4a4",
+    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__questions__accuracy": "gini",
+    "claims__questions__focus": "morans_i", "claims__questions__coherence": "gini",
+    "claims__questions__faithfulness": "gini", "claims__hypotheses": RAW["claims"]["hypotheses"][:1],
+    "grid__trainings": ["guided", "standard"],
     "scales__smoke__seeds": 7, "scales__smoke__images": 77, "scales__smoke__images_expensive": 7,
     "scales__smoke__images_deployed": 7, "scales__full__records": 77, "scales__full__epochs__mnist": 77,
 }  # fmt: skip
@@ -190,14 +193,16 @@ def leaves(section, *path: str) -> list[str]:
 
 def test_every_value_is_told_to_decide_or_not():
     """A new parameter has to be added to one of the two lists; rows, axes and other scales are as those there."""
-    raw = {key: value for key, value in RAW.items() if key not in ("scale", "grid", "precisions", "scales")}
+    listed_elsewhere = ("scale", "grid", "precisions", "scales", "ablations")
+    raw = {key: value for key, value in RAW.items() if key not in listed_elsewhere}
     expected = {*leaves(raw), *leaves({"smoke": RAW["scales"]["smoke"]}, "scales")}
     assert expected <= {*DECIDES, *DECIDES_NOT} and not DECIDES.keys() & DECIDES_NOT.keys()
 
 
 def stale(name: str, value, read) -> set[Cell]:
     """The cells for which `read(study, cell)` becomes another one when the value is changed."""
-    before, after = study.load(scale="smoke"), study.from_dict(changed(**{name: value}), "smoke")
+    alone = {"claims__hypotheses": []}  # for another reference other claims would have to be made
+    before, after = (study.from_dict(changed(**alone | change), "smoke") for change in ({}, {name: value}))
     return {cell for cell in before.grid.cells if read(before, cell) != read(after, cell)}
 
 
@@ -357,7 +362,7 @@ def test_missing_section_is_named(key):
         ("scales.quick", "images_expensive"),
         ("network", "hidden"),
         ("clarity", "steps"),
-        ("claims", "margin"),
+        ("claims", "margins"),
     ],
 )
 def test_missing_key_is_named(section, key):
@@ -376,6 +381,12 @@ def test_missing_epochs_of_a_dataset_of_the_grid_are_named(scale):
 def test_empty_axis_of_the_grid_is_refused(axis):
     """A grid without cells would be a pipeline that does nothing and succeeds."""
     assert message(changed(**{f"grid__{axis}": []})) == f"grid.{axis} is empty; name at least one"
+
+
+def test_a_grid_without_standard_training_is_refused():
+    """Its full-precision networks decide which fills qualify: without them nothing could be scored."""
+    text = message(changed(grid__trainings=["guided"]))
+    assert text == "grid.trainings lacks standard, whose networks decide which fills qualify"
 
 
 def test_axis_that_names_a_value_twice_is_refused():
@@ -415,7 +426,7 @@ def test_layer_without_bits_is_refused():
 @pytest.mark.parametrize(
     "name",
     ["optimizer.learning_rate", "quantization.alpha_penalty", "trainings.guided.weight", "trainings.guided.fraction",
-     "clarity.sensitivity_radius", "scales.full.warmup_epochs", "claims.margin"],
+     "clarity.sensitivity_radius", "scales.full.warmup_epochs", "claims.margins.accuracy"],
 )  # fmt: skip
 def test_wrong_float_is_refused(name, kind):
     """Text, flags, nothing and lists are no numbers; nan is in no range."""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from saqlib.names import PRIMARY, UNTRAINED
+from saqlib.names import UNTRAINED
 from saqlib.report import figures, style
 from tests import frames
 from tests.report.drawn import IN_ORDER, PRECISIONS, check_files, check_style, dashed_across
@@ -20,14 +20,14 @@ def make_controls():
     """Three controls, each with a level of its own."""
     rows = make_runs().query("precision == 'fp32'").drop(columns="precision")
     level = {UNTRAINED: 0.0, "white_noise": 2.0, "one_hot": 9.0}
-    return pd.concat([rows.assign(control=c, **dict.fromkeys(PRIMARY, v)) for c, v in level.items()])
+    return pd.concat([rows.assign(control=c, **dict.fromkeys(figures.SHOWN, v)) for c, v in level.items()])
 
 
 def make_deployment():
     """Six networks: w2a2 smallest, then w4a4, then fp32."""
     size = {"w2a2": 10_000, "w4a4": 20_000, "fp32": 180_000}
     random = np.random.Generator.random
-    frame = frames.grid(seeds=1, precisions=PRECISIONS, test_accuracy=random, retained_gini=random)
+    frame = frames.grid(seeds=1, precisions=PRECISIONS, test_accuracy=random, faithfulness=random)
     return frame.assign(packed_bytes=frame.precision.map(size))
 
 
@@ -180,7 +180,7 @@ def test_pareto_front():
 
 
 def test_pareto_leaves_out_what_nobody_measured():
-    """With few seeds retained clarity may be NaN throughout: its column is left out."""
+    """Where no fill qualifies nobody knows how faithful maps are: the column is left out."""
     frame = make_deployment()
     assert len(figures.pareto(frame).axes) == 2
-    assert len(figures.pareto(frame.assign(retained_gini=np.nan)).axes) == 1
+    assert len(figures.pareto(frame.assign(faithfulness=np.nan)).axes) == 1

@@ -7,7 +7,7 @@ from captum.attr import Saliency
 from torch import nn
 
 from saqlib.saliency.gradient import input_gradient
-from saqlib.saliency.methods import log_probability_gradient, occlusion, smoothgrad
+from saqlib.saliency.methods import integrated_gradients, log_probability_gradient, occlusion, smoothgrad
 
 
 class HalfSquares(nn.Module):
@@ -88,6 +88,51 @@ def test_smoothgrad_follows_its_generator_alone(model, images):
     assert not torch.equal(first, other)
 
 
+BASELINES = {"one for all": 1, "one for each": 5}
+
+
+@pytest.mark.parametrize("count", BASELINES.values(), ids=BASELINES)
+def test_integrated_gradients_of_half_squares_are_their_rise(images, count):
+    """Closed form: with gradient x the integral is half the square of the pixel less that of the baseline."""
+    baseline = torch.rand(count, 1, 28, 28, generator=generator(3))
+    targets = torch.zeros(5, dtype=torch.int64)
+    maps = integrated_gradients(HalfSquares(), images, targets, baseline)
+    torch.testing.assert_close(maps, ((images.square() - baseline.square()) / 2).squeeze(1), rtol=1e-5, atol=1e-6)
+    assert not maps.requires_grad
+
+
+def test_integrated_gradients_are_complete(images):
+    """A map sums up to the logit's rise from the baseline to the image, in a network that bends."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 5, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(576, 5)).eval()
+    network[0].weight.data *= 10  # far from linear: the gradient at the image alone would not do
+    baseline = torch.rand(1, 1, 28, 28, generator=generator(3))
+    with torch.no_grad():
+        rise = (network(images) - network(baseline)).gather(1, TARGETS[:, None]).squeeze(1)
+    sums = integrated_gradients(network, images, TARGETS, baseline, steps=200).sum((1, 2))
+    torch.testing.assert_close(sums, rise, rtol=2e-3, atol=2e-3)
+    alone = (input_gradient(network, images, TARGETS) * (images - baseline).squeeze(1)).sum((1, 2))
+    assert (alone - rise).abs().min() > 0.05
+
+
+def test_integrated_gradients_in_parts_are_those_of_each_image(model):
+    """More images than one batch takes: nobody gets another's baseline, target or gradient."""
+    many = torch.rand(90, 1, 28, 28, generator=generator(4))
+    baselines, targets = torch.rand(90, 1, 28, 28, generator=generator(5)), torch.arange(90) % 5
+    maps = integrated_gradients(model, many, targets, baselines)
+    for i in (0, 39, 40, 41, 89):
+        alone = integrated_gradients(model, many[i : i + 1], targets[i : i + 1], baselines[i : i + 1])
+        torch.testing.assert_close(maps[i : i + 1], alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 28, 28), (5, 28, 28)])
+def test_a_baseline_that_does_not_fit_is_refused(model, images, shape):
+    """One line with both shapes."""
+    with pytest.raises(ValueError) as error:
+        integrated_gradients(model, images, TARGETS, torch.zeros(shape))
+    assert str(error.value) == f"the baseline must be one image or one for each of (5, 1, 28, 28), not {shape}"
+
+
 def test_occlusion_by_brute_force(model, images):
     """Each pixel holds the mean fall of the logit over the 4 x 4 windows, two apart, that cover it."""
     with torch.no_grad():
@@ -104,11 +149,12 @@ def test_occlusion_by_brute_force(model, images):
     torch.testing.assert_close(occlusion(model, images, TARGETS), total / count, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["smoothgrad", "occlusion", "log_probability_gradient"])
+@pytest.mark.parametrize("method", ["smoothgrad", "integrated_gradients", "occlusion", "log_probability_gradient"])
 def test_network_stays_as_it_was(model, images, method):
     """Mode, gradients and parameters are the same afterwards, and the maps those of evaluation mode."""
     methods = {
         "smoothgrad": lambda: smoothgrad(model, images, TARGETS, generator=generator(), samples=2),
+        "integrated_gradients": lambda: integrated_gradients(model, images, TARGETS, images.mean(0, keepdim=True)),
         "occlusion": lambda: occlusion(model, images, TARGETS),
         "log_probability_gradient": lambda: log_probability_gradient(model, images, TARGETS),
     }
@@ -164,6 +210,13 @@ def test_smoothgrad_of_several_channels_takes_the_mean_before_the_strongest():
     noisy = images + 0.3 * torch.randn(900, 3, 20, 24, generator=generator())
     assert (maps + 0.4).abs().max() < 0.06
     assert (strongest(noisy).mean(0) + 0.4).abs().min() > 0.06
+
+
+def test_integrated_gradients_of_several_channels_are_the_strongest_ones():
+    """Each channel has an integral of its own: with gradient x and a black baseline, half its square."""
+    images = torch.tensor([0.1, -0.4, 0.3]).view(1, 3, 1, 1).expand(1, 3, 20, 24)
+    maps = integrated_gradients(HalfSquares(), images, torch.tensor([0]), torch.zeros(1, 3, 20, 24))
+    torch.testing.assert_close(maps, torch.full((1, 20, 24), 0.08))
 
 
 def test_occlusion_of_several_channels_blanks_them_together(colour_model, colour_images):

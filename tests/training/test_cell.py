@@ -25,10 +25,11 @@ from saqlib import codebase, files, params, paths, store, stored
 from saqlib.data import images as data
 from saqlib.datasets import FILES, LABELS
 from saqlib.grid import Cell
+from saqlib.network.quantization import pact_layers
 from saqlib.pipeline import study
 from saqlib.training import cell as cells
 from saqlib.training import loop
-from saqlib.training.looking import accuracy
+from saqlib.training.looking import accuracy, saliency_now
 from saqlib.training.settings import Recipe
 from saqlib.workers import Engine
 
@@ -797,6 +798,25 @@ def test_saved_cell_is_deterministic_and_leaves_the_store_alone(tmp_path, build,
     assert set(contents(saved)) == {f"models/{CELL}.pt", f"results/runs/{CELL}.json"}
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in saved.rglob("*"))
     assert contents(build) == before and kept(build) == ["0.pt"]
+
+
+@pytest.mark.parametrize("name", ["mnist-w2a2-guided", "mnist-fp32-standard"])
+def test_recorded_networks_are_those_whose_maps_were_recorded(tmp_path, name):
+    """Before and after the switch: each network gives its recorded maps again, to the bit."""
+    cell = Cell.parse(name)
+    runs = train(cell, replace(tiny(cell, epochs=2), records=6), seeds=1)
+    cells.save_cell(cell, runs, tiny(cell), root=tmp_path)
+    steps, images, maps = stored.record(cell, tmp_path)
+    networks = list(stored.recorded_networks(cell, tmp_path))
+    assert [step for step, _ in networks] == steps.tolist() and len(networks) == 7
+    labels = torch.arange(10)
+    for (_, network), recorded in zip(networks, maps, strict=True):
+        again = saliency_now(network, data.as_input(torch.from_numpy(images)), labels)
+        assert torch.equal(again, torch.from_numpy(recorded))
+    quantizing = [bool(pact_layers(network)) for _, network in networks]
+    switch = runs[0].history.switch
+    assert (switch is None) == ("fp32" in name)
+    assert quantizing == [switch is not None and step >= switch for step in steps]
 
 
 def test_saved_cell_holds_every_seed_and_the_record(runs, saved):

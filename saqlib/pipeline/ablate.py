@@ -1,0 +1,85 @@
+"""One ablation: python -m saqlib.pipeline.ablate VARIANT [--scale SCALE]
+
+Trains what the patch of the variant changes, scores all of its cells in brief, and writes one row for each network to
+results/ablations/<variant>.csv. Seeds that the store holds, those of the main grid among them, are not computed again.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from saqlib import files, paths, store
+from saqlib.params import ParamsError
+from saqlib.pipeline import instructions, study
+
+
+def ablate(name: str, scale: str | None, root: Path) -> pd.DataFrame:
+    """Train and score a variant and write its table under `root`; the table."""
+    from saqlib.training.cell import train_cell  # PyTorch, once its instructions are pinned
+
+    ablation, settings = study.variant(name, scale)
+    seeds = min(ablation.seeds, settings.size.seeds)
+    rows = []
+    for cell in ablation.cells:
+        recipe = settings.recipe(cell)
+        runs = train_cell(cell, recipe, seeds, settings.engine)
+        scores = _scores(settings, recipe, runs)
+        axes = {"dataset": cell.dataset, "precision": cell.precision, "training": cell.training}
+        rows += [
+            axes | {"seed": run.seed, "test_accuracy": run.test_accuracy} | each
+            for run, each in zip(runs, scores, strict=True)
+        ]
+    table = pd.DataFrame(rows)
+    files.write(root / "results" / "ablations" / f"{name}.csv", files.csv(table))
+    return table
+
+
+def _scores(settings: study.Study, recipe, runs) -> list[dict[str, float]]:
+    """The scores of trained seeds, from the store or computed side by side and kept there."""
+    from saqlib.network import fused
+    from saqlib.training.cell import key
+
+    trained = key(recipe, settings.engine.pick_device().type)
+    scored = [trained, asdict(settings.scoring), fused.kind(recipe.shape, "cpu")]
+    folder = store.folder("brief", store.key("saqlib.clarity.brief", *scored))
+    jobs = [(folder / f"{run.seed}.json", recipe, run.state, settings.scoring) for run in runs]
+    settings.engine.map(_score, [job for job in jobs if store.kept(job[0], _read) is None])
+    return [_read(path) for path, *_ in jobs]
+
+
+def _score(path: Path, recipe, state, scoring) -> None:
+    from saqlib.clarity.brief import brief_scores
+    from saqlib.network.lenet import LeNet
+
+    network = LeNet(recipe.precision, recipe.shape)
+    network.load_state_dict(state)
+    files.write(path, json.dumps(brief_scores(network.eval(), recipe.dataset, scoring)))
+
+
+def _read(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message and exit code 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.ablate", description=__doc__.splitlines()[0])
+    parser.add_argument("variant", help="a row of `ablations` in params.yaml")
+    parser.add_argument("--scale", help="smoke, quick or full; that of params.yaml if left out")
+    options = parser.parse_args(arguments)
+    instructions.pin()
+    from saqlib.data.images import DataError
+    from saqlib.training.loop import DivergedError
+
+    try:
+        table = ablate(options.variant, options.scale, paths.ROOT)
+    except (ParamsError, DataError, DivergedError) as error:
+        sys.exit(str(error))
+    print(f"{options.variant}: {len(table)} networks.")
+
+
+if __name__ == "__main__":
+    main()

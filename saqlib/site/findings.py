@@ -1,0 +1,202 @@
+"""What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions.
+
+Two forms of results are known. The first study's verdicts say `supported`, `not supported` or `opposite`, one for
+each claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each
+question as well. What differs between them stands in this module alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from saqlib import words
+from saqlib.evidence.statistics import Interval, t_interval
+
+ABSTRACT = ("H1", "H2", "H3", "H4", "H5", "H6")  # of the first study, which did not group its claims
+SUPPORTED, OPPOSITE = "supported", "opposite"
+AXES = ("dataset", "training", "question")
+# The faithfulness of a map: in the first study the relevance gain with blank pixels was the only one.
+FAITHFULNESS = ("faithfulness", "symmetric_relevance_gain")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One verdict, and the line of results/ that it stands in; `question` is empty where a claim has but one."""
+
+    claim: str
+    text: str
+    dataset: str
+    training: str
+    question: str
+    word: str
+    line: str
+
+    def at(self, axis: str) -> str:
+        """Where the verdict was given, in a reader's words."""
+        value = getattr(self, axis)
+        return words.dataset(value) if axis == "dataset" else f"{value} training" if axis == "training" else value
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a claim stands over all its verdicts: reproduced, not reproduced, or depending on something."""
+
+    claim: str
+    text: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def supported(self) -> tuple[Verdict, ...]:
+        """The verdicts that support it."""
+        return tuple(verdict for verdict in self.verdicts if verdict.word == SUPPORTED)
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The fewest axes that decide whether a verdict supports the claim; none if all agree."""
+        for count in range(len(AXES) + 1):
+            for axes in combinations(AXES, count):
+                if self._decided_by(axes):
+                    return axes
+        return AXES
+
+    def _decided_by(self, axes: Iterable[str]) -> bool:
+        found: dict[tuple[str, ...], bool] = {}
+        return all(
+            found.setdefault(tuple(getattr(verdict, axis) for axis in axes), verdict.word == SUPPORTED)
+            == (verdict.word == SUPPORTED)
+            for verdict in self.verdicts
+        )
+
+    @property
+    def word(self) -> str:
+        """`reproduced`, `not reproduced`, or `depends on dataset and training`."""
+        if len(self.supported) == len(self.verdicts):
+            return "reproduced"
+        if not self.supported:
+            return "opposite" if all(verdict.word == OPPOSITE for verdict in self.verdicts) else "not reproduced"
+        return f"depends on {' and '.join(self.depends_on)}"
+
+    @property
+    def where(self) -> str:
+        """Where it holds, if that depends: `holds for MNIST` or `all but FashionMNIST`, whichever names fewer."""
+        axes = self.depends_on
+        places: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for verdict in self.verdicts:
+            places[verdict.word == SUPPORTED][", ".join(verdict.at(axis) for axis in axes)] = None
+        holds, fails = (list(places[supports]) for supports in (True, False))
+        return f"holds for {'; '.join(holds)}" if len(holds) <= len(fails) else f"all but {'; '.join(fails)}"
+
+
+def standings(results: Path, params: Path) -> list[Standing]:
+    """Each claim of the abstract with its verdicts, in the order of the tables.
+
+    Args:
+        results: the folder results/.
+        params: params.yaml, where claims have their text if the tables do not.
+    """
+    frame, name = _verdicts(results / "tables")
+    texts = _texts(yaml.safe_load(params.read_text(encoding="utf-8")))
+    found: dict[str, list[Verdict]] = {}
+    for index, row in frame.iterrows():
+        text = row.get("text", texts.get(row.claim, row.claim))
+        line = f"results/tables/{name}.csv#L{index + 2}"
+        verdict = Verdict(row.claim, text, row.dataset, row.training, row.get("question", ""), row.verdict, line)
+        found.setdefault(row.claim, []).append(verdict)
+    return [Standing(claim, verdicts[0].text, tuple(verdicts)) for claim, verdicts in found.items()]
+
+
+def is_first_study(results: Path) -> bool:
+    """Whether the verdicts are in the first study's form."""
+    return "group" not in pd.read_csv(results / "tables" / "claims.csv", nrows=0)
+
+
+def _verdicts(tables: Path) -> tuple[pd.DataFrame, str]:
+    """The rows with a verdict on a claim of the abstract, numbered as in their file, and the file's name."""
+    name = "verdicts" if (tables / "verdicts.csv").exists() else "claims"
+    frame = pd.read_csv(tables / f"{name}.csv", keep_default_na=False)
+    of_abstract = frame.group.str.contains("abstract") if "group" in frame else frame.claim.isin(ABSTRACT)
+    return frame[of_abstract], name
+
+
+def _texts(params: Any) -> dict[str, str]:
+    """The text of every claim, wherever in params.yaml it stands."""
+    if isinstance(params, list):
+        params = dict(enumerate(params))
+    if not isinstance(params, dict):
+        return {}
+    own = {params["id"]: params["text"]} if {"id", "text"} <= params.keys() else {}
+    return own | {key: text for value in params.values() for key, text in _texts(value).items()}
+
+
+# ------------------------------------------------------------------------------------------- over the precisions
+
+
+@dataclass(frozen=True)
+class Number:
+    """A mean over the seeds, and the line of results/ that it stands in."""
+
+    value: float
+    line: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A quantity over the precisions of one dataset and training, and the change from the first to the last.
+
+    The change is that of a seed's pair of networks: its mean and 95 % t-interval over the seeds.
+    """
+
+    numbers: tuple[Number, ...]
+    change: Interval
+
+    @property
+    def direction(self) -> int:
+        """1 or -1 where the interval of the change lies above or below 0, else 0."""
+        return int(self.change.low > 0) - int(self.change.high < 0)
+
+
+class Runs:
+    """results/runs.csv and the tables of means beside it."""
+
+    def __init__(self, results: Path):
+        self.frame = pd.read_csv(results / "runs.csv")
+        self.tables = {name: pd.read_csv(results / "tables" / f"{name}.csv") for name in ("accuracy", "clarity")}
+        self.faithfulness = next(name for name in FAITHFULNESS if name in self.frame)
+        self.datasets, self.trainings, self.precisions = (
+            list(dict.fromkeys(self.frame[axis])) for axis in ("dataset", "training", "precision")
+        )
+
+    def seeds(self, metric: str, dataset: str, training: str) -> pd.DataFrame:
+        """One row per seed, one column per precision."""
+        rows = self.frame[(self.frame.dataset == dataset) & (self.frame.training == training)]
+        return rows.pivot(index="seed", columns="precision", values=metric)[self.precisions]
+
+    def chain(self, metric: str, dataset: str, training: str) -> Chain:
+        """A quantity over the precisions."""
+        seeds = self.seeds(metric, dataset, training)
+        numbers = [self._number(metric, dataset, training, precision) for precision in self.precisions]
+        return Chain(tuple(numbers), t_interval((seeds.iloc[:, -1] - seeds.iloc[:, 0]).to_numpy()))
+
+    def made_up_for(self, metric: str, dataset: str) -> Interval:
+        """How much less the last training loses from the first to the last precision than the first training does."""
+        first, last = (self.seeds(metric, dataset, training) for training in (self.trainings[0], self.trainings[-1]))
+        return t_interval(((last.iloc[:, -1] - last.iloc[:, 0]) - (first.iloc[:, -1] - first.iloc[:, 0])).to_numpy())
+
+    def _number(self, metric: str, dataset: str, training: str, precision: str) -> Number:
+        name = "accuracy" if metric == "test_accuracy" else "clarity"
+        table = self.tables[name]
+        there = (table.dataset == dataset) & (table.training == training)
+        there &= table["precision" if name == "accuracy" else "map"] == precision
+        if "metric" in table:
+            there &= table.metric == metric
+        if there.any():
+            return Number(
+                float(table["mean"][there].iloc[0]), f"results/tables/{name}.csv#L{table.index[there][0] + 2}"
+            )
+        rows = self.frame.query("dataset == @dataset and training == @training and precision == @precision")
+        return Number(float(rows[metric].mean()), f"results/runs.csv#L{rows.index[0] + 2}")

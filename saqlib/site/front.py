@@ -1,0 +1,126 @@
+"""The front page: for somebody with half a minute. Question, answer, a table, a picture, the claims, two commands.
+
+Every word and number that a result decides is made here from results/; the rest stands in site/pages/index.md.
+"""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from saqlib import paths, words
+from saqlib.site import lines
+from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, is_first_study, standings
+
+ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
+# What a row of the table is called, what it asks, and the column of the runs that answers.
+ROWS = (
+    ("Accuracy (%)", "test images", "test_accuracy"),
+    ("Focus", "do few pixels carry the map?", "gini"),
+    ("Coherence", "do they stand together?", "morans_i"),
+)
+USED = "does the network use them?"
+
+
+def answer(runs: Runs) -> str:
+    """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it."""
+    first = runs.trainings[0]
+    accuracy = {d: runs.chain("test_accuracy", d, first) for d in runs.datasets}
+    faithful = {d: runs.chain(runs.faithfulness, d, first) for d in runs.datasets}
+    parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}"]
+    parts.append(f"the faithfulness of the saliency map {_moves(faithful, '')}")
+    helped = [d for d in runs.datasets if runs.made_up_for(runs.faithfulness, d).low > 0]
+    if len(runs.trainings) == 1:
+        return f"{' and '.join(parts)}."
+    where = f" on {_listed(list(map(words.dataset, helped)))}" if len(helped) < len(runs.datasets) and helped else ""
+    does = f"makes up for part of that{where}" if helped else "does not make up for that"
+    return f"{', and '.join(parts)}; saliency-guided training {does}."
+
+
+def _moves(chains: dict[str, Chain], unit: str) -> str:
+    """`falls by 0.28 points on MNIST and 1.66 points on FashionMNIST`; what chance explains is said to be that."""
+    groups: dict[int, list[str]] = {}
+    for dataset, chain in chains.items():
+        size = f"{abs(chain.change.mean):.2f}{unit} on {words.dataset(dataset)}"
+        shown = size if chain.direction else f"on {words.dataset(dataset)}"
+        groups.setdefault(chain.direction, []).append(shown)
+    verbs = {-1: "falls by {}", 1: "rises by {}", 0: "does not change beyond chance {}"}
+    return " and ".join(verbs[direction].format(_listed(groups[direction])) for direction in groups)
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def table(runs: Runs) -> str:
+    """At most five rows: a quantity over the precisions on each dataset, and which way it goes."""
+    first, last = runs.trainings[0], runs.trainings[-1]
+    body = [_row(*row, first, runs) for row in [*ROWS, ("Faithfulness", USED, runs.faithfulness)]]
+    if last != first:
+        body.append(_row(f"Faithfulness, {last}", f"with {last} training", runs.faithfulness, last, runs))
+    order = " → ".join(runs.precisions)
+    heads = "".join(f"<th>{words.dataset(d)}<small>{order}</small></th>" for d in runs.datasets)
+    return f'<table class="chains"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _row(name: str, asked: str, metric: str, training: str, runs: Runs) -> str:
+    cells = {words.dataset(dataset): _chain(runs.chain(metric, dataset, training)) for dataset in runs.datasets}
+    shown = "".join(f'<td data-label="{dataset}">{cell}</td>' for dataset, cell in cells.items())
+    return f"<tr><th>{name}<small>{asked}</small></th>{shown}</tr>"
+
+
+def _chain(chain: Chain) -> str:
+    arrow, meaning = ARROWS[chain.direction]
+    steps = '<i aria-label="then">→</i>'.join(_linked(number) for number in chain.numbers)
+    return f'<span class="chain">{steps}</span> <b class="arrow" title="{meaning}" aria-label="{meaning}">{arrow}</b>'
+
+
+def _linked(number: Number) -> str:
+    title = number.line.replace("#L", ", line ")
+    shown = f"{number.value:.2f}".replace("-", "−")
+    return f'<a class="number" href="{lines.address(number.line)}" title="{title}">{shown}</a>'
+
+
+# ------------------------------------------------------------------------------------------------------ the claims
+
+
+def claims(found: Sequence[Standing]) -> str:
+    """A row for each claim: its text, how it stands, and where it holds."""
+    return f'<table class="claims"><tbody>{"".join(map(_claim, found))}</tbody></table>'
+
+
+def _claim(standing: Standing) -> str:
+    kind = {"reproduced": "yes", "not reproduced": "no", "opposite": "no"}.get(standing.word, "depends")
+    sign = {"yes": "✓", "no": "✗", "depends": "◐"}[kind]
+    where = standing.where if kind == "depends" else ""
+    verdicts = "; ".join(f"{_place(verdict)}: {verdict.word}" for verdict in standing.verdicts)
+    return (
+        f'<tr><td>{html.escape(standing.text)}</td><td class="{kind}"><b aria-hidden="true">{sign}</b> '
+        f'<a href="{lines.address(standing.verdicts[0].line)}" title="{html.escape(verdicts)}">{standing.word}</a>'
+        f"{f'<small>{html.escape(where)}</small>' if where else ''}</td></tr>"
+    )
+
+
+def _place(verdict: Verdict) -> str:
+    return ", ".join(filter(None, (words.dataset(verdict.dataset), verdict.training, verdict.question)))
+
+
+def parts(results: Path, picture: str) -> dict[str, object]:
+    """Everything that site/pages/index.md leaves open, by name.
+
+    Args:
+        results: the folder results/.
+        picture: the HTML of the picture.
+    """
+    runs = Runs(results)
+    return {
+        "answer": answer(runs),
+        "table": table(runs),
+        "picture": picture,
+        "claims": claims(standings(results, paths.PARAMS)),
+        "first_study": is_first_study(results),
+        "networks": str(len(runs.frame)),
+        "seeds": str(runs.frame.seed.nunique()),
+    }

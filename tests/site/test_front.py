@@ -1,0 +1,56 @@
+"""Tests of saqlib.site.front: the sentence, the table and the claims say what results/ say."""
+
+import re
+
+import pandas as pd
+
+from saqlib import paths
+from saqlib.site import front
+from saqlib.site.findings import Runs, Standing, Verdict
+
+
+def test_the_answer_is_one_sentence_with_the_numbers(results):
+    """Sizes, directions, and whether guidance helps."""
+    assert front.answer(Runs(results)) == (
+        "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
+        "0.21 on MNIST; saliency-guided training makes up for part of that."
+    )
+
+
+def test_the_answer_turns_with_the_results(results):
+    """What rises is said to rise, what chance explains is no change, and guidance that does not help is said not to."""
+    runs = pd.read_csv(results / "runs.csv")
+    swapped = runs.assign(
+        test_accuracy=-runs.test_accuracy, symmetric_relevance_gain=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2
+    )
+    swapped.to_csv(results / "runs.csv", index=False)
+    answer = front.answer(Runs(results))
+    assert "accuracy rises by 1.00 points on MNIST" in answer
+    assert "the saliency map does not change beyond chance on MNIST" in answer
+    assert answer.endswith("saliency-guided training does not make up for that.")
+
+
+def test_the_table_has_at_most_five_rows_and_every_number_leads_to_its_line(results):
+    """Each linked number is the one of the line, rounded."""
+    html = front.table(Runs(results))
+    assert html.count("<tr><th>") - 1 == 5
+    links = re.findall(r'href="table_(\w+)\.html#L(\d+)"[^>]*>([^<]+)</a>', html)
+    assert len(links) == 10
+    for table, line, shown in links:
+        row = (results / "tables" / f"{table}.csv").read_text().splitlines()[int(line) - 1]
+        assert f"{float(row.split(',')[-1]):.2f}" == shown.replace("−", "-")
+
+
+def test_a_claim_tells_by_a_sign_and_by_words_how_it_stands():
+    """Never by colour alone; every verdict is in the title."""
+    verdicts = [Verdict("A1", "Less & less.", "mnist", t, "", w, "results/tables/verdicts.csv#L2")
+                for t, w in (("standard", "supported"), ("guided", "opposite"))]  # fmt: skip
+    html = front.claims([Standing("A1", "Less & less.", tuple(verdicts))])
+    assert "Less &amp; less." in html and "◐" in html and "depends on training" in html
+    assert "MNIST, standard: supported; MNIST, guided: opposite" in html
+
+
+def test_the_page_has_everything_that_its_template_asks_for():
+    """From the committed results."""
+    found = front.parts(paths.RESULTS, "<figure></figure>")
+    assert {"answer", "table", "picture", "claims", "networks", "seeds", "first_study"} == found.keys()

@@ -1,0 +1,42 @@
+"""Tests of saqlib.site.lines: a page for each CSV, whose anchors are the lines of the file."""
+
+import re
+
+import pytest
+
+from saqlib import paths
+from saqlib.site import lines
+
+
+def test_an_address_is_the_page_and_the_line():
+    """Of tables, of plotted numbers, of the others."""
+    assert lines.address("results/tables/accuracy.csv#L5") == "table_accuracy.html#L5"
+    assert lines.address("results/figures/outline.csv#L2") == "figure_outline.html#L2"
+    assert lines.address("results/runs.csv#L9") == "file_runs.html#L9"
+
+
+def test_every_csv_has_a_page_with_its_lines_and_a_copy(tmp_path):
+    """The anchor L5 holds the values of line 5 of the file."""
+    for path in lines.write(paths.RESULTS, tmp_path):
+        raw = path.read_text().splitlines()
+        page = (tmp_path / f"{lines.page(path)}.md").read_text()
+        found = re.findall(r'<tr id="L(\d+)">.*?</th>(.*?)</tr>', page)
+        assert [int(number) for number, _ in found] == list(range(2, len(raw) + 1))
+        first = re.findall(r"<td>(.*?)</td>", found[3][1])[0]
+        assert raw[4].startswith(first.replace("&#x27;", "'"))
+        assert (tmp_path / "_static" / "results" / path.relative_to(paths.RESULTS)).read_bytes() == path.read_bytes()
+
+
+def test_a_value_over_two_lines_is_refused(tmp_path):
+    """Its rows could not be found by their line."""
+    path = tmp_path / "tables" / "odd.csv"
+    path.parent.mkdir()
+    path.write_text('a,b\n1,"two\nlines"\n')
+    with pytest.raises(ValueError, match="several lines"):
+        lines.write(tmp_path, tmp_path / "pages")
+
+
+def test_a_table_says_what_it_holds():
+    """One sentence, from where it is made."""
+    assert lines.about(paths.RESULTS / "tables" / "accuracy.csv").startswith("Test accuracy in percent")
+    assert lines.about(paths.RESULTS / "tables" / "unknown.csv") == ""
