@@ -38,8 +38,8 @@ def key(recipe: Recipe, device: str = "cpu") -> str:
 
 
 def leaves(raw: Any, where: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in params.yaml; a list is one value, and so are the ablations, each a study of its own."""
-    if isinstance(raw, dict) and where != ("ablations",):
+    """The path of every value in params.yaml; a list is one value, and so is a study that changes others."""
+    if isinstance(raw, dict) and (where[:1] != ("ablations",) or len(where) == 1):
         for name, value in raw.items():
             yield from leaves(value, (*where, name))
     else:
@@ -63,10 +63,12 @@ def changed(where: tuple) -> dict:
     for name in where[:-1]:
         section = section[name]
     value, name = section[where[-1]], ".".join(where)
-    if where == ("ablations",):
-        value = {}
-    elif name in OTHER_VALUES:
+    if name in OTHER_VALUES:
         value = OTHER_VALUES[name]
+    elif where[:2] == ("claims", "questions"):
+        value = "foreground_mass"
+    elif where[0] == "ablations":
+        value = value | {"question": "Another?", "seeds": value["seeds"] + 1}
     elif isinstance(value, bool):
         value = not value
     elif isinstance(value, (int, float)):
@@ -76,6 +78,8 @@ def changed(where: tuple) -> dict:
     else:  # widths of the network, bits of a layer
         value = [*value[:-1], value[-1] + 1]
     section[where[-1]] = value
+    if name == "claims.reference":  # which no hypothesis compares with itself
+        raw["claims"]["hypotheses"] = [each for each in section["hypotheses"] if value not in each["precisions"]]
     return raw
 
 
