@@ -482,8 +482,8 @@ def key(recipe: Recipe, *, cell: Cell = CELL, seeds: int = 1, engine: Engine = C
 
 
 def leaves(raw: Any, where: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in params.yaml; a list is one value."""
-    if isinstance(raw, dict):
+    """The path of every value in params.yaml; a list is one value, and so is a study that changes others."""
+    if isinstance(raw, dict) and (where[:1] != ("ablations",) or len(where) == 1):
         for name, value in raw.items():
             yield from leaves(value, (*where, name))
     else:
@@ -509,6 +509,10 @@ def changed(where: tuple) -> dict:
     value, name = section[where[-1]], ".".join(where)
     if name in OTHER_VALUES:
         value = OTHER_VALUES[name]
+    elif where[:2] == ("claims", "questions"):
+        value = "foreground_mass"
+    elif where[0] == "ablations":
+        value = value | {"question": "Another?", "seeds": value["seeds"] + 1}
     elif isinstance(value, bool):
         value = not value
     elif isinstance(value, (int, float)):
@@ -518,6 +522,8 @@ def changed(where: tuple) -> dict:
     else:  # widths of the network, bits of a layer
         value = [*value[:-1], value[-1] + 1]
     section[where[-1]] = value
+    if name == "claims.reference":  # which no hypothesis compares with itself
+        raw["claims"]["hypotheses"] = [each for each in section["hypotheses"] if value not in each["precisions"]]
     return raw
 
 
