@@ -32,6 +32,8 @@ def sensitivity_max(
 
     def explain(inputs: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
         (inputs,) = inputs if isinstance(inputs, tuple) else (inputs,)  # captum passes both, and wants a tuple
+        if len(target) == 1:  # which captum does not repeat for the draws
+            target = target.expand(len(inputs))
         return (input_gradient(model, inputs, target),)
 
     chunk = max(1, GRADIENT_IMAGES // draws)
