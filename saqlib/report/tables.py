@@ -185,7 +185,7 @@ def retained(numbers: pd.DataFrame) -> Table:
 def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) -> Table:
     """The table `deployment`: what each cell costs, with the accuracy and the scores that are left.
 
-    costs: the rows of saqlib.deployment.cell.report. runs: one row per network, as results/runs.csv. retained: as
+    costs: the rows of saqlib.deployment.seed.report. runs: one row per network, as results/runs.csv. retained: as
     saqlib.evidence.retained gives it. test_accuracy, in percent, and what answers a question are means over seeds,
     retained_<score> is the estimate for each score.
     """
