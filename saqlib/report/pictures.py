@@ -61,9 +61,7 @@ def classes(images: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]
     blocks = figure.subfigures(len(images), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for block, (title, rows) in zip(blocks, images.items(), strict=True):
         block.suptitle(title, x=0.01, ha="left", weight="bold")
-        panels = block.subplots(
-            len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0}
-        )
+        panels = block.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0})
         for line, row in zip(panels, rows, strict=True):
             for axes, image in zip(line, row, strict=True):
                 show_image(axes, image)
@@ -120,9 +118,7 @@ def _panels(rows: int, blocks: Sequence[int]) -> tuple[Figure, np.ndarray]:
 
 def _caption(axes: Axes, network: Maps, i: int) -> None:
     values = {"G": network.gini[i], "I": network.morans_i[i], "p": network.probability[i]}
-    text = (
-        "dead map" if is_dead(network.maps[i]) else "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-    )
+    text = "dead map" if is_dead(network.maps[i]) else "  ".join(f"{k} {_short(v)}" for k, v in values.items())
     axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=4.6)
     if not network.correct[i]:
         axes.spines[:].set(visible=True, color=RED, linewidth=1.6)
