@@ -34,7 +34,7 @@ class Collection:
     untrained: dict[str, pd.DataFrame]  # by set of images; + SCORES and amplitude of the reference's untrained twins
     image_sets: pd.DataFrame  # + images (the set), count and scored: how many images each set leaves of those scored
     secondary: pd.DataFrame  # + precision and the secondary scores, on the primary images
-    controls: pd.DataFrame  # + control and SCORES, on the primary images
+    controls: pd.DataFrame  # + control, SCORES and amplitude (of networks), on the primary images
     seed_to_seed: pd.DataFrame  # + preservation_*, between two seeds of the reference, on the primary images
     methods: pd.DataFrame  # + precision, method and SCORES, on those primary images that every method scored
     curves: pd.DataFrame  # + precision, level, most, least, random
@@ -186,7 +186,7 @@ def _secondary(cell: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def _controls(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
     """What controls score on the reference's images, with the network of each seed."""
-    arrays = {UNTRAINED: _scores(cell.scores.sel(map=UNTRAINED), cell.relevance_gain.sel(map=UNTRAINED))}
+    arrays = {UNTRAINED: _maps(cell, UNTRAINED)}
     for name in cell.control.values.tolist():
         arrays[name] = _scores(cell.control_scores.sel(control=name), cell.control_gain.sel(control=name))
     return pd.concat([_means(each, groups).assign(control=name) for name, each in arrays.items()])

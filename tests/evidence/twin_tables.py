@@ -78,7 +78,7 @@ def tables(results: Path, reference: str) -> dict[str, pd.DataFrame]:
         "accuracy": means(networks, [*ROWS, "precision"], ["test_accuracy"]),
         "clarity": pd.concat([
             means(maps, [*ROWS, "map"], [*PRIMARY, "faithfulness", "amplitude", "dead_rate"]),
-            means(controls, [*ROWS, "map"], [*PRIMARY, "faithfulness"]),
+            means(controls, [*ROWS, "map"], [*PRIMARY, "faithfulness", "amplitude"]),
         ]),
         "relevance_gain": pd.concat([means(frame, [*ROWS, "map"], GAINS) for frame in (maps, controls)]),
         "secondary": means(e["secondary"], [*ROWS, "precision"], ["entropy", "auroc", "sensitivity_max"]),
