@@ -23,7 +23,7 @@ NUMERICS = ("captum", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 def key(module: str, *decides: Any) -> str:
     """16 hexadecimal digits made of a module's code, with all that it imports, and of what else decides.
 
-    module: such as `saqlib.training.cell`. Code counts without comments and docstrings; versions of NUMERICS count.
+    module: such as `saqlib.training.seed`. Code counts without comments and docstrings; versions of NUMERICS count.
     decides: settings, hashes of data, the kind of device: values that JSON can hold.
     """
     versions = {package: metadata.version(package) for package in NUMERICS}

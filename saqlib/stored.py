@@ -93,6 +93,12 @@ def digest_of(content: dict[str, Any], seed: int) -> str:
     return found.hexdigest()
 
 
+def digest(network: LeNet) -> str:
+    """SHA-256 of a network, the same that `digest_of` takes of it in a model file."""
+    content = {"precision": asdict(network.precision), "network": asdict(network.shape)}
+    return digest_of(content | {"seeds": {0: network.state_dict()}}, 0)
+
+
 def restore(content: dict[str, Any], seed: int) -> LeNet:
     """The network of one seed of a model file, in evaluation mode.
 

@@ -13,7 +13,7 @@ import torch
 
 from saqlib import codebase, files, paths, store
 
-USERS = ("training.cell", "clarity.cell")  # whose results are kept
+USERS = ("training.seed", "clarity.seed", "clarity.brief", "deployment.seed")  # whose results are kept
 NO_NUMERICS = {"xarray"}  # imported by a deciding module, and only names what others compute
 
 
@@ -70,11 +70,11 @@ def test_order_of_settings_is_no_setting(library):
 
 def test_key_does_not_depend_on_the_process():
     """Another process, with another seed of its hashes, finds what this one has kept."""
-    code = "from saqlib import store; print(store.key('saqlib.training.cell', {'b': 1, 'a': 2}))"
+    code = "from saqlib import store; print(store.key('saqlib.training.seed', {'b': 1, 'a': 2}))"
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths.ROOT)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == store.key("saqlib.training.cell", {"b": 1, "a": 2})
+        assert done.stdout.strip() == store.key("saqlib.training.seed", {"b": 1, "a": 2})
 
 
 def test_code_of_the_module_and_of_its_imports_changes_the_key(library, tmp_path, monkeypatch):
@@ -129,6 +129,17 @@ def test_every_package_that_computes_counts(user):
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.split(".")[0])
     assert found - set(sys.stdlib_module_names) - {"saqlib"} <= set(store.NUMERICS) | NO_NUMERICS
+
+
+SCHEDULING = {"training.cell", "clarity.cell", "deployment.cell", "stored"}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_no_code_that_schedules_is_in_a_key(user):
+    """Which seeds, on which engine, read from and written to which file: another way of doing that computes nothing."""
+    deciding = set(codebase.texts(user))
+    assert user in deciding and not deciding & SCHEDULING
+    assert not any(codebase.room(module) in codebase.INFRASTRUCTURE for module in deciding)
 
 
 # ----------------------------------------------------------------------------------------------------- files

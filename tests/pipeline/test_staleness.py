@@ -16,7 +16,7 @@ from dvc.repo import Repo
 
 from saqlib import paths
 from saqlib.pipeline import run, study
-from saqlib.training.cell import key
+from saqlib.training.seed import key
 
 CELLS = [str(cell) for cell in study.load().grid.cells]
 TWO_BITS = [cell for cell in CELLS if "-w2a2-" in cell]
