@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Generator, Tensor, nn
 
 from saqlib import stored
+from saqlib.clarity import origins
 from saqlib.clarity.controls import control_maps
 from saqlib.clarity.images import scored_images
 from saqlib.clarity.maps import dead
@@ -42,7 +43,8 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
     scored, network = scored_images(cell.dataset, scoring), stored.load_model(cell, seed, root)
     subject = Subject.predicting(network, scored, scoring.clarity.steps)
     few = subject.first(scoring.images_expensive)
-    twin = untrained(network, subject.images[: scoring.calibration_images], seed)
+    calibration = subject.images[: scoring.calibration_images]
+    twin = untrained(network, calibration, seed)
     beside = Subject.predicting(twin, scored, scoring.clarity.steps)
     maps, generator = subject.gradient_of(network), Generator().manual_seed(seed)
     curves = subject.curves(maps)
@@ -67,6 +69,7 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
         "kept_image": (("kept", "y", "x"), scored.raw[kept]),
         "kept_map": (("kept", "y", "x"), maps[kept]),
     }
+    found |= origins.origins(few, twin, calibration)
     found |= _likeness(cell, scoring, {"preservation": seed, "seed_to_seed": neighbour}, root, subject, maps)
     names = {
         "image": scored.places, "few": scored.places[: scoring.images_expensive], "score": list(PRIMARY),
@@ -74,7 +77,7 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
         "control": list(controls), "order": ["most", "least", "random"], "level": _levels(subject.steps),
         "accuracy_order": ["most", "random"], "accuracy_level": list(ACCURACY_LEVELS), "kept": scored.places[kept],
     }  # fmt: skip
-    return _dataset(found, names)
+    return _dataset(found, names | origins.NAMES)
 
 
 def _dataset(found: Mapping[str, tuple], names: Mapping[str, Any]) -> xr.Dataset:

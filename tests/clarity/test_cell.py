@@ -107,6 +107,12 @@ def test_arrays_have_the_documented_dimensions(scored):
         "amplitude": ("seed", "map", "image"),
         "method_scores": ("seed", "explainer", "score", "few"),
         "method_gain": ("seed", "explainer", "fill", "few"),
+        "switched_scores": ("seed", "weights", "activations", "score", "few"),
+        "switched_gain": ("seed", "weights", "activations", "fill", "few"),
+        "switched_predicted": ("seed", "weights", "activations", "few"),
+        "difference_scores": ("seed", "difference", "score", "few"),
+        "difference_gain": ("seed", "difference", "fill", "few"),
+        "cascade": ("seed", "redrawn", "likeness", "few"),
         "control_scores": ("seed", "control", "score", "image"),
         "control_gain": ("seed", "control", "fill", "image"),
         "curves": ("seed", "order", "level"),
@@ -117,7 +123,8 @@ def test_arrays_have_the_documented_dimensions(scored):
         "kept_map": ("kept", "y", "x"),
     }
     assert {name: array.dims for name, array in scored[W2A2].items()} == expected
-    both = expected | {"seed_to_seed": ("seed", "likeness", "image")}
+    whole = {name: dims for name, dims in expected.items() if not name.startswith("switched")}  # nothing to switch off
+    both = whole | {"seed_to_seed": ("seed", "likeness", "image")}
     assert {name: array.dims for name, array in scored[FP32].items()} == both
     sizes = {"seed": SEEDS, "image": IMAGES, "few": EXPENSIVE, "level": SMOKE.clarity.steps + 1, "accuracy_level": 10}
     sizes |= {"draw": 2000, "y": 28, "x": 28}
@@ -290,12 +297,14 @@ def edit(library: Path, file: str, line: str) -> None:
     codebase._digestible.cache_clear()  # a process reads its own code once
 
 
+ELSEWHERE = ("clarity.brief", "clarity.qualifying")  # of ablations and of the decision on fills, with keys of their own
 SCORERS = [module for module in codebase.modules() if codebase.room(module) == "clarity" and "settings" not in module]
+SCORERS = [module for module in SCORERS if module not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("module", SCORERS)
 def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
-    """A statement more in a module of saqlib.clarity, and scored seeds count no longer; a comment changes nothing."""
+    """A statement more in a module that scores, and scored seeds count no longer; a comment changes nothing."""
     score(root)
     edit(library, f"{module.replace('.', '/')}.py", "# a comment")
     score(root)
@@ -314,7 +323,8 @@ def test_other_code_below_the_scores_computes_anew(file, root, library, quick):
     assert quick == ALL * 2
 
 
-@pytest.mark.parametrize("file", ["training/loop.py", "evidence/claims.py", "report/tables.py", "clarity/settings.py"])
+@pytest.mark.parametrize("file", ["training/loop.py", "evidence/claims.py", "report/tables.py", "clarity/settings.py",
+                                  *(f"{module.replace('.', '/')}.py" for module in ELSEWHERE)])  # fmt: skip
 def test_code_that_decides_no_score_computes_nothing(file, root, library, quick):
     """Training code, evidence, the report, the checks of settings: scored seeds stay."""
     score(root)
