@@ -6,12 +6,13 @@ changed no number, another clone with the same folder. `make clean-store` remove
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saqlib import codebase, paths
+from saqlib import codebase, files, paths
 
 Kept = TypeVar("Kept")
 
@@ -22,7 +23,7 @@ NUMERICS = ("captum", "numpy", "onnx", "onnxruntime", "scipy", "torch")
 def key(module: str, *decides: Any) -> str:
     """16 hexadecimal digits made of a module's code, with all that it imports, and of what else decides.
 
-    module: such as `saqlib.training.cell`. Code counts without comments and docstrings; versions of NUMERICS count.
+    module: such as `saqlib.training.seed`. Code counts without comments and docstrings; versions of NUMERICS count.
     decides: settings, hashes of data, the kind of device: values that JSON can hold.
     """
     versions = {package: metadata.version(package) for package in NUMERICS}
@@ -40,6 +41,8 @@ def kept(path: Path, read: Callable[[Path], Kept]) -> Kept | None:
     if not path.exists():
         return None
     try:
+        if zipfile.is_zipfile(path):  # torch reads one in which a bit has changed
+            files.check_whole(path)
         return read(path)
     except Exception:  # whatever damaged bytes lead a reader to
         path.replace(path.with_name(f"{path.name}.damaged"))

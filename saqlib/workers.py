@@ -1,12 +1,14 @@
 """Worker processes, each with one thread: where and how fast something is computed, never what comes out."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saqlib.params import one_of, require
+from saqlib.params import ParamsError, one_of, require
+from saqlib.processes import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +48,9 @@ class Engine:
         """
         import joblib
 
-        calls = [joblib.delayed(_in_one_thread)(task, *job) for job in jobs]
+        calls = [joblib.delayed(_in_one_thread)(os.getpid(), task, *job) for job in jobs]
         if self.executor == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
+            _register_ray()
             with joblib.parallel_config("ray"):
                 return joblib.Parallel()(calls)
         return joblib.Parallel(n_jobs=n_jobs or processes(len(jobs)))(calls)
@@ -63,9 +63,20 @@ def processes(jobs: int) -> int:
     return max(1, min(joblib.cpu_count(), jobs))
 
 
-def _in_one_thread(task: Callable[..., Any], *arguments: Any) -> Any:
+def _register_ray() -> None:
+    try:
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise ParamsError("executor is ray, but Ray is not installed: pip install 'saqlib[ray]'") from None
+    register_ray()
+
+
+def _in_one_thread(asked_by: int, task: Callable[..., Any], *arguments: Any) -> Any:
+    """asked_by: the process that waits for the result."""
     import torch
 
+    if os.getppid() == asked_by:  # a worker of this machine, and no longer of use without its parent
+        end_with_parent()
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,16 +1,18 @@
 """Workers: jobs in order, each in one thread, on the device of params.yaml, wherever they run."""
 
 import ctypes
+import subprocess
 import sys
 import types
 
 import joblib
+import psutil
 import pytest
 import torch
 from joblib.externals import loky
 from joblib.parallel import SequentialBackend
 
-from saqlib import workers
+from saqlib import paths, workers
 from saqlib.params import ParamsError
 from saqlib.workers import Engine
 
@@ -106,6 +108,45 @@ def test_a_cluster_runs_the_same_jobs(monkeypatch, two_threads):
     used.clear()
     assert Engine().map(threads_and, JOBS, n_jobs=1) == [(1, 5), (1, 3), (1, 9)]
     assert not used and torch.get_num_threads() == 2
+
+
+def test_a_cluster_that_is_not_installed_is_one_sentence(monkeypatch):
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ParamsError, match="Ray is not installed: pip install"):
+        Engine(executor="ray").map(threads_and, JOBS)
+
+
+WORKING = """
+import os, pathlib, sys, time
+sys.path[:0] = [{root!r}, {folder!r}]
+from saqlib.workers import Engine
+from task import work
+Engine().map(work, [(i,) for i in range(2)], n_jobs=2)
+"""
+TASK = """
+import os, pathlib, time
+def work(i):
+    pathlib.Path(__file__).with_name(f"{os.getpid()}.pid").touch()
+    time.sleep(1000)
+"""
+
+
+def test_workers_end_with_the_process_that_waits_for_them(tmp_path):
+    """A kernel that is killed, or that runs out of memory, leaves nobody at work."""
+    (tmp_path / "task.py").write_text(TASK)
+    program = WORKING.format(root=str(paths.ROOT), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        while len(pids := list(tmp_path.glob("*.pid"))) < 2:
+            assert process.poll() is None
+        at_work = [psutil.Process(int(path.stem)) for path in pids]
+        process.kill()
+        process.wait()
+        for worker in at_work:
+            worker.wait()  # for ever, if it did not end
+    finally:
+        process.kill()
 
 
 # -------------------------------------------------------------------------------------------------- devices

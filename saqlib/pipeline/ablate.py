@@ -41,7 +41,7 @@ def ablate(name: str, scale: str | None, root: Path) -> pd.DataFrame:
 def _scores(settings: study.Study, recipe, runs) -> list[dict[str, float]]:
     """The scores of trained seeds, from the store or computed side by side and kept there."""
     from saqlib.network import fused
-    from saqlib.training.cell import key
+    from saqlib.training.seed import key
 
     trained = key(recipe, settings.engine.pick_device().type)
     scored = [trained, asdict(settings.scoring), fused.kind(recipe.shape, "cpu")]

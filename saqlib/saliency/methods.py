@@ -1,7 +1,8 @@
 """Other methods that should agree with the input gradient: whether a finding depends on how the map is made.
 
 SmoothGrad; integrated gradients; the gradient of the log-probability; and two that need no gradient and so no
-straight-through surrogate, occlusion and finite differences. All take images (B, C, H, W) and return maps (B, H, W).
+straight-through surrogate, occlusion and finite differences. All take images (B, C, H, W) and return maps (B, H, W),
+and raise ValueError as input_gradient does for images, targets and networks of which no map can be made.
 
 Sources: SmoothGrad, Smilkov et al., arXiv 1706.03825; integrated gradients, Sundararajan et al., arXiv 1703.01365;
 occlusion, Zeiler and Fergus, arXiv 1311.2901; all by captum, which is imported where it is used: it takes a second.
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from saqlib.saliency.gradient import evaluating, logit_gradient, per_pixel
+from saqlib.saliency.gradient import differentiating, evaluating, logit_gradient, method, per_pixel
 
 OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
 DIFFERENCE_WINDOW = 2
 CHUNK_IMAGES = 2048  # images in one gradient or forward pass
 
 
+@method
 def smoothgrad(
     model: nn.Module,
     images: Tensor,
@@ -44,7 +46,7 @@ def smoothgrad(
 
     tunnel = NoiseTunnel(Saliency(model))
     chunk = max(1, CHUNK_IMAGES // samples)
-    with evaluating(model), torch.enable_grad(), torch.random.fork_rng():
+    with differentiating(model), torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         maps = [
             tunnel.attribute(
@@ -59,6 +61,7 @@ def smoothgrad(
     return per_pixel(torch.cat(maps)).detach()
 
 
+@method
 def integrated_gradients(
     model: nn.Module, images: Tensor, targets: Tensor, baseline: Tensor, *, steps: int = 50
 ) -> Tensor:
@@ -97,6 +100,7 @@ def integrated_gradients(
     return per_pixel(torch.cat(maps)).detach()
 
 
+@method
 @torch.no_grad()
 def occlusion(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Occlusion: fall of the target logit by blanking a 4 x 4 window, mean over the windows (stride 2) of a pixel.
@@ -126,6 +130,7 @@ def occlusion(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(maps)[:, 0]  # a window blanks all channels, so all have the same value
 
 
+@method
 @torch.no_grad()
 def finite_differences(
     model: nn.Module, images: Tensor, targets: Tensor, step: float, *, window: int = DIFFERENCE_WINDOW
@@ -167,6 +172,7 @@ def finite_differences(
     return maps.repeat_interleave(window, 1).repeat_interleave(window, 2)
 
 
+@method
 def log_probability_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Gradient of the target's log-probability, what the released code of guided training calls saliency.
 
@@ -181,5 +187,5 @@ def log_probability_gradient(model: nn.Module, images: Tensor, targets: Tensor) 
         Maps (B, H, W), signed; of several channels the gradient that is largest in magnitude.
     """
     images = images.detach().requires_grad_()
-    with evaluating(model), torch.enable_grad():
+    with differentiating(model):
         return logit_gradient(log_softmax(model(images), dim=1), images, targets)

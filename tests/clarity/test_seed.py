@@ -130,8 +130,10 @@ def test_preservation_is_against_the_same_seed_and_seed_to_seed_against_the_next
 def test_without_a_neighbour_there_is_no_seed_to_seed(root):
     """The likeness of two reference networks is scored where a neighbour is named, and nowhere else."""
     scoring = replace(SCORING, images=5, images_expensive=1)
-    assert "seed_to_seed" not in score_seed(FP32, scoring, 0, None, root)
-    alone = score_seed(FP32, scoring, 0, 0, root)
+    network = stored.load_model(FP32, 0, root)
+    both = {"preservation": network, "seed_to_seed": network}
+    assert "seed_to_seed" not in score_seed("mnist", scoring, 0, network, both | {"seed_to_seed": None})
+    alone = score_seed("mnist", scoring, 0, network, both)
     xr.testing.assert_equal(alone.seed_to_seed, alone.preservation.rename("seed_to_seed"))
 
 
@@ -297,7 +299,10 @@ def test_a_dead_network_has_dead_maps(root, tmp_path):
     (tmp_path / "models").mkdir()
     torch.save(content, tmp_path / "models" / f"{W2A2}.pt")
     torch.save(torch.load(root / "models" / f"{FP32}.pt"), tmp_path / "models" / f"{FP32}.pt")
-    alive, dead = (score_seed(W2A2, SCORING, seed, None, tmp_path) for seed in (0, 1))
+    alive, dead = (
+        score_seed("mnist", SCORING, seed, network, {"preservation": stored.load_model(FP32, seed, tmp_path)})
+        for seed, network in enumerate(stored.load_model(W2A2, seed, tmp_path) for seed in (0, 1))
+    )
     assert (alive.dead == 0).all() and (dead.dead == 1).all()
     for scores, missing in ((alive, False), (dead, True)):
         found = {

@@ -16,7 +16,7 @@ from dvc.repo import Repo
 
 from saqlib import paths
 from saqlib.pipeline import run, study
-from saqlib.training.cell import key
+from saqlib.training.seed import key
 
 CELLS = [str(cell) for cell in study.load().grid.cells]
 TWO_BITS = [cell for cell in CELLS if "-w2a2-" in cell]
@@ -32,7 +32,8 @@ def each(stage: str, cells: list[str]) -> set[str]:
 TRAIN, CLARITY = each("train", CELLS), each("clarity", CELLS)
 FILLS = {f"fills@{dataset}" for dataset in study.load().grid.datasets}
 ABLATE = {f"ablate@{name}" for name in study.load().ablations}
-NUMBERS = {"data", *TRAIN, *FILLS, *CLARITY, *ABLATE, "deploy", "compare"}  # all stages that make numbers
+TRAINED, SCORED = {*TRAIN, *ABLATE}, {*FILLS, *CLARITY, *ABLATE}
+NUMBERS = {"data", *TRAINED, *SCORED, "deploy", "compare"}  # all stages that make numbers
 
 
 def text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -83,11 +84,11 @@ TABLE = {
     "a docstring in training code": (
         text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
     "training code": (
-        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, {*TRAIN, *ABLATE}, CELLS),
+        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAINED, CELLS),
     "the message of a setting's error": (
-        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, {*TRAIN, *ABLATE}, []),
+        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAINED, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*FILLS, *CLARITY, *ABLATE}, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, SCORED, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
         text("saqlib/workers.py", 'joblib.parallel_config("ray")', 'joblib.parallel_config("ray", n_jobs=-1)'),
@@ -114,17 +115,17 @@ TABLE = {
         params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), set(),
         {*each("train", GUIDED), *ABLATE, "paper"}, GUIDED),
     "the weights of the edges": (
-        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAIN, *ABLATE, "paper"}, QUANTIZED),
+        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAINED, "paper"}, QUANTIZED),
     "the rate of the clips": (
         params(lambda values: values["quantization"].update(alpha_learning_rate=0.1)), set(),
-        {*TRAIN, *ABLATE, "paper"}, QUANTIZED),
+        {*TRAINED, "paper"}, QUANTIZED),
     "steps of removal": (
-        params(lambda values: values["clarity"].update(steps=7)), set(), {*FILLS, *CLARITY, *ABLATE, "paper"}, []),
+        params(lambda values: values["clarity"].update(steps=7)), set(), {*SCORED, "paper"}, []),
     "scored images": (
-        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*FILLS, *CLARITY, *ABLATE, "paper"}, []),
+        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*SCORED, "paper"}, []),
     "one more seed": (
         params(lambda values: values["scales"]["smoke"].update(seeds=3)), set(),
-        {*TRAIN, *FILLS, *CLARITY, *ABLATE, "compare", "paper"}, []),
+        {*TRAINED, *SCORED, "compare", "paper"}, []),
     "a new precision": (
         params(new_precision), set(),
         {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), *ABLATE, "deploy", "compare", "paper"}, NEW_CELLS),

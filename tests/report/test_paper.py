@@ -135,7 +135,7 @@ def tables_of_claims(runs: pd.DataFrame) -> list[tables.Table]:
     found, settings = frames.evidence(runs), SETTINGS.claims
     answers = evaluate(found, settings)
     summary = answers.verdicts()
-    summary = summary.assign(firm=summary.verdict == "supported", about="")
+    summary = summary.join(standing(alternatives, answers)).assign(about="")
     return [
         verdict_tables.claims(answers.tests(), settings.questions),
         verdict_tables.verdicts(summary),
