@@ -86,7 +86,7 @@ def test_a_wrong_class_has_a_red_frame():
 def test_captions():
     """Below a map stand Gini and Moran's I."""
     _, panels = draw(make_blocks())
-    assert panels[0, 1].texts[0].get_text() == "G .50 I -.25"
+    assert panels[0, 1].texts[0].get_text() == "G .50, I -.25"
     assert len(panels[0, 0].texts) == 0
 
 

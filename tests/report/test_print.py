@@ -8,7 +8,6 @@ from matplotlib.text import Text
 
 from saqlib import paths
 from saqlib.report import style
-
 from tests.report import test_curves, test_figures, test_pictures
 
 SMALLEST = 6  # points
@@ -20,8 +19,11 @@ DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "
 
 
 def page() -> dict[bool, float]:
-    """The widths, in inches, of a column (False) and of the page between its margins (True), as the paper sets them."""
-    margin, gutter = (float(re.search(pattern, PAPER)[1]) for pattern in (r"x: ([\d.]+)cm", r"gutter: ([\d.]+)cm"))
+    """The widths, in inches, of a column (False) and of a page's text (True), as the paper sets them."""
+    margin, gutter = (
+        float(re.search(pattern, PAPER)[1])
+        for pattern in (r"gutter\) = \(([\d.]+)cm", r"gutter\) = \([\d.]+cm, ([\d.]+)cm")
+    )
     width = (210 - 20 * margin) / MILLIMETRES
     return {True: width, False: (width - 10 * gutter / MILLIMETRES) / 2}
 
