@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Generator, Tensor, nn
 
+from saqlib.clarity import origins
 from saqlib.clarity.controls import control_maps
 from saqlib.clarity.images import scored_images
 from saqlib.clarity.maps import dead
@@ -51,7 +52,8 @@ def score_seed(
     scored = scored_images(dataset, scoring)
     subject = Subject.predicting(network, scored, scoring.clarity.steps)
     few = subject.first(scoring.images_expensive)
-    twin = untrained(network, subject.images[: scoring.calibration_images], seed)
+    calibration = subject.images[: scoring.calibration_images]
+    twin = untrained(network, calibration, seed)
     beside = Subject.predicting(twin, scored, scoring.clarity.steps)
     maps, generator = subject.gradient_of(network), Generator().manual_seed(seed)
     curves = subject.curves(maps)
@@ -76,6 +78,7 @@ def score_seed(
         "kept_image": (("kept", "y", "x"), scored.raw[kept]),
         "kept_map": (("kept", "y", "x"), maps[kept]),
     }
+    found |= origins.origins(few, twin, calibration)
     found |= _likeness(likened, subject, maps)
     names = {
         "image": scored.places, "few": scored.places[: scoring.images_expensive], "score": list(PRIMARY),
@@ -83,7 +86,7 @@ def score_seed(
         "control": list(controls), "order": ["most", "least", "random"], "level": _levels(subject.steps),
         "accuracy_order": ["most", "random"], "accuracy_level": list(ACCURACY_LEVELS), "kept": scored.places[kept],
     }  # fmt: skip
-    return _dataset(found, names)
+    return _dataset(found, names | origins.NAMES)
 
 
 def _dataset(found: Mapping[str, tuple], names: Mapping[str, Any]) -> xr.Dataset:

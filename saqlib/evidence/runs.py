@@ -32,8 +32,9 @@ class Collection:
     fills: dict[str, tuple[str, ...]]  # of each dataset those that qualify
     runs: dict[str, pd.DataFrame]  # by set of images; + precision, test_accuracy, SCORES, amplitude, deaths, likeness
     untrained: dict[str, pd.DataFrame]  # by set of images; + SCORES and amplitude of the reference's untrained twins
+    image_sets: pd.DataFrame  # + images (the set), count and scored: how many images each set leaves of those scored
     secondary: pd.DataFrame  # + precision and the secondary scores, on the primary images
-    controls: pd.DataFrame  # + control and SCORES, on the primary images
+    controls: pd.DataFrame  # + control, SCORES and amplitude (of networks), on the primary images
     seed_to_seed: pd.DataFrame  # + preservation_*, between two seeds of the reference, on the primary images
     methods: pd.DataFrame  # + precision, method and SCORES, on those primary images that every method scored
     curves: pd.DataFrame  # + precision, level, most, least, random
@@ -54,7 +55,7 @@ class Collection:
             for name, frames in by_images.items()
         }
         found = {name: frame[["images", *frame.columns.drop("images")]] for name, frame in found.items()}
-        alone = ("controls", "methods", "seed_to_seed", "secondary", "curves", "accuracies")
+        alone = ("image_sets", "controls", "methods", "seed_to_seed", "secondary", "curves", "accuracies")
         return found | {name: getattr(self, name) for name in alone}
 
 
@@ -136,6 +137,7 @@ def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.Data
     frames = {name: by_precision(lambda cell, g=g: _means(_network(cell), g)) for name, g in groups.items()}
     frames |= {f"{UNTRAINED}_{name}": _means(_maps(base, UNTRAINED), g) for name, g in groups.items()}
     return frames | {
+        "image_sets": pd.concat([_counts(name, g) for name, g in groups.items()]),
         "secondary": by_precision(lambda cell: _means(_secondary(cell), primary)),
         "controls": _controls(base, primary),
         "seed_to_seed": _means(_likeness(base.seed_to_seed), primary),
@@ -151,6 +153,12 @@ def _means(columns: Mapping[str, xr.DataArray], groups: NDArray) -> pd.DataFrame
     """One row per seed; each column the mean over the images of its set, of an array (seed, image)."""
     means = {column: mean(values.values, groups) for column, values in columns.items()}
     return pd.DataFrame({"seed": range(len(groups))} | means)
+
+
+def _counts(name: str, groups: NDArray) -> pd.DataFrame:
+    """One row per seed: how many images a set has, of how many."""
+    counts = (groups >= 0).sum(1)
+    return pd.DataFrame({"seed": range(len(groups)), "images": name, "count": counts, "scored": groups.shape[1]})
 
 
 def _scores(scores: xr.DataArray, gains: xr.DataArray) -> dict[str, xr.DataArray]:
@@ -178,7 +186,7 @@ def _secondary(cell: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def _controls(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
     """What controls score on the reference's images, with the network of each seed."""
-    arrays = {UNTRAINED: _scores(cell.scores.sel(map=UNTRAINED), cell.relevance_gain.sel(map=UNTRAINED))}
+    arrays = {UNTRAINED: _maps(cell, UNTRAINED)}
     for name in cell.control.values.tolist():
         arrays[name] = _scores(cell.control_scores.sel(control=name), cell.control_gain.sel(control=name))
     return pd.concat([_means(each, groups).assign(control=name) for name, each in arrays.items()])

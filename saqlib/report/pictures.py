@@ -1,4 +1,4 @@
-"""Figures made of pictures: the classes, the saliency grid, maps during training.
+"""Figures made of pictures: the classes, saliency maps of a few images and of all classes, maps during training.
 
 A map is shown as the magnitude of the gradient. Gradients of different networks have different units, so each
 panel has a scale of its own unless said otherwise: black is 0, and the brightest colour is the 99th percentile
@@ -20,6 +20,7 @@ from saqlib.evidence.kept_maps import Maps
 from saqlib.report.style import DOUBLE, RED, bare, styled
 
 PERCENTILE = 99
+SMALLEST = 6.1  # points: what is smaller cannot be read in print
 MAP_COLOURS = "inferno"
 
 
@@ -61,9 +62,7 @@ def classes(images: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]
     blocks = figure.subfigures(len(images), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for block, (title, rows) in zip(blocks, images.items(), strict=True):
         block.suptitle(title, x=0.01, ha="left", weight="bold")
-        panels = block.subplots(
-            len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0}
-        )
+        panels = block.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0})
         for line, row in zip(panels, rows, strict=True):
             for axes, image in zip(line, row, strict=True):
                 show_image(axes, image)
@@ -82,7 +81,7 @@ def saliency_grid(
     """Rows: one test image a class. Columns: the image, then for each training the precisions.
 
     images: uint8 (K, 28, 28); names: K classes; blocks: training -> precision -> Maps. Below each map stand its
-    Gini index, Moran's I and the probability of the class that it explains; a wrong class has a red frame.
+    Gini index and Moran's I; a wrong class has a red frame.
     scale: each panel's own 99th percentile, or one for all maps of a row.
     """
     columns = [(training, precision) for training, group in blocks.items() for precision in group]
@@ -102,9 +101,40 @@ def saliency_grid(
     return figure
 
 
-def _panels(rows: int, blocks: Sequence[int]) -> tuple[Figure, np.ndarray]:
-    """Square panels with a line of text below each, and a gap before each block; the axes without the gaps."""
-    gap, text = 0.18, 0.19  # in panels
+@styled
+def few_maps(
+    images: np.ndarray, names: Sequence[str], blocks: Mapping[str, Mapping[str, Maps]], control: np.ndarray
+) -> Figure:
+    """A few images, enlarged, each with all its maps on one scale, the control's too: brightness can be compared.
+
+    images: uint8 (K, 28, 28), every fourth of which is shown; names: K classes; blocks: training -> precision -> Maps;
+    control: maps (K, 28, 28) of a network that was not trained. A wrong class has a red frame.
+    """
+    columns = [(training, precision) for training, group in blocks.items() for precision in group]
+    chosen = range(0, len(images), 4)
+    figure, panels = _panels(len(chosen), [*(len(group) for group in blocks.values()), 1], text=0.06)
+    for i, line in zip(chosen, panels, strict=True):
+        show_image(line[0], images[i])
+        line[0].set_ylabel(names[i], rotation=0, ha="right", va="center", labelpad=4)
+        networks = [blocks[training][precision] for training, precision in columns]
+        maps = [*(network.maps[i] for network in networks), control[i]]
+        alive = [each for each in maps[:-1] if not is_dead(each)]
+        vmax = top(np.abs(np.stack(alive))) if alive else None
+        for axes, each in zip(line[1:], maps, strict=True):
+            show_map(axes, each, vmax)
+        for axes, network in zip(line[1:], networks, strict=False):
+            _framed(axes, network, i)
+    _titles(panels[0][:-1], columns)
+    panels[0][-1].set_title("untrained")
+    _scale_bar(
+        figure, f"|gradient of the predicted class's logit| / the {PERCENTILE}th percentile of the row's networks"
+    )
+    return figure
+
+
+def _panels(rows: int, blocks: Sequence[int], text: float = 0.19) -> tuple[Figure, np.ndarray]:
+    """Square panels with `text` of their height below each, and a gap before each block; the axes without the gaps."""
+    gap = 0.18  # in panels
     widths = [1.0] + [width for block in blocks for width in (gap, *[1.0] * block)]
     left, right, above, below = 0.55, 0.05, 0.42, 0.6  # inches
     side = (DOUBLE - left - right) / (sum(widths) + 0.05 * (len(widths) - 1))
@@ -119,11 +149,14 @@ def _panels(rows: int, blocks: Sequence[int]) -> tuple[Figure, np.ndarray]:
 
 
 def _caption(axes: Axes, network: Maps, i: int) -> None:
-    values = {"G": network.gini[i], "I": network.morans_i[i], "p": network.probability[i]}
-    text = (
-        "dead map" if is_dead(network.maps[i]) else "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-    )
-    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=4.6)
+    values = {"G": network.gini[i], "I": network.morans_i[i]}
+    text = "dead map" if is_dead(network.maps[i]) else ", ".join(f"{k} {_short(v)}" for k, v in values.items())
+    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=SMALLEST)
+    _framed(axes, network, i)
+
+
+def _framed(axes: Axes, network: Maps, i: int) -> None:
+    """A red frame where the class that is explained is wrong."""
     if not network.correct[i]:
         axes.spines[:].set(visible=True, color=RED, linewidth=1.6)
 
@@ -151,7 +184,7 @@ def _scale_bar(figure: Figure, label: str) -> None:
     axes = figure.add_axes((0.35, 0.2 / height, 0.3, 0.07 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP_COLOURS), cax=axes, orientation="horizontal")
     bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "≥ 1"])
-    bar.ax.tick_params(pad=1, length=1.5, labelsize=6)
+    bar.ax.tick_params(pad=1, length=1.5, labelsize=SMALLEST)
     bar.ax.annotate(label, (0.5, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="center",
                     size=6.5)  # fmt: skip
     bar.outline.set_visible(False)

@@ -105,6 +105,12 @@ def test_arrays_have_the_documented_dimensions(scored):
         "amplitude": ("seed", "map", "image"),
         "method_scores": ("seed", "explainer", "score", "few"),
         "method_gain": ("seed", "explainer", "fill", "few"),
+        "switched_scores": ("seed", "weights", "activations", "score", "few"),
+        "switched_gain": ("seed", "weights", "activations", "fill", "few"),
+        "switched_predicted": ("seed", "weights", "activations", "few"),
+        "difference_scores": ("seed", "difference", "score", "few"),
+        "difference_gain": ("seed", "difference", "fill", "few"),
+        "cascade": ("seed", "redrawn", "likeness", "few"),
         "control_scores": ("seed", "control", "score", "image"),
         "control_gain": ("seed", "control", "fill", "image"),
         "curves": ("seed", "order", "level"),
@@ -115,7 +121,8 @@ def test_arrays_have_the_documented_dimensions(scored):
         "kept_map": ("kept", "y", "x"),
     }
     assert {name: array.dims for name, array in scored[W2A2].items()} == expected
-    both = expected | {"seed_to_seed": ("seed", "likeness", "image")}
+    whole = {name: dims for name, dims in expected.items() if not name.startswith("switched")}  # nothing to switch off
+    both = whole | {"seed_to_seed": ("seed", "likeness", "image")}
     assert {name: array.dims for name, array in scored[FP32].items()} == both
     sizes = {"seed": SEEDS, "image": IMAGES, "few": EXPENSIVE, "level": SMOKE.clarity.steps + 1, "accuracy_level": 10}
     sizes |= {"draw": 2000, "y": 28, "x": 28}

@@ -410,7 +410,7 @@ def test_the_smallest_numbers_make_no_scale_of_zero(bits, magnitude):
 
 
 def test_pact_has_no_curvature():
-    """Its first derivatives are steps: of them the second ones for x and alpha are 0, and 1 for what comes from above."""
+    """Its first derivatives are steps: the second ones for x and alpha are 0, and 1 for what comes from above."""
     x, alpha = double([-1.0, 0.5, 2.0, 4.0]).requires_grad_(), double(3.0).requires_grad_()
     above = double([1.0, 2.0, 3.0, 4.0]).requires_grad_()
     dx, dalpha = torch.autograd.grad(pact(x, alpha, 2), (x, alpha), above, create_graph=True)

@@ -31,7 +31,9 @@ def each(stage: str, cells: list[str]) -> set[str]:
 
 TRAIN, CLARITY = each("train", CELLS), each("clarity", CELLS)
 FILLS = {f"fills@{dataset}" for dataset in study.load().grid.datasets}
-NUMBERS = {"data", *TRAIN, *FILLS, *CLARITY, "deploy", "compare"}  # all stages that make numbers
+ABLATE = {f"ablate@{name}" for name in study.load().ablations}
+TRAINED, SCORED = {*TRAIN, *ABLATE}, {*FILLS, *CLARITY, *ABLATE}
+NUMBERS = {"data", *TRAINED, *SCORED, "deploy", "compare"}  # all stages that make numbers
 
 
 def text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -82,11 +84,11 @@ TABLE = {
     "a docstring in training code": (
         text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
     "training code": (
-        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAIN, CELLS),
+        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAINED, CELLS),
     "the message of a setting's error": (
-        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAIN, []),
+        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAINED, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*FILLS, *CLARITY}, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, SCORED, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
         text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),
@@ -113,27 +115,28 @@ TABLE = {
         params(lambda values: values["claims"]["hypotheses"].append(CLAIM)), set(), {"compare", "paper"}, []),
     "guided.fraction": (
         params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), set(),
-        {*each("train", GUIDED), "paper"}, GUIDED),
+        {*each("train", GUIDED), *ABLATE, "paper"}, GUIDED),
     "the weights of the edges": (
-        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAIN, "paper"}, QUANTIZED),
+        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAINED, "paper"}, QUANTIZED),
     "the rate of the clips": (
         params(lambda values: values["quantization"].update(alpha_learning_rate=0.1)), set(),
-        {*TRAIN, "paper"}, QUANTIZED),
+        {*TRAINED, "paper"}, QUANTIZED),
     "steps of removal": (
-        params(lambda values: values["clarity"].update(steps=7)), set(), {*FILLS, *CLARITY, "paper"}, []),
+        params(lambda values: values["clarity"].update(steps=7)), set(), {*SCORED, "paper"}, []),
     "scored images": (
-        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*FILLS, *CLARITY, "paper"}, []),
+        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*SCORED, "paper"}, []),
     "one more seed": (
         params(lambda values: values["scales"]["smoke"].update(seeds=3)), set(),
-        {*TRAIN, *FILLS, *CLARITY, "compare", "paper"}, []),
+        {*TRAINED, *SCORED, "compare", "paper"}, []),
     "a new precision": (
         params(new_precision), set(),
-        {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), "deploy", "compare", "paper"}, NEW_CELLS),
+        {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), *ABLATE, "deploy", "compare", "paper"}, NEW_CELLS),
     "other bits of a precision": (
         params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
-        {*each("train", TWO_BITS), "paper"}, TWO_BITS),
-    "one more ablation, a section that no stage of the grid reads": (
-        params(lambda values: values.update(ablations={"longer": {"epochs": 20}})), set(), {"paper"}, None),
+        {*each("train", TWO_BITS), *ABLATE, "paper"}, TWO_BITS),
+    "one more ablation": (
+        params(lambda values: values["ablations"].update(longer=values["ablations"]["twenty_epochs"])), set(),
+        {"ablate@longer", "paper"}, []),
 }  # fmt: skip
 
 
@@ -213,4 +216,4 @@ def test_a_change_makes_stale_what_it_can_change(settled, tmp_path, what):
 def test_every_stage_is_in_the_table():
     """Each kind of stage but the copies is made stale by something."""
     found = {re.sub("@.*", "", name) for _, _, stages, _ in TABLE.values() for name in stages}
-    assert found == {"data", "train", "fills", "clarity", "deploy", "compare", "paper"}
+    assert found == {"data", "train", "fills", "clarity", "ablate", "deploy", "compare", "paper"}

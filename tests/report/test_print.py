@@ -1,0 +1,78 @@
+"""Every figure as it is printed: as wide as its place in the paper, nothing smaller than 6 points, nothing cut off."""
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from saqlib import paths
+from saqlib.report import style
+from tests.report import test_curves, test_figures, test_pictures
+
+SMALLEST = 6  # points
+MILLIMETRES = 25.4  # in an inch
+PAPER = (paths.ROOT / "paper" / "paper.typ").read_text()
+# What draws each figure of the paper; a name that ends in _ is one figure for each dataset.
+DRAWN = test_figures.DRAWN | test_curves.DRAWN | test_pictures.DRAWN
+DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "curves": "removal"}
+
+
+def page() -> dict[bool, float]:
+    """The widths, in inches, of a column (False) and of a page's text (True), as the paper sets them."""
+    margin, gutter = (
+        float(re.search(pattern, PAPER)[1])
+        for pattern in (r"gutter\) = \(([\d.]+)cm", r"gutter\) = \([\d.]+cm, ([\d.]+)cm")
+    )
+    width = (210 - 20 * margin) / MILLIMETRES
+    return {True: width, False: (width - 10 * gutter / MILLIMETRES) / 2}
+
+
+def places() -> dict[str, float]:
+    """The printed width of every figure of the paper, in inches."""
+    found = re.findall(r'drawing\("(\w+)"( \+ \w+)?((?:, \w+: [^\])]+)*)\)\[', PAPER)
+    assert len(found) == PAPER.count('drawing("')
+    return {name: page()["wide: true" in options] for name, _, options in found}
+
+
+def drawn(name: str) -> tuple[Figure, list[Text]]:
+    """The figure of that name, laid out, and every piece of text that is seen on it."""
+    figure, seen = DRAWN[DRAWS.get(name, name)](), {}
+    with pytest.MonkeyPatch.context() as patch:
+        draw = Text.draw
+        patch.setattr(Text, "draw", lambda text, renderer: (seen.setdefault(text), draw(text, renderer)))
+        figure.draw_without_rendering()
+    return figure, [text for text in seen if text.get_visible() and text.get_text().strip()]
+
+
+def test_figures_are_drawn_as_wide_as_they_are_printed():
+    """The widths that figures know are those of the paper."""
+    assert page() == {True: pytest.approx(style.DOUBLE, abs=0.001), False: pytest.approx(style.SINGLE, abs=0.001)}
+
+
+@pytest.mark.parametrize("name", places())
+def test_every_text_can_be_read_in_print(name):
+    """The size of each text, times the scale at which the figure is printed."""
+    figure, texts = drawn(name)
+    scale = places()[name] / figure.get_figwidth()
+    sizes = {text.get_text(): text.get_size() * scale for text in texts}
+    assert len(sizes) > 5 and min(sizes.values()) >= SMALLEST, sizes
+
+
+@pytest.mark.parametrize("name", places())
+def test_no_text_is_cut_off(name):
+    """Each lies on the figure, but for a pixel."""
+    figure, texts = drawn(name)
+    assert not [text.get_text() for text in texts if leaves(figure, text)]
+
+
+def leaves(figure: Figure, text: Text) -> bool:
+    """Whether a text reaches beyond the figure's edge."""
+    (x0, y0), (x1, y1) = text.get_window_extent().get_points()
+    return min(x0, y0) < -1 or x1 > figure.bbox.x1 + 1 or y1 > figure.bbox.y1 + 1
+
+
+def test_a_label_that_leaves_the_figure_is_noticed():
+    """The check above is one."""
+    figure, _ = drawn("trade_off")
+    assert leaves(figure, figure.text(0.99, 0.5, "a label that is too long"))
