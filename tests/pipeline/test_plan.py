@@ -94,7 +94,7 @@ graphs = st.integers(1, 12).flatmap(
 
 @hypothesis.given(graphs, st.randoms(use_true_random=False), st.sets(st.integers(0, 11)))
 def test_every_order_of_finishing_does_every_task_once(tmp_path_factory, graph, chance, there):
-    """Tasks that need earlier ones, some of them done before, several at work at a time: each that was not done, once."""
+    """Tasks that need earlier ones, some done before, several at work at a time: each that was not done, once."""
     folder: Path = tmp_path_factory.mktemp("graph")
     tasks = [made(folder, i, needs=tuple({j for j in needs if j < i})) for i, needs in enumerate(graph)]
     chance.shuffle(tasks)
