@@ -7,6 +7,10 @@ tools.lock, all others.
 pip resolves for the machine that it runs on. Its report holds the metadata of every package, so the
 requirements can be walked once a platform: what only Linux asks for (CUDA, triton) gets a Linux marker,
 what only macOS asks for (appnope) is resolved by itself and gets a macOS marker.
+
+Without hashes: one lock serves Linux and macOS, x86-64 and arm64, and Python 3.11 and later, so each line would need
+the hashes of a release's every file, where pip tells that of the one that it would take here. What decides a number is
+guarded otherwise: the releases stand in every key of the store, and the data have hashes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The list done for real, on the sample: the same bytes whoever did what where, and nothing that was done done twice."""
+"""The list done for real, on the sample: the same bytes whoever did what where, and nothing finished is done twice."""
 
 import signal
 import subprocess
