@@ -175,8 +175,8 @@ def test_no_registry_is_named(name):
 DECLARED = {
     "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["site"]),
     "notebooks": names(PROJECT["dependencies"]),
-    "tests": names(PROJECT["dependencies"] + EXTRAS["test"]),
-    "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"]),
+    "tests": names(PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["test"]),
+    "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"] + EXTRAS["ray"]),
     ".ci": names(PROJECT["dependencies"] + EXTRAS["test"]),
 }
 OWN = {"saqlib", "tests", "benchmarks"}
@@ -290,12 +290,12 @@ def test_actions_are_pinned_and_may_only_read(path):
                 assert step["with"]["persist-credentials"] is False
 
 
-def test_nothing_is_told_to_anybody():
+def test_nothing_is_told_to_anybody(tmp_path):
     """DVC's and Ray's reports of use are off, whoever starts them."""
-    from saqlib.pipeline import run
+    from saqlib.pipeline import calls
 
     assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
-    assert run.environment(ROOT)["DVC_NO_ANALYTICS"] == "1"
+    assert calls.environment(tmp_path)["DVC_NO_ANALYTICS"] == "1"
     assert (
         'environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")'
         in (ROOT / "saqlib" / "pipeline" / "engines.py").read_text()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from saqlib.params import ParamsError
-from saqlib.pipeline import run, tasks
+from saqlib.pipeline import calls, run, tasks
 from saqlib.pipeline.plan import Plan
 from tests.pipeline.made import made
 from tests.workspaces import TINY, digests, kill
@@ -40,7 +40,7 @@ def start(folder: Path, *arguments: str, umask: int = -1, **variables: str) -> s
     """The command in a workspace, on the saqlib of that workspace; what it says is kept in a file."""
     command = [sys.executable, "-m", "saqlib.pipeline.tasks", *arguments]
     with (folder / "log").open("w") as log:
-        environment = run.environment(folder) | variables
+        environment = calls.environment(folder) | variables
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, umask=umask)
 
 
@@ -129,7 +129,7 @@ def test_the_stages_find_the_work_done(reference, monkeypatch):
     )
     before = stamps(reference)
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=reference, env=run.environment(reference), capture_output=True, text=True
+        [sys.executable, "-c", script], cwd=reference, env=calls.environment(reference), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert {path: stamp for path, stamp in stamps(reference).items() if path in before} == before
