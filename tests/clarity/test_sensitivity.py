@@ -48,7 +48,7 @@ def test_sensitivity_of_a_linear_network_is_zero(batch):
 
 @pytest.mark.parametrize("count", [1, 2, 37])
 def test_sensitivity_by_twin(batch, count):
-    """With gradient x the score is the largest |noise| / |x|, also of one image; the network's scale has no say."""
+    """With gradient x the score is the largest |noise| / |x|, also of one image; scaling changes nothing."""
     images = batch[0][:count]
     targets = torch.zeros(count, dtype=torch.int64)
     arguments = {"generator": generator(), "radius": 0.05, "draws": 4}
