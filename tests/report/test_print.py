@@ -1,6 +1,7 @@
 """Every figure as it is printed: as wide as its place in the paper, nothing smaller than 6 points, nothing cut off."""
 
 import re
+from itertools import combinations
 
 import pytest
 from matplotlib.figure import Figure
@@ -64,6 +65,15 @@ def test_no_text_is_cut_off(name):
     """Each lies on the figure, but for a pixel."""
     figure, texts = drawn(name)
     assert not [text.get_text() for text in texts if leaves(figure, text)]
+
+
+@pytest.mark.parametrize("name", places())
+def test_no_text_covers_another(name):
+    """Labels of ticks and panels keep clear of one another, to a pixel."""
+    _, texts = drawn(name)
+    boxes = [text.get_window_extent().padded(-1) for text in texts]
+    pairs = combinations(zip(texts, boxes, strict=True), 2)
+    assert not [(a.get_text(), b.get_text()) for (a, one), (b, other) in pairs if one.overlaps(other)]
 
 
 def leaves(figure: Figure, text: Text) -> bool:
