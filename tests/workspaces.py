@@ -13,7 +13,8 @@ TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
     "scales": {
         "smoke": {
-            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20
+            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20,
+            "seeds_ablated": 0,
         }
     },
 }  # fmt: skip

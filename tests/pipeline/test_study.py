@@ -180,7 +180,8 @@ DECIDES_NOT = {
     "claims__questions__faithfulness": "gini", "claims__hypotheses": RAW["claims"]["hypotheses"][:1],
     "grid__trainings": ["guided", "standard"],
     "scales__smoke__seeds": 7, "scales__smoke__images": 77, "scales__smoke__images_expensive": 7,
-    "scales__smoke__images_deployed": 7, "scales__full__records": 77, "scales__full__epochs__mnist": 77,
+    "scales__smoke__images_deployed": 7, "scales__smoke__seeds_ablated": 1,
+    "scales__full__records": 77, "scales__full__epochs__mnist": 77,
 }  # fmt: skip
 
 
@@ -483,6 +484,7 @@ def test_fraction_outside_0_to_1_is_refused(fraction):
         ("scales.full.images", 0),
         ("scales.full.images_expensive", 0),
         ("scales.full.images_deployed", 0),
+        ("scales.full.seeds_ablated", -1),
         ("scales.full.epochs.fashion_mnist", 0),
         ("optimizer.batch_size", 0),
         ("optimizer.learning_rate", -0.1),

@@ -13,6 +13,7 @@ import typst
 from saqlib import files, paths, words
 from saqlib.evidence.by_fill import by_fill
 from saqlib.evidence.claims import evaluate
+from saqlib.evidence.during import around_the_switch
 from saqlib.evidence.first_run import first_run
 from saqlib.evidence.retained import retained
 from saqlib.evidence.robustness import robustness, standing
@@ -20,8 +21,10 @@ from saqlib.evidence.settings import GROUPS, IMAGE_SETS
 from saqlib.evidence.verdicts import VERDICTS
 from saqlib.names import FILLS, SEED_TO_SEED
 from saqlib.pipeline import study
-from saqlib.report import paper, style, tables, verdict_tables
+from saqlib.report import ablations, amplitude, during, paper, style, tables, verdict_tables
 from tests import frames
+from tests.report.test_ablations import make_effects
+from tests.report.test_during import make_during
 
 SETTINGS = study.load()
 RUNS = "seed\n0\n1\n"
@@ -276,6 +279,10 @@ def made(tmp_path_factory):
         for full in [name + dataset for dataset in frames.DATASETS] if name.endswith("_") else [name]:
             style.save(plt.figure(figsize=(1, 1)), full, root / "results" / "figures")
     files.write(root / "results" / "figures" / "outline.csv", files.csv(outline))
+    files.write(root / "results" / "figures" / "amplitude.csv", files.csv(amplitude.numbers(runs)))
+    files.write(root / "results" / "figures" / "during.csv", files.csv(make_during()))
+    tables.write(ablations.table(make_effects(), SETTINGS.claims.questions), root / "results" / "tables")
+    tables.write(during.table(around_the_switch(make_during())), root / "results" / "tables")
     plt.close("all")
     return root
 
@@ -357,7 +364,19 @@ def test_the_paper_needs_the_numbers_of_seeds(name, made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [*TABLES, "relevance_gain", "preservation", "retained", "secondary", "convergence", "deployment", "by_fill"]
+    "name",
+    [
+        *TABLES,
+        "relevance_gain",
+        "preservation",
+        "retained",
+        "secondary",
+        "convergence",
+        "deployment",
+        "by_fill",
+        "during",
+        "ablations",
+    ],
 )
 def test_the_paper_needs_every_table(name, made, tmp_path):
     """Without one of its tables there is no paper, and the message names the table."""
@@ -366,3 +385,16 @@ def test_the_paper_needs_every_table(name, made, tmp_path):
     (root / "results" / "tables" / f"{name}.csv").unlink()
     with pytest.raises(paper.PaperError, match=rf"{name}\.csv"):
         paper.build(root)
+
+
+def test_without_ablations_the_paper_says_so(made, tmp_path):
+    """One sentence in place of the section's figure, at the scales that run none."""
+    root = tmp_path / "root"
+    shutil.copytree(made, root)
+    tables.write(ablations.table(make_effects().iloc[:0], SETTINGS.claims.questions), root / "results" / "tables")
+    assert paper.build(root).read_bytes().startswith(b"%PDF")
+    captions = [" ".join(texts(each["caption"])) for each in in_paper(root, "figure")]
+    assert not [text for text in captions if "the sign is lost" in text]
+    assert [
+        text for each in in_paper(made, "figure") if "the sign is lost" in (text := " ".join(texts(each["caption"])))
+    ]

@@ -134,16 +134,6 @@ def test_scale_of_a_map_with_one_pixel():
     assert pictures.top(one) == 5.0
 
 
-def test_training_maps_choose_steps_evenly():
-    """First and last record are shown, and each block has its title, its images and the steps above its columns."""
-    steps, maps = np.arange(0, 250, 10), RNG.normal(size=(25, 2, 28, 28))
-    figure = pictures.training_maps({"one": (steps, IMAGES[:2], maps), "two": (steps, IMAGES[:2], maps)}, most=5)
-    titles = [axes.get_title() for axes in figure.axes[:6]]
-    assert titles == ["input", "step 0", "step 60", "step 120", "step 180", "step 240"]
-    np.testing.assert_array_equal(figure.axes[11].images[0].get_array(), np.abs(maps[24, 1]))
-    assert [text.get_text() for text in figure.texts] == ["one", "two"]
-
-
 def test_classes():
     """One row per example, one column per class with its name."""
     images = {"MNIST": RNG.integers(0, 256, (2, 10, 28, 28), dtype=np.uint8)}
