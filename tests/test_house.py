@@ -35,8 +35,8 @@ ARROWS = {
     "evidence": "files grid names params paths words",
     "deployment": "data errors files grid names network saliency store stored words",
     "report": "evidence files names paths words",
-    "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
-    "store stored training workers",
+    "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels network params "
+    "paths processes store stored training workers",
     "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen

@@ -15,7 +15,7 @@ from saqlib.errors import did_you_mean
 from saqlib.grid import Cell
 from saqlib.params import ParamsError, require
 
-NOT_PATCHED = ("scale", "executor", "device", "ablations", "claims", "grid")  # these decide no network and no score
+NOT_PATCHED = ("scale", "device", "ablations", "claims", "grid")  # these decide no network and no score
 
 
 @dataclass(frozen=True)

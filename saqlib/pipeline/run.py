@@ -26,11 +26,12 @@ from saqlib.data.images import DataError
 from saqlib.grid import Grid
 from saqlib.params import ParamsError
 from saqlib.pipeline import notebooks, study
+from saqlib.processes import started
 
 TREES = ("notebooks", "saqlib", "paper", "locks", "tests/sample")
 FILES = ("dvc.yaml", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
-LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
+LANES = 2  # cells that are drawn at a time
 COPIES = {"source": notebooks.code_text, "code": codebase.room_text}  # stages that copy code, and what they write
 UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
 STOPPED = "The pipeline stopped. The same command goes on from there."
@@ -90,14 +91,19 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def repro(folder: Path) -> None:
-    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder; cells in two lanes.
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder.
+
+    First every core fills the store, task by task; then the stages find the work done and draw, in two lanes.
 
     Raises ParamsError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
-    stage fails.
+    task or a stage fails.
     """
     settings = study.load(folder / "params.yaml")
     print(_computed_by(settings), flush=True)
     _dvc(folder, ["repro", "source", "code", "data"])
+    with started([sys.executable, "-m", "saqlib.pipeline.tasks"], folder, env=environment(folder)) as process:
+        if process.wait():
+            raise PipelineError(STOPPED)
     for stage, names in _matrices(folder, settings.grid).items():
         lanes = _lanes([f"{stage}@{name}" for name in names])
         beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores

@@ -23,7 +23,7 @@ from saqlib.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, colour, 
 # The controls of the bands, and the lines through their means; the table has all controls.
 BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
-SHOWN = (*ANSWERS, "amplitude", "foreground_mass")  # what answers a question, and what describes beside it
+SHOWN = (*ANSWERS, "amplitude")  # what answers a question, and what is seen first
 
 
 @styled

@@ -150,7 +150,7 @@ def _panels(rows: int, blocks: Sequence[int], text: float = 0.19) -> tuple[Figur
 
 def _caption(axes: Axes, network: Maps, i: int) -> None:
     values = {"G": network.gini[i], "I": network.morans_i[i]}
-    text = "dead map" if is_dead(network.maps[i]) else " ".join(f"{k} {_short(v)}" for k, v in values.items())
+    text = "dead map" if is_dead(network.maps[i]) else ", ".join(f"{k} {_short(v)}" for k, v in values.items())
     axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=SMALLEST)
     _framed(axes, network, i)
 

@@ -1,7 +1,7 @@
 """Every verdict once more, from the committed CSVs and params.yaml alone, by NumPy, scipy and statsmodels.
 
-It reads what anybody may read: results/evidence/networks.csv, untrained.csv and methods.csv,
-results/fills/<dataset>.csv, and the section `claims`. Written from the claims' words, with no code of saqlib.evidence.
+It reads what anybody may read: networks.csv, untrained.csv and methods.csv of results/evidence/, results/fills/,
+and the section `claims` of params.yaml. Written from the claims' words, with no code of saqlib.evidence.
 """
 
 from functools import cache

@@ -1,6 +1,7 @@
 """Every figure as it is printed: as wide as its place in the paper, nothing smaller than 6 points, nothing cut off."""
 
 import re
+from itertools import combinations
 
 import pytest
 from matplotlib.figure import Figure
@@ -8,7 +9,6 @@ from matplotlib.text import Text
 
 from saqlib import paths
 from saqlib.report import style
-
 from tests.report import test_curves, test_figures, test_origins, test_pictures
 
 SMALLEST = 6  # points
@@ -20,8 +20,11 @@ DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "
 
 
 def page() -> dict[bool, float]:
-    """The widths, in inches, of a column (False) and of the page between its margins (True), as the paper sets them."""
-    margin, gutter = (float(re.search(pattern, PAPER)[1]) for pattern in (r"x: ([\d.]+)cm", r"gutter: ([\d.]+)cm"))
+    """The widths, in inches, of a column (False) and of a page's text (True), as the paper sets them."""
+    margin, gutter = (
+        float(re.search(pattern, PAPER)[1])
+        for pattern in (r"gutter\) = \(([\d.]+)cm", r"gutter\) = \([\d.]+cm, ([\d.]+)cm")
+    )
     width = (210 - 20 * margin) / MILLIMETRES
     return {True: width, False: (width - 10 * gutter / MILLIMETRES) / 2}
 
@@ -62,6 +65,15 @@ def test_no_text_is_cut_off(name):
     """Each lies on the figure, but for a pixel."""
     figure, texts = drawn(name)
     assert not [text.get_text() for text in texts if leaves(figure, text)]
+
+
+@pytest.mark.parametrize("name", places())
+def test_no_text_covers_another(name):
+    """Labels of ticks and panels keep clear of one another, to a pixel."""
+    _, texts = drawn(name)
+    boxes = [text.get_window_extent().padded(-1) for text in texts]
+    pairs = combinations(zip(texts, boxes, strict=True), 2)
+    assert not [(a.get_text(), b.get_text()) for (a, one), (b, other) in pairs if one.overlaps(other)]
 
 
 def leaves(figure: Figure, text: Text) -> bool:
