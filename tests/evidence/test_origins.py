@@ -78,9 +78,11 @@ def test_half_in_the_mean_is_not_enough_where_the_interval_holds_zero():
 
 def surrogate(gains, seeds=SEEDS) -> pd.DataFrame:
     """gains: of a precision and a way to find the slope, the level of every score."""
-    made = [rows(lambda score, p=p, d=d: gains(p, d, score), 10 * k + j, seeds, precision=p, difference=d)
-            for k, p in enumerate(("fp32", "w2a2"))
-            for j, d in enumerate((GRADIENT, "16 codes", "32 codes"))]  # fmt: skip
+    ways = [(p, d) for p in ("fp32", "w2a2") for d in (GRADIENT, "16 codes", "32 codes")]
+    made = [
+        rows(lambda score, p=p, d=d: gains(p, d, score), k, seeds, precision=p, difference=d)
+        for k, (p, d) in enumerate(ways)
+    ]
     return origins.surrogate(pd.concat(made), QUALIFYING, CLAIMS)
 
 

@@ -11,6 +11,7 @@ import pytest
 import typst
 
 from saqlib import files, paths, words
+from saqlib.clarity import origins
 from saqlib.evidence.by_fill import by_fill
 from saqlib.evidence.claims import evaluate
 from saqlib.evidence.during import around_the_switch
@@ -23,6 +24,7 @@ from saqlib.names import FILLS, SEED_TO_SEED
 from saqlib.pipeline import study
 from saqlib.report import ablations, amplitude, during, paper, style, tables, verdict_tables
 from tests import frames
+from tests.report import test_origins
 from tests.report.test_ablations import make_effects
 from tests.report.test_during import make_during
 
@@ -211,7 +213,57 @@ def test_constants_are_those_of_the_code(root):
         for name, method in (("smoothgrad", methods.smoothgrad), ("integrated", methods.integrated_gradients))
     }
     window = {"window": methods.OCCLUSION_WINDOW, "stride": methods.OCCLUSION_STRIDE}
-    assert found == defaults | {"occlusion": window}
+    differences = {"window": methods.DIFFERENCE_WINDOW, "steps": list(origins.STEPS)}
+    assert found == defaults | {"occlusion": window, "differences": differences}
+
+
+def factors(root, shares: list[str], factor="activations"):
+    """switched.csv with a word for each dataset and training, of focus."""
+    rows = [{"dataset": d, "training": t, "precision": "w2a2", "question": "focus", "off": factor, "word": word}
+            for (d, t), word in zip(CELLS, shares, strict=True)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "results" / "tables" / "switched.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        (["explains"] * 4, "of focus everywhere"),
+        (["does not"] * 4, "of focus nowhere"),
+        (["no loss"] * 4, "no loss of focus is shown"),
+        (["explains", "does not", "no loss", "explains"], "of focus on MNIST (standard) and FashionMNIST"),
+    ],
+)
+def test_a_factor_is_named_where_it_explains_a_loss(root, shares, sentence):
+    """Of the losses that are there; another word is another sentence."""
+    factors(root, shares)
+    before = "without the quantization of activations at least half of a loss comes back: "
+    assert said(root, 'gives-back("activations")') == before + sentence
+
+
+def test_what_the_surrogate_does_is_said_by_its_verdicts(root):
+    """The word of both steps, place by place."""
+    words = ["supported", "supported", "undecided", "opposite"]
+    rows = [{"dataset": d, "training": t, "precision": "w2a2", "difference": step, "artefact": word}
+            for (d, t), word in zip(CELLS, words, strict=True) for step in ("16 codes", "32 codes")]  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "results" / "tables" / "surrogate.csv", index=False)
+    assert said(root, "of-surrogate()") == (
+        "finite differences gain more at w2a2, so part of the loss is an artefact of the surrogate on MNIST; finite "
+        "differences gain less at w2a2 than at fp32, so the surrogate does not make the loss on FashionMNIST (guided); "
+        "whether the surrogate makes part of the loss is undecided on FashionMNIST (standard)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "shown"),
+    [(["supported"] * 4, "in every comparison"), (["supported", "undecided", "opposite", "supported"], "in 2 of 4")],
+)
+def test_how_often_a_map_follows_its_network_is_counted(root, verdicts, shown):
+    """At the last step, whatever the first ones say."""
+    rows = [{"dataset": d, "training": t, "redrawn": layer, "verdict": word if layer == "conv1" else "opposite"}
+            for (d, t), word in zip(CELLS, verdicts, strict=True) for layer in ("dense3", "conv1")]  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "results" / "tables" / "randomization.csv", index=False)
+    sentence = said(root, "of-randomization()")
+    assert shown in sentence and ("more like itself in 1" in sentence) == ("opposite" in verdicts)
 
 
 # --- the paper itself, on made-up results in the form that the library writes ---
@@ -269,6 +321,7 @@ def made(tmp_path_factory):
         tables.retained(kept),
         tables.deployment(costs.drop(columns="seed"), runs, kept),
         *tables_of_claims(runs),
+        *(table(made_up()) for table, made_up in test_origins.TABLES),
     ):
         tables.write(table, root / "results" / "tables")
     files.write(root / "results" / "runs.csv", files.csv(runs))
@@ -376,6 +429,9 @@ def test_the_paper_needs_the_numbers_of_seeds(name, made, tmp_path):
         "by_fill",
         "during",
         "ablations",
+        "switched",
+        "surrogate",
+        "randomization",
     ],
 )
 def test_the_paper_needs_every_table(name, made, tmp_path):

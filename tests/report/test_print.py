@@ -9,13 +9,13 @@ from matplotlib.text import Text
 
 from saqlib import paths
 from saqlib.report import style
-from tests.report import test_curves, test_figures, test_pictures
+from tests.report import test_curves, test_figures, test_origins, test_pictures
 
 SMALLEST = 6  # points
 MILLIMETRES = 25.4  # in an inch
 PAPER = (paths.ROOT / "paper" / "paper.typ").read_text()
 # What draws each figure of the paper; a name that ends in _ is one figure for each dataset.
-DRAWN = test_figures.DRAWN | test_curves.DRAWN | test_pictures.DRAWN
+DRAWN = test_figures.DRAWN | test_curves.DRAWN | test_pictures.DRAWN | test_origins.DRAWN
 DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "curves": "removal"}
 
 
