@@ -181,7 +181,9 @@ def _load(path: Path) -> Notebook:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m saqlib.pipeline.notebooks", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("code", help="write the copy of a notebook's code")
     one.add_argument("name")

@@ -37,8 +37,13 @@ def no_garbage_collection(monkeypatch):
 
 
 def planted(cell, score, method):
-    """Gini falls with the bits, Moran's I rises; gains fall under most fills; guidance helps, more so at few bits."""
+    """Gini falls with the bits, Moran's I rises; gains fall under most fills; guidance helps, more so at few bits.
+
+    On FashionMNIST two other methods say the contrary of Gini, on MNIST one does.
+    """
     fall, guided = STEPS[cell.precision], cell.training == "guided"
+    if score == "gini" and method in ("occlusion", *["smoothgrad"] * (cell.dataset == "fashion_mnist")):
+        return 1.0 + fall
     if score == "morans_i":
         return 0.6 * fall + 1.0
     if score == "blur" and cell.dataset == "mnist":
@@ -138,6 +143,7 @@ def check_methods(results):
         agree = own[(own.verdict == row.verdict) & own.agree.notna()].agree.to_numpy()
         enough = np.any if row.claim == "A4" else np.all
         assert row.about == ("maps" if enough(agree >= 3) else "gradients") if len(agree) else row.about != row.about
+    return set(written(results, "verdicts").about.dropna())
 
 
 def check_origins(results):
@@ -176,8 +182,9 @@ def test_what_verdicts_depend_on_is_computed_again(made):
 
 
 def test_what_verdicts_are_about_is_computed_again(made):
-    """Maps or gradients, from the scores of the other methods."""
-    check_methods(made[0])
+    """Maps or gradients, from the scores of the other methods; of two seeds neither."""
+    results, seeds = made
+    assert check_methods(results) == ({"maps", "gradients"} if seeds == 10 else set())
 
 
 def test_where_the_loss_comes_from_is_computed_again(made):
