@@ -158,12 +158,6 @@ def test_saved_twice_the_same(tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def drawn_records():
-    """Ten records of three images of each dataset."""
-    records = np.arange(0, 4000, 400), IMAGES, RNG.normal(size=(10, 3, 28, 28))
-    return pictures.training_maps({"MNIST, w2a2, guided training": records, "FashionMNIST, w2a2": records})
-
-
 def drawn_grid():
     """Ten classes of garments, with four precisions of both trainings."""
     images, names, blocks = ten_classes()
@@ -184,5 +178,4 @@ DRAWN = {
     ),
     "few_maps": lambda: pictures.few_maps(*ten_classes(), RNG.normal(size=(10, 28, 28))),
     "saliency_grid": drawn_grid,
-    "training_maps": drawn_records,
 }

@@ -55,7 +55,7 @@ WHOLE = {
 }
 MODULES = (test_ablations, test_amplitude, test_curves, test_during, test_figures, test_origins, test_pictures)
 DRAWN = {name: draw for module in MODULES for name, draw in module.DRAWN.items()} | WHOLE
-DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "curves": "removal", "during": "courses"}
+DRAWS = {"data": "classes", "maps_": "few_maps", "saliency_": "saliency_grid", "curves": "removal"}
 
 
 def page() -> dict[bool, float]:
