@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import os
-import pickle
 import time
 import warnings
 from collections import Counter
@@ -43,7 +42,7 @@ class _Slot:
         """Begin a task."""
         if self.pool is None:
             self.pool = loky.ProcessPoolExecutor(max_workers=1)
-        return self.pool.submit(self.work, str(paths.ROOT), pickle.dumps(task), asking, shape, os.getpid(), self.gpu)
+        return self.pool.submit(self.work, str(paths.ROOT), worker.packed(task, shape), asking, os.getpid(), self.gpu)
 
     def end(self) -> None:
         """Kill the process, whatever it does."""
@@ -121,7 +120,7 @@ def cluster(plan: Plan, shape: Shape, tell: Tell) -> None:
         while len(busy) < most and (found := plan.take(gpu=True)):
             _, task = found
             wanted = {"num_cpus": 1, "num_gpus": int(task.gpu)}
-            job = remote.options(**wanted).remote(str(paths.ROOT), pickle.dumps(task), asking, shape)
+            job = remote.options(**wanted).remote(str(paths.ROOT), worker.packed(task, shape), asking)
             busy[job] = task
 
     begin()

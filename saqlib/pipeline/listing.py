@@ -29,7 +29,7 @@ class Listing:
         self.device = settings.engine.pick_device().type
         self.places: dict[tuple[Cell, str], training.Place] = {}
         self.trains: dict[Path, Train] = {}
-        self.others: list[Task] = []
+        self.others: dict[Path, Task] = {}  # all that is no training, by its mark
 
     def tasks(self) -> list[Task]:
         """All of them, as they had better begin."""
@@ -42,7 +42,7 @@ class Listing:
             trains.append(replace(task, leaves=(*task.leaves, *leads), after=tuple(warm & warmed)))
             warmed |= warm
         leading = [task for task in trains if len(task.leaves) > len(task.marks)]
-        rest = [task for task in trains if len(task.leaves) == len(task.marks)] + self.others
+        rest = [task for task in trains if len(task.leaves) == len(task.marks)] + [*self.others.values()]
         return leading + sorted(rest, key=lambda task: -task.seconds)
 
     def _rank(self, task: Train) -> tuple:
@@ -75,7 +75,7 @@ class Listing:
             for seed in range(count):
                 trained, marks = Trained(recipe, place, seed), (folder / f"{seed}.json",)
                 common = (cell, (seed,), name, marks, (trained.file,), (), marks, seconds)
-                self.others.append(Brief(*common, scoring=settings.scoring, trained=trained))
+                self._add(Brief(*common, scoring=settings.scoring, trained=trained))
 
     # --------------------------------------------------------------------------------------------------- kinds
 
@@ -110,7 +110,7 @@ class Listing:
             marks = self._marks("saqlib.clarity.fill_gains", [asdict(settings.scoring)], cell, seed, [trained])
             seconds = PART * SCORED * settings.size.images
             common = (cell, (seed,), "", marks, (trained.file,), (), marks, seconds)
-            self.others.append(Fills(*common, scoring=settings.scoring, trained=trained))
+            self._add(Fills(*common, scoring=settings.scoring, trained=trained))
             every += marks
         return every
 
@@ -124,15 +124,17 @@ class Listing:
             marks = self._marks("saqlib.clarity.seed", [asdict(settings.scoring)], cell, seed, all_of_them)
             needs = (*dict.fromkeys(each.file for each in all_of_them), *decided)
             common = (cell, (seed,), "", marks, needs, (), marks, SCORED * settings.size.images)
-            self.others.append(
-                Score(*common, scoring=settings.scoring, trained=trained, likened=tuple(likened.items()))
-            )
+            self._add(Score(*common, scoring=settings.scoring, trained=trained, likened=tuple(likened.items())))
 
     def _deploy(self, cell: Cell, trained: Trained) -> None:
         size = self.settings.size
         marks = self._marks("saqlib.deployment.seed", [size.images_deployed], cell, 0, [trained])
         common = (cell, (0,), "", marks, (trained.file,), (), marks, DEPLOYED * size.images_deployed)
-        self.others.append(Deploy(*common, sample=size.sample, images=size.images_deployed, trained=trained))
+        self._add(Deploy(*common, sample=size.sample, images=size.images_deployed, trained=trained))
+
+    def _add(self, task: Task) -> None:
+        """What two ablations ask for, such as the scores of a network that neither changes, is done once."""
+        self.others.setdefault(task.marks[0], task)
 
     def _marks(self, module: str, decides: list, cell: Cell, seed: int, networks: list[Trained]) -> tuple[Path, ...]:
         """A file named by all that decides a result before there are networks: what they are trained by."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from saqlib import paths, store
 from saqlib.network.settings import Shape
@@ -42,14 +43,18 @@ def check(asking: Machine, shape: Shape) -> None:
             raise OtherMachineError(f"{node} has {name} {here[name]}, not {value}: what it computes has other bytes")
 
 
-def run(root: str, task: bytes, asking: Machine, shape: Shape, asked_by: int = NOBODY, gpu: int | None = None) -> None:
-    """Do a pickled task.
+def packed(task: Any, shape: Shape) -> bytes:
+    """A task, anything with a method `do`, as it travels, with the shape of its networks."""
+    return pickle.dumps((task, shape))
+
+
+def run(root: str, packed: bytes, asking: Machine, asked_by: int = NOBODY, gpu: int | None = None) -> None:
+    """Do a packed task. All arguments are plain: what they stand for is unpacked by the code of the study's folder.
 
     Args:
         root: the study's folder, whose saqlib this module has to be of.
-        task: anything with a method `do`.
+        packed: the task.
         asking: the machine that asks.
-        shape: of the networks.
         asked_by: the process that waits for the result, with which this one ends; NOBODY for another machine's.
         gpu: which of the visible GPUs this process may use.
     """
@@ -59,8 +64,9 @@ def run(root: str, task: bytes, asking: Machine, shape: Shape, asked_by: int = N
     if gpu is not None and "torch" not in sys.modules:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+    task, shape = pickle.loads(packed)
     check(asking, shape)
-    in_one_thread(asked_by, pickle.loads(task).do)
+    in_one_thread(asked_by, task.do)
 
 
 def travelling() -> Callable[..., None]:

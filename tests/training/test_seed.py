@@ -50,7 +50,6 @@ OTHER_VALUES = {
     "scale": "quick",
     "quantization.edges": "same",
     "trainings.guided.ranking": "signed",
-    "executor": "ray",
     "device": "cpu",
     "claims.reference": "w4a4",
 }
