@@ -28,10 +28,10 @@ def started(command: list[str], folder: Path, **options: Any) -> Iterator[subpro
         try:
             yield process
         finally:
-            _kill_tree(process)
+            kill_tree(process)
 
 
-def _kill_tree(process: subprocess.Popen) -> None:
+def kill_tree(process: subprocess.Popen) -> None:
     """Kill a process and all that it has started, also in sessions of their own; return once they have ended.
 
     First all are stopped, until no new one is found: what is stopped starts nothing more.
@@ -49,14 +49,14 @@ def _kill_tree(process: subprocess.Popen) -> None:
             each.kill()
     process.wait()
     patience = time.monotonic() + GRACE
-    while any(map(_runs, tree)) and time.monotonic() < patience:
+    while any(each.is_running() and runs(each.pid) for each in tree) and time.monotonic() < patience:
         time.sleep(0.01)
 
 
-def _runs(process: psutil.Process) -> bool:
-    """Whether a process still runs; one that has ended and that nobody has asked after does not."""
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked after does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

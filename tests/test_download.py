@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torchvision
 from hypothesis import given
@@ -370,7 +369,7 @@ def test_a_client_that_never_ends_is_ended(tmp_path, monkeypatch, trap):
         download._run([sys.executable, "-c", "\n".join(program)], tmp_path)
     pids = (tmp_path / "pids").read_text().split()
     assert len(pids) == 2
-    assert not any(processes._runs(psutil.Process(int(pid))) for pid in pids if psutil.pid_exists(int(pid)))
+    assert not any(processes.runs(int(pid)) for pid in pids)
 
 
 # What stands in for torchvision in the process that downloads.

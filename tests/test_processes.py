@@ -45,7 +45,7 @@ def wait_for_all(folder: Path, process: subprocess.Popen) -> set[int]:
 
 def alive(pids: set[int]) -> set[int]:
     """Those that still run."""
-    return {pid for pid in pids if psutil.pid_exists(pid) and processes._runs(psutil.Process(pid))}
+    return set(filter(processes.runs, pids))
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from saqlib.pipeline import run, study
+from saqlib.pipeline import calls, study
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
@@ -28,7 +28,7 @@ def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
     """A command in a workspace, on the saqlib of that workspace; what it prints is kept in a file."""
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, cwd=folder, env=run.environment(folder), stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env=calls.environment(folder), stdout=log, stderr=log)
 
 
 def finish(folder: Path, process: subprocess.Popen) -> str:

@@ -11,7 +11,7 @@ from saqlib.evidence.settings import Claims, claims
 from saqlib.grid import SCALES, TRAININGS, Cell, Grid, Scale
 from saqlib.network.settings import Precision, Quantization, Shape, precisions
 from saqlib.params import ParamsError, one_of, require
-from saqlib.pipeline import ablations
+from saqlib.pipeline import ablations, limits
 from saqlib.pipeline.ablations import Ablation
 from saqlib.training.settings import Guided, Optimizer, Recipe
 from saqlib.workers import Engine
@@ -87,7 +87,7 @@ def variant(name: str, scale: str | None = None) -> tuple[Ablation, Study]:
 
 
 def from_dict(raw: Any, scale: str | None = None) -> Study:
-    """The Study of a params.yaml that is already parsed; every ablation of it has been tried."""
+    """The Study of a params.yaml that is already parsed, of usable numbers; every ablation of it has been tried."""
     params.check_keys(raw, SECTIONS, "params.yaml")
     name = one_of(raw["scale"] if scale is None else scale, SCALES, "scale")
     grid = params.build(Grid, raw["grid"], "grid")
@@ -96,7 +96,7 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
     there = precisions(raw["precisions"], quantization.edges)
     for precision in grid.precisions:
         one_of(precision, there, "precision in grid.precisions")
-    return Study(
+    study = Study(
         scale=name,
         grid=grid,
         shape=params.build(Shape, raw["network"], "network"),
@@ -110,6 +110,8 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
         claims=claims(raw["claims"], there, grid.precisions),
         ablations=_ablations(raw),
     )
+    limits.check(study)
+    return study
 
 
 def _ablations(raw: Any) -> dict[str, Ablation]:

@@ -15,7 +15,7 @@ import yaml
 from dvc.repo import Repo
 
 from saqlib import paths
-from saqlib.pipeline import run, study
+from saqlib.pipeline import calls, run, study
 from saqlib.training.seed import key
 
 CELLS = [str(cell) for cell in study.load().grid.cells]
@@ -163,7 +163,7 @@ class environment_of(chdir):
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.patch = pytest.MonkeyPatch()
-        self.variables = run.environment(folder)
+        self.variables = calls.environment(folder)
 
     def __enter__(self):
         for name, value in self.variables.items():

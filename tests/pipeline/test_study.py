@@ -448,14 +448,13 @@ def test_wrong_flag_is_refused(value):
     assert message(changed(scales__smoke__sample=value)) == f"scales.smoke.sample must be of type bool, not {value!r}"
 
 
-def test_number_that_yaml_takes_for_text_is_named(tmp_path):
-    """YAML reads 1e-3 as text, 1.0e-3 as a number: the first is refused with what was found."""
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1.0e-3", 0.001), ("0_1", 1.0)])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path, text, value):
+    """YAML 1.2 takes 1e-3 for a number, 1.1 for a word."""
     path = tmp_path / "params.yaml"
-    text = paths.PARAMS.read_text()
-    path.write_text(re.sub(r"\n  learning_rate: \S+ ", "\n  learning_rate: 1e-3 ", text, count=1))
-    assert refusal(study.load, path) == "optimizer.learning_rate must be of type float, not '1e-3'"
-    path.write_text(re.sub(r"\n  learning_rate: \S+ ", "\n  learning_rate: 1.0e-3 ", text, count=1))
-    assert study.load(path).optimizer.learning_rate == 0.001
+    whole = paths.PARAMS.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"\n  learning_rate: \S+ ", f"\n  learning_rate: {text} ", whole, count=1), encoding="utf-8")
+    assert study.load(path).optimizer.learning_rate == value
 
 
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 32, 2.0, True, "4", None])
