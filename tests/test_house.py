@@ -34,8 +34,8 @@ ARROWS = {
     "evidence": "files grid names params paths words",
     "deployment": "data errors files grid names network saliency stored words",
     "report": "evidence files names paths words",
-    "pipeline": "clarity codebase data datasets download errors evidence files grid kernels network params paths "
-    "store stored training workers",
+    "pipeline": "clarity codebase data datasets download errors evidence files grid kernels names network params paths "
+    "report store stored training words workers",
     "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
@@ -125,6 +125,7 @@ LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "e
         (("site.findings", "site.front", "site.lines", "site.notebooks", "site.paper"), HEAVY),
         (("deployment.explain",), ("torch", "captum", "scipy", "pandas")),
         (("pipeline.run",), ("captum", "onnx", "saqlib.training.cell", "saqlib.clarity.cell")),
+        (("pipeline.panel",), HEAVY),
     ],
     ids=lambda names: names[0],
 )
