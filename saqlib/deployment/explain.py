@@ -2,7 +2,8 @@
 
     python -m saqlib.deployment.explain MODEL.explain.onnx IMAGE.png
 
-It needs onnxruntime, numpy and pillow. The files are those of `saqlib.deployment.export_explanation`.
+It needs onnxruntime (1.28 or later for networks of 2 bits), numpy and pillow. The files are those of
+`saqlib.deployment.export_explanation`.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from saqlib import files
 from saqlib.errors import last_line
 
+OLDEST = "1.28"  # ONNX Runtime that knows weights of 2 bits
 SIDE = 28
 GREY_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of these, pillow's conversion to 8 bits loses nothing
 ZOOM = 10
@@ -49,7 +51,9 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own exceptions, without a common base
         version = onnxruntime.__version__
-        raise ExplainError(f"{path} cannot be loaded by ONNX Runtime {version}: {last_line(error)}") from None
+        older = tuple(map(int, version.split(".")[:2])) < tuple(map(int, OLDEST.split(".")))
+        advice = f"; networks of 2 bits need {OLDEST} or later: pip install 'onnxruntime>={OLDEST}'" if older else ""
+        raise ExplainError(f"{path} cannot be loaded by ONNX Runtime {version}{advice}: {last_line(error)}") from None
     kind = session.get_modelmeta().custom_metadata_map.get("kind")
     if kind == "prediction":
         raise ExplainError(
