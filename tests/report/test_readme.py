@@ -97,7 +97,7 @@ def test_its_targets_are_in_the_makefile():
 
 
 def test_its_explanation_runs(tmp_path):
-    """The command as it stands, but for the file that it writes: the committed 2-bit network reads the shipped seven."""
+    """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
     (command,) = re.findall(r"`python (-m saqlib\.deployment\.explain [^`]+)`", TEXT)
     arguments = command.split()[2:-1] + [str(tmp_path / "seven.png")]
     assert explain.main(arguments) == 0
