@@ -35,8 +35,9 @@ ARROWS = {
     "evidence": "files grid names params paths words",
     "deployment": "data errors files grid names network saliency store stored words",
     "report": "evidence files names paths words",
-    "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels network params "
-    "paths processes store stored training workers",
+    "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels names network "
+    "params paths processes report store stored training words workers",
+    "explore": "clarity data datasets deployment grid network params paths pipeline report saliency training words",
     "site": "data evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
@@ -124,8 +125,10 @@ LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "e
         (("training.seed", "training.cell"), ("captum", "onnx", "scipy", "saqlib.clarity", "saqlib.evidence")),
         (("clarity.seed", "clarity.cell"), ("captum", "onnx", "saqlib.training", "saqlib.evidence")),
         (("site.findings", "site.front", "site.lines", "site.notebooks", "site.paper"), HEAVY),
+        (("explore.networks", "explore.desk"), (*HEAVY[:3], "pandas", "scipy")),
         (("deployment.explain",), ("torch", "captum", "scipy", "pandas")),
         (("pipeline.run",), ("captum", "onnx", "saqlib.training.cell", "saqlib.clarity.cell")),
+        (("pipeline.panel",), HEAVY),
     ],
     ids=lambda names: names[0],
 )
