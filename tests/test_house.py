@@ -66,7 +66,8 @@ def test_arrows_go_one_way():
 
 def test_no_circle_between_modules():
     """Within a room, too, modules import in one direction."""
-    graph = {module: codebase.imported(text) for module, text in modules().items()}
+    # One that travels to a worker by value names itself there.
+    graph = {module: codebase.imported(text) - {module} for module, text in modules().items()}
     assert set(TopologicalSorter(graph).static_order()) == set(graph)
 
 
@@ -99,7 +100,8 @@ def test_a_face_holds_names_alone():
 def test_tests_mirror_the_house():
     """A module is tested where its name says: tests/clarity/test_removal.py for saqlib/clarity/removal.py."""
     by_their_users = {"paths", "names", "datasets", "report.panels", "saliency.settings", "pipeline.by_hand",
-                      "pipeline.kinds", "training.records", "clarity.fill_gains"}  # fmt: skip
+                      "pipeline.kinds", "pipeline.calls", "pipeline.kernel", "training.records",
+                      "clarity.fill_gains"}  # fmt: skip
     expected = {module for module in codebase.modules() if module not in by_their_users}
     tests = paths.ROOT / "tests"
     files = [path.relative_to(tests).with_suffix("") for path in tests.rglob("test_*.py")]

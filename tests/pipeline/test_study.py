@@ -173,7 +173,8 @@ DECIDES = {
 DECIDES_NOT = {
     "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
     "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__reference": "w4a4",
-    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__questions__accuracy": "gini",
+    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__margins__recovered": 0.77,
+    "claims__questions__accuracy": "gini",
     "claims__questions__focus": "morans_i", "claims__questions__coherence": "gini",
     "claims__questions__faithfulness": "gini", "claims__hypotheses": RAW["claims"]["hypotheses"][:1],
     "grid__trainings": ["guided", "standard"],
