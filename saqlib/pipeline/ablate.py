@@ -19,24 +19,31 @@ from saqlib.params import ParamsError
 from saqlib.pipeline import instructions, study
 from saqlib.training.settings import Recipe
 
+KEYS = ["dataset", "precision", "training", "seed", "changed"]
+
 
 def ablate(name: str, scale: str | None, root: Path) -> pd.DataFrame:
-    """Train and score a variant and write its table under `root`; the table."""
+    """Train and score a variant and write its table under `root`; the table.
+
+    `changed` says whether a network, or how it is scored, is another one than in the main grid. The table of a scale
+    that runs no ablations (`seeds_ablated: 0`) has no row.
+    """
     from saqlib.training.cell import train_cell  # PyTorch, once its instructions are pinned
 
     ablation, settings = study.variant(name, scale)
-    seeds = min(ablation.seeds, settings.size.seeds)
-    rows = []
-    for cell in ablation.cells:
+    main, rows = study.load(scale=scale), []
+    seeds = ablation.seeds_at(settings.size)
+    for cell in ablation.cells if seeds else ():
         recipe = settings.recipe(cell)
         runs = train_cell(cell, recipe, seeds, settings.engine)
         scores = _scores(settings, recipe, runs)
+        changed = recipe.decides != main.recipe(cell).decides or settings.scoring != main.scoring
         axes = {"dataset": cell.dataset, "precision": cell.precision, "training": cell.training}
         rows += [
-            axes | {"seed": run.seed, "test_accuracy": run.test_accuracy} | each
+            axes | {"seed": run.seed, "changed": changed, "test_accuracy": run.test_accuracy} | each
             for run, each in zip(runs, scores, strict=True)
         ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=None if rows else KEYS)
     files.write(root / "results" / "ablations" / f"{name}.csv", files.csv(table))
     return table
 

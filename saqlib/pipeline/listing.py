@@ -68,7 +68,8 @@ class Listing:
 
     def ablation(self, name: str, ablation: Ablation, settings: Study) -> None:
         """A variant: what it changes is trained, and all of it scored in brief."""
-        count, size = min(ablation.seeds, settings.size.seeds), settings.size
+        size = settings.size
+        count = ablation.seeds_at(size)
         for cell in ablation.cells:
             recipe = settings.recipe(cell)
             self._train(cell, settings, count, name)

@@ -70,9 +70,10 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
 
 
 def _merged(values: dict, edits: dict) -> dict:
+    """The values with edits in their places, section by section; an edit to None takes an entry out."""
     both = {key: _merged(values[key], edit) for key, edit in edits.items()
             if isinstance(edit, dict) and isinstance(values.get(key), dict)}  # fmt: skip
-    return values | edits | both
+    return {key: value for key, value in (values | edits | both).items() if key not in edits or edits[key] is not None}
 
 
 def _copy_tree(source: Path, target: Path) -> None:

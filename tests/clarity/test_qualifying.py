@@ -90,8 +90,9 @@ def test_scores_are_those_of_validation_images(root):
         assert (row.gradient, row.intensity) == (pytest.approx(own, abs=1e-6), pytest.approx(itself, abs=1e-6))
 
 
-def test_no_test_image_is_looked_at(root, monkeypatch):
+def test_no_test_image_is_looked_at(root, monkeypatch, tmp_path):
     """Not even loaded."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path)  # a store that holds nothing
     asked, load = [], data.load
     monkeypatch.setattr(
         data, "load", lambda dataset, split, **options: (asked.append(split), load(dataset, split, **options))[1]

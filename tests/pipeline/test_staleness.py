@@ -88,7 +88,7 @@ TABLE = {
     "the message of a setting's error": (
         text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAINED, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, SCORED, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*SCORED, "compare"}, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
         text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),

@@ -173,12 +173,14 @@ DECIDES = {
 DECIDES_NOT = {
     "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
     "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__reference": "w4a4",
-    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__questions__accuracy": "gini",
+    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__margins__recovered": 0.77,
+    "claims__questions__accuracy": "gini",
     "claims__questions__focus": "morans_i", "claims__questions__coherence": "gini",
     "claims__questions__faithfulness": "gini", "claims__hypotheses": RAW["claims"]["hypotheses"][:1],
     "grid__trainings": ["guided", "standard"],
     "scales__smoke__seeds": 7, "scales__smoke__images": 77, "scales__smoke__images_expensive": 7,
-    "scales__smoke__images_deployed": 7, "scales__full__records": 77, "scales__full__epochs__mnist": 77,
+    "scales__smoke__images_deployed": 7, "scales__smoke__seeds_ablated": 1,
+    "scales__full__records": 77, "scales__full__epochs__mnist": 77,
 }  # fmt: skip
 
 
@@ -479,6 +481,7 @@ def test_fraction_outside_0_to_1_is_refused(fraction):
         ("scales.full.images", 0),
         ("scales.full.images_expensive", 0),
         ("scales.full.images_deployed", 0),
+        ("scales.full.seeds_ablated", -1),
         ("scales.full.epochs.fashion_mnist", 0),
         ("optimizer.batch_size", 0),
         ("optimizer.learning_rate", -0.1),
