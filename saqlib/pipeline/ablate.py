@@ -6,13 +6,13 @@ results/ablations/<variant>.csv. Seeds that the store holds, those of the main g
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from saqlib import files, paths, store
+from saqlib.errors import told
 from saqlib.params import ParamsError
 from saqlib.pipeline import instructions, study
 
@@ -74,11 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     from saqlib.data.images import DataError
     from saqlib.training.loop import DivergedError
 
-    try:
+    with told(ParamsError, DataError, DivergedError):
         table = ablate(options.variant, options.scale, paths.ROOT)
-    except (ParamsError, DataError, DivergedError) as error:
-        sys.exit(str(error))
-    print(f"{options.variant}: {len(table)} networks.")
+        print(f"{options.variant}: {len(table)} networks.")
 
 
 if __name__ == "__main__":

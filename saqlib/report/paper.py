@@ -5,12 +5,12 @@
 A number, table or figure that is missing in results/ stops the build.
 """
 
-import sys
 from pathlib import Path
 
 import typst
 
 from saqlib import files, paths
+from saqlib.errors import told
 
 
 class PaperError(RuntimeError):
@@ -34,10 +34,8 @@ def build(root: Path = paths.ROOT) -> Path:
 
 def main() -> None:
     """The command line above; one readable message and exit code 1 where something is missing."""
-    try:
+    with told(PaperError):
         print(build())
-    except PaperError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":
