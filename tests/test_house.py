@@ -1,6 +1,7 @@
 """The house: rooms in one direction, small modules, and words that need nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -34,11 +35,11 @@ ARROWS = {
     "clarity": "data files grid names network params paths saliency store stored workers",
     "evidence": "files grid names params paths words",
     "deployment": "data errors files grid names network saliency store stored words",
-    "report": "evidence files names paths words",
+    "report": "errors evidence files names paths words",
     "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels names network "
     "params paths processes report store stored training words workers",
     "explore": "clarity data datasets deployment grid network params paths pipeline report saliency training words",
-    "site": "data evidence files paths pipeline report words",
+    "site": "data errors evidence files paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 
@@ -143,3 +144,29 @@ def test_nothing_imports_what_it_does_not_need(imported, refused):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
+# -------------------------------------------------------------------------------------------- commands and text
+
+
+def test_every_command_tells_what_goes_wrong_in_one_line():
+    """Each module that is run as a command does its work inside `told`: full disks, signals and all errors expected."""
+    for module, text in modules().items():
+        if '__name__ == "__main__"' in text:
+            assert "with told(" in text, module
+
+
+TEXT = re.compile(r"\.(read_text|write_text)\((?P<given>[^()]*(?:\([^()]*\)[^()]*)*)\)")
+
+
+def test_text_is_utf8_whatever_the_locale():
+    """Nothing is read or written in an encoding that the machine chooses."""
+    for module, text in modules().items():
+        for call in TEXT.finditer(text):
+            assert 'encoding="utf-8"' in call["given"], f"{module}: {call[0]}"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "open":
+                words = [each.arg for each in node.keywords]
+                mode = next((each.value for each in node.args[1:2] if isinstance(each, ast.Constant)), "")
+                library = isinstance(node.func, ast.Attribute)  # of pictures, archives and files of the system
+                assert "b" in str(mode) or "encoding" in words or library, f"{module}, line {node.lineno}"

@@ -6,7 +6,6 @@ results/ablations/<variant>.csv. Seeds that the store holds, those of the main g
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 
 from saqlib import files, paths, store
 from saqlib.clarity.settings import Scoring
+from saqlib.errors import told
 from saqlib.params import ParamsError
 from saqlib.pipeline import instructions, study
 from saqlib.training.settings import Recipe
@@ -89,11 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
     from saqlib.data.images import DataError
     from saqlib.training.loop import DivergedError
 
-    try:
+    with told(ParamsError, DataError, DivergedError):
         table = ablate(options.variant, options.scale, paths.ROOT)
-    except (ParamsError, DataError, DivergedError) as error:
-        sys.exit(str(error))
-    print(f"{options.variant}: {len(table)} networks.")
+        print(f"{options.variant}: {len(table)} networks.")
 
 
 if __name__ == "__main__":

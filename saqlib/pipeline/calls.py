@@ -38,6 +38,8 @@ def environment(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Inside, no other run of ours works in the folder (else CallError), and what a killed one has left is mended."""
+    if set("{}") & set(str(folder)):
+        raise CallError(f"DVC stops at a brace in the name of a folder ({folder}); move it to a name without")
     place = folder / TEMPORARY / "run.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(str(place), timeout=0)

@@ -5,12 +5,12 @@
 A number, table or figure that is missing in results/ stops the build.
 """
 
-import sys
 from pathlib import Path
 
 import typst
 
 from saqlib import files, paths
+from saqlib.errors import told
 
 # Between lines, in em; the first one at which Typst can write the PDF. Where a float meets the end of a page its tags
 # for screen readers may end in an internal error (typst issues 8487, 8776), which a hair's breadth more avoids.
@@ -41,10 +41,8 @@ def build(root: Path = paths.ROOT) -> Path:
 
 def main() -> None:
     """The command line above; one readable message and exit code 1 where something is missing."""
-    try:
+    with told(PaperError):
         print(build())
-    except PaperError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":
