@@ -32,6 +32,7 @@ def workspace(folder: Path) -> Path:
     run.workspace(folder, "smoke", **TINY)
     settings = yaml.safe_load((folder / "params.yaml").read_text())
     settings["ablations"] = {"edges_same": ABLATION}
+    settings["scales"]["smoke"]["seeds_ablated"] = 2
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return folder
 
