@@ -65,7 +65,8 @@ def available_memory() -> int:
 
     free = psutil.virtual_memory().available
     try:
-        most, taken = (int((CONTROL_GROUP / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
+        told = [(CONTROL_GROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current")]
+        most, taken = map(int, told)
     except (OSError, ValueError):  # no control groups, or one without a limit, which says `max`
         return free
     return min(free, max(0, most - taken))

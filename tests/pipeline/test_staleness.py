@@ -94,7 +94,8 @@ TABLE = {
         text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),
         set(), set(), []),
     "which network trains which seeds": (
-        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"}, TRAIN, []),
+        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"},
+        {*TRAIN, *ABLATE}, []),
     "a new source address": (
         text("saqlib/download.py", "TIMEOUT = 10", 'ADDRESS = "elsewhere"\nTIMEOUT = 10'), set(), set(), []),
     "a pytest release": (text("locks/tools.lock", "pytest==", "pytest==99."), set(), set(), []),
@@ -136,7 +137,7 @@ TABLE = {
         {*each("train", TWO_BITS), *ABLATE, "paper"}, TWO_BITS),
     "one more ablation": (
         params(lambda values: values["ablations"].update(longer=values["ablations"]["twenty_epochs"])), set(),
-        {"ablate@longer", "paper"}, []),
+        {"ablate@longer", "compare", "paper"}, []),
 }  # fmt: skip
 
 
