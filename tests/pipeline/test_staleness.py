@@ -4,6 +4,7 @@ DVC says what is stale, on the real dvc.yaml. So that no network need be trained
 files without meaning, and dvc.lock is written for them; what the stages depend on is real.
 """
 
+import copy
 import re
 import shutil
 from collections.abc import Callable
@@ -136,7 +137,8 @@ TABLE = {
         params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
         {*each("train", TWO_BITS), *ABLATE, "paper"}, TWO_BITS),
     "one more ablation": (
-        params(lambda values: values["ablations"].update(longer=values["ablations"]["twenty_epochs"])), set(),
+        params(lambda values: values["ablations"].update(longer=copy.deepcopy(values["ablations"]["twenty_epochs"]))),
+        set(),
         {"ablate@longer", "compare", "paper"}, []),
 }  # fmt: skip
 
