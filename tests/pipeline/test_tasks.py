@@ -112,6 +112,15 @@ def test_a_second_call_does_nothing(reference):
     assert stamps(reference) == before
 
 
+def test_a_task_that_another_machine_has_done_meanwhile_computes_nothing(reference):
+    """Without the word that it is done, it is looked at again; the result that is there stays."""
+    before = {path: stamp for path, stamp in stamps(reference).items() if path.suffix != ".txt"}
+    for path in (reference / "build" / "store").glob("named/*/*.txt"):
+        path.unlink()
+    assert f"8 of {COUNT} tasks to do" in finish(reference, start(reference))
+    assert before.items() <= stamps(reference).items() and len(stamps(reference)) == len(before) + 8
+
+
 def test_the_stages_find_the_work_done(reference, monkeypatch):
     """What `dvc repro` would train, score and deploy is in the store under the names by which it looks for it."""
     script = (
