@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from saqlib import params
 from saqlib.params import ParamsError
 

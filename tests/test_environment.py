@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -15,12 +16,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from saqlib.deployment.explain import OLDEST
 from saqlib.paths import ROOT
 from saqlib.store import NUMERICS
 
 CONFIGURED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = CONFIGURED["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+STUDY = PROJECT["dependencies"] + EXTRAS["study"]  # what everybody installs who runs the pipeline
 LOCKS = {path.stem: path.read_text() for path in sorted((ROOT / "locks").glob("*.lock"))}
 PINS = {
     lock: {
@@ -61,7 +64,7 @@ def test_there_are_four_locks():
     assert set(LOCKS) == set(lock_script().WHAT) == {"numerics", "report", "site", "tools"}
 
 
-@pytest.mark.parametrize("declared", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["site"])
+@pytest.mark.parametrize("declared", STUDY + EXTRAS["test"] + EXTRAS["site"])
 def test_locks_hold_what_is_declared(declared):
     """Each dependency of pyproject.toml is in the locks, on both platforms, at a version that it admits."""
     requirement = Requirement(declared)
@@ -89,13 +92,13 @@ def test_numerics_are_one_list():
     """The packages whose release changes a key of the store are those whose release changes numerics.lock."""
     assert lock_script().NUMERICS == NUMERICS
     assert {canonicalize_name(name) for name in NUMERICS} <= set(PINS["numerics"])
-    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in NUMERICS}
+    assert names(STUDY) >= {canonicalize_name(name) for name in NUMERICS}
 
 
 def test_report_holds_what_decides_tables_figures_and_paper():
     """Each package named for the report is in report.lock, but where the numbers need it already."""
     script = lock_script()
-    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in script.REPORT}
+    assert names(STUDY) >= {canonicalize_name(name) for name in script.REPORT}
     assert {canonicalize_name(name) for name in script.REPORT} <= set(PINS["report"]) | set(PINS["numerics"])
     assert not {*script.REPORT} & {*script.NUMERICS}
 
@@ -112,7 +115,9 @@ def test_a_lock_holds_what_its_packages_need(lock):
     for name in PINS[lock].keys() - names(list(lock_script().NOT_FOLLOWED)):
         for needed in map(Requirement, _needs(name)):
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(needed.name) in there, f"{name} needs {needed}"
+                assert canonicalize_name(needed.name) in there or lock_script().CUDA.match(needed.name), (
+                    f"{name}: {needed}"
+                )
 
 
 def _needs(name: str) -> list[str]:
@@ -146,12 +151,18 @@ def test_lock_script_divides_packages_by_who_needs_them(monkeypatch):
     }
 
 
-def test_only_linux_is_asked_for_cuda():
-    """CUDA's packages and triton are in numerics.lock, and only for Linux."""
-    cuda = {name for name in ALL_PINS if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
-    assert len(cuda) > 10 and "nvidia-cublas" in cuda
-    assert cuda <= asked_for(LINUX) and not cuda & asked_for(MACOS)
-    assert cuda <= set(PINS["numerics"])
+def test_cuda_is_left_to_torch():
+    """What torch asks for on Linux beside the locks are packages of CUDA, which a build for CPUs does without."""
+    cuda = lock_script().CUDA
+    assert not [name for name in ALL_PINS if cuda.match(name)]
+    needs = [Requirement(text) for text in metadata.requires("torch") or []]
+    asked = {
+        canonicalize_name(each.name)
+        for each in needs
+        if each.marker is None or each.marker.evaluate(LINUX | {"extra": ""})
+    }
+    assert all(cuda.match(name) for name in asked - ALL_PINS.keys())
+    assert cuda.match("nvidia-cublas") and cuda.match("triton") and not cuda.match("tritonclient")
 
 
 def test_macos_gets_what_only_macos_needs():
@@ -173,18 +184,17 @@ def test_no_registry_is_named(name):
 
 # What a folder may import: the library needs what everybody installs (and Ray, where somebody asks for it).
 DECLARED = {
-    "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["site"]),
-    "notebooks": names(PROJECT["dependencies"]),
-    "tests": names(PROJECT["dependencies"] + EXTRAS["test"]),
-    "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"]),
-    ".ci": names(PROJECT["dependencies"] + EXTRAS["test"]),
+    "saqlib": names(STUDY + EXTRAS["ray"] + EXTRAS["site"]),
+    "notebooks": names(STUDY),
+    "tests": names(STUDY + EXTRAS["test"]),
+    "benchmarks": names(STUDY + EXTRAS["bench"]),
+    ".ci": names(STUDY + EXTRAS["test"]),
 }
 OWN = {"saqlib", "tests", "benchmarks"}
 # What nobody imports: where it is used, and by which words.
 USED_OTHERWISE = {
     "furo": ("site/conf.py", 'html_theme = "furo"'),
     "ipykernel": ("saqlib/pipeline/forms.py", "(ipykernel)"),  # the kernel of every notebook
-    "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
     "jupyterlab": ("Makefile", "-m jupyterlab"),
     "myst-nb": ("site/conf.py", 'extensions = ["myst_nb"]'),
     "nbval": ("Makefile", "--nbval --nbval-current-env"),
@@ -242,6 +252,59 @@ def test_what_is_declared_is_used(package):
     if not imports:
         file, words = USED_OTHERWISE[package]
         assert words in (ROOT / file).read_text()
+
+
+# ------------------------------------------------------------------------------------------------ a reader's share
+
+# What a reader without PyTorch runs, and the extra that it takes.
+READERS = {"deployment.explain": [], "explore.networks": [], "explore.desk": EXTRAS["explore"]}
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_a_reader_needs_no_more_than_declared(module):
+    """In a fresh interpreter, what is imported of other packages is declared, or asked for by what is declared."""
+    script = f"import sys; own = {{*sys.modules}}; import saqlib.{module}; print(*{{*sys.modules}} - own)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = (
+        {name.split(".")[0] for name in done.stdout.split()}
+        - sys.stdlib_module_names
+        - OWN
+        - set(sys.builtin_module_names)
+    )
+    loaded = {name for name in loaded if name in distributions()}
+    installed = lock_script().needed(
+        PROJECT["dependencies"] + READERS[module], LINUX, {n: {"requires_dist": _needs(n)} for n in ALL_PINS}
+    )
+    assert {name for name in loaded if not packages_of(name) & installed} == set()
+
+
+def test_every_environment_has_the_lower_bound_of_onnxruntime():
+    """Older ones cannot read the files of 2 bits: declared, locked, in Binder's environment, named where it fails."""
+    (declared,) = [Requirement(text) for text in PROJECT["dependencies"] if text.startswith("onnxruntime")]
+    assert not declared.specifier.contains("1.27.0") and declared.specifier.contains("1.28.0")
+    binder = (ROOT / ".binder" / "requirements.txt").read_text()
+    for text in (str(ALL_PINS["onnxruntime"]), re.search(r"^onnxruntime==.*$", binder, flags=re.MULTILINE)[0]):
+        assert declared.specifier.contains(next(iter(Requirement(text).specifier)).version)
+    assert OLDEST in str(declared) and f"ONNX Runtime {OLDEST}" in (ROOT / "README.md").read_text()
+
+
+def test_binder_is_a_readers_environment():
+    """A few pins, those of the locks, without PyTorch; the package itself is installed without asking for more."""
+    pins = [
+        Requirement(line) for line in (ROOT / ".binder" / "requirements.txt").read_text().splitlines() if line[0] != "#"
+    ]
+    assert names([*PROJECT["dependencies"], *EXTRAS["explore"]]) == {canonicalize_name(pin.name) for pin in pins}
+    assert all(str(pin) == str(ALL_PINS[canonicalize_name(pin.name)]) for pin in pins)
+    post = ROOT / ".binder" / "postBuild"
+    assert "pip install --no-deps --editable ." in post.read_text() and post.stat().st_mode & 0o111
+    assert (ROOT / ".binder" / "runtime.txt").read_text() == f"python-{lock_script().PYTHON}\n"
+
+
+def test_the_development_container_sets_up_what_make_does():
+    """On the same Python, by the same command."""
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["image"].split(":")[1].split("-")[-2] == lock_script().PYTHON
+    assert container["postCreateCommand"] == "make env"
 
 
 # ----------------------------------------------------------------------------------------- who installs and who runs

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import psutil
 
-from saqlib.pipeline import calls
+from saqlib.pipeline import calls, study
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
     "scales": {
         "smoke": {
-            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20
+            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20,
+            "seeds_ablated": 0,
         }
+    },
+    # One ablation, and of that the two networks that its patch changes.
+    "ablations": dict.fromkeys(study.load().ablations) | {
+        "edges_same": {"datasets": ["mnist"], "precisions": ["w2a2"], "trainings": ["standard"]},
     },
 }  # fmt: skip
 

@@ -118,7 +118,8 @@ def verified(dataset: str, name: str, content: bytes) -> bytes:
     expected, found = DATASETS[dataset][name], hashlib.sha256(content).hexdigest()
     if found != expected:
         raise DataError(
-            f"{name} ({len(content):,} bytes) is truncated or altered: expected SHA-256 {expected}, found {found}"
+            f"{name} ({len(content):,} bytes) is truncated or altered:"
+            f" expected SHA-256 {expected}, found {found}"
         )
     return content
 

@@ -22,10 +22,10 @@ def report_cell(cell: Cell, sample: bool, images: int, root: Path) -> dict[str, 
     stored.publish(cell, root)
     network, folder = stored.load_model(cell, 0, root), root / "results" / "models"
     path = kept_file(cell, network, sample, images)
-    deployed = store.kept(path, _read)
+    deployed = store.kept(path, read_deployed)
     if deployed is None:
         keep_deployed(path, cell, network, sample, images)
-        deployed = _read(path)
+        deployed = read_deployed(path)
     for name, content in deployed["files"].items():
         files.write(folder / name, content.numpy().tobytes())
     return deployed["row"]
@@ -47,7 +47,7 @@ def keep_deployed(path: Path, cell: Cell, network: LeNet, sample: bool, images: 
     files.write_torch(path, {"row": row, "files": tensors})
 
 
-def _read(path: Path) -> Deployed:
+def read_deployed(path: Path) -> Deployed:
     deployed = files.read_torch(path)
     if deployed.keys() != {"row", "files"}:
         raise ValueError(f"{path} holds no deployed network")

@@ -20,6 +20,7 @@ from saqlib import files
 from saqlib.deployment.picture import SIDE, PictureError, read_image
 from saqlib.errors import last_line, printable, told
 
+OLDEST = "1.28"  # ONNX Runtime that knows weights of 2 bits
 CLASSES = 10
 INPUTS = {"images": ("tensor(float)", [1, SIDE, SIDE])}  # behind the number of images
 OUTPUTS = {"logits": ("tensor(float)", [CLASSES]), "map": ("tensor(float)", [SIDE, SIDE])}
@@ -54,8 +55,10 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own exceptions, without a common base
-        version = f"ONNX Runtime {onnxruntime.__version__} (2-bit weights need 1.28)"
-        raise ExplainError(f"{name} cannot be loaded by {version}: {last_line(error)}") from None
+        version = onnxruntime.__version__
+        older = tuple(map(int, version.split(".")[:2])) < tuple(map(int, OLDEST.split(".")))
+        advice = f"; networks of 2 bits need {OLDEST} or later: pip install 'onnxruntime>={OLDEST}'" if older else ""
+        raise ExplainError(f"{name} cannot be loaded by ONNX Runtime {version}{advice}: {last_line(error)}") from None
     kind = session.get_modelmeta().custom_metadata_map.get("kind")
     if kind == "prediction":
         raise ExplainError(

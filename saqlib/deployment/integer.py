@@ -149,7 +149,9 @@ def class_multipliers(scale: np.ndarray) -> np.ndarray:
     mantissa, exponent = np.frexp(scale)
     shift = (exponent - exponent.min()).astype(np.int64)
     if shift.max() > 63 - MANTISSA_BITS - int(ACCUMULATOR_LIMIT).bit_length():
-        raise DeploymentError("the scales of the last layer's channels differ too much for 64-bit class scores")
+        raise DeploymentError(
+            "the scales of the last layer's channels differ too much for 64-bit class scores"
+        )
     return (mantissa.astype(np.float64) * 2**MANTISSA_BITS).astype(np.int64) << shift
 
 

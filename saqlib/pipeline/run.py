@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from saqlib.errors import last_line, printable, told
 from saqlib.grid import Grid
 from saqlib.params import ParamsError
 from saqlib.pipeline import notebooks, study
-from saqlib.pipeline.calls import CallError, alone, said, side_by_side
+from saqlib.pipeline.calls import CallError, alone, environment, said, side_by_side
+from saqlib.processes import started
 
 TREES = ("notebooks", "saqlib", "paper", "locks", "tests/sample")
 FILES = ("dvc.yaml", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
-LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
+LANES = 2  # cells that are drawn at a time
 COPIES = {"source": notebooks.code_text, "code": codebase.room_text}  # stages that copy code, and what they write
 LACKING = re.compile(r"failed to reproduce '(.+?)': (?:missing data|\[Errno 2\]|.*does not exist)")
 UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
@@ -68,9 +70,10 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
 
 
 def _merged(values: dict, edits: dict) -> dict:
+    """The values with edits in their places, section by section; an edit to None takes an entry out."""
     both = {key: _merged(values[key], edit) for key, edit in edits.items()
             if isinstance(edit, dict) and isinstance(values.get(key), dict)}  # fmt: skip
-    return values | edits | both
+    return {key: value for key, value in (values | edits | both).items() if key not in edits or edits[key] is not None}
 
 
 def _copy_tree(source: Path, target: Path) -> None:
@@ -90,14 +93,19 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def repro(folder: Path) -> None:
-    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder; cells in two lanes.
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder.
+
+    First every core fills the store, task by task; then the stages find the work done and draw, in two lanes.
 
     Raises ParamsError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
-    stage fails.
+    task or a stage fails.
     """
     settings = study.load(folder / "params.yaml")
     print(_computed_by(settings), flush=True)
     _dvc(folder, ["repro", "source", "code", "data"])
+    with started([sys.executable, "-m", "saqlib.pipeline.tasks"], folder, env=environment(folder)) as process:
+        if process.wait():
+            raise PipelineError(STOPPED)
     for stage, names in _matrices(folder, settings.grid).items():
         lanes = _lanes([f"{stage}@{name}" for name in names])
         beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores

@@ -17,7 +17,7 @@ from saqlib.training.settings import Guided, Optimizer, Recipe
 from saqlib.workers import Engine
 
 SECTIONS = ("scale", "grid", "network", "precisions", "quantization", "optimizer", "trainings", "clarity", "ablations",
-            "executor", "device", "scales", "claims")  # fmt: skip
+            "device", "scales", "claims")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
         optimizer=params.build(Optimizer, raw["optimizer"], "optimizer"),
         guided=_guided(raw["trainings"]),
         clarity=params.build(Clarity, raw["clarity"], "clarity"),
-        engine=Engine(raw["executor"], raw["device"]),
+        engine=Engine(raw["device"]),
         size=_sizes(raw["scales"], grid)[name],
         claims=claims(raw["claims"], there, grid.precisions),
         ablations=_ablations(raw),

@@ -1,4 +1,4 @@
-"""Figures made of pictures: the classes, saliency maps of a few images and of all classes, maps during training.
+"""Figures made of pictures: the classes, saliency maps of a few images and of all classes; how a map is shown.
 
 A map is shown as the magnitude of the gradient. Gradients of different networks have different units, so each
 panel has a scale of its own unless said otherwise: black is 0, and the brightest colour is the 99th percentile
@@ -97,7 +97,7 @@ def saliency_grid(
             _caption(axes, network, i)
     _titles(panels[0], columns)
     whose = "panel's" if scale == "panel" else "row's"
-    _scale_bar(figure, f"|gradient of the predicted class's logit| / the {whose} {PERCENTILE}th percentile")
+    scale_bar(figure, f"|gradient of the predicted class's logit| / the {whose} {PERCENTILE}th percentile")
     return figure
 
 
@@ -126,7 +126,7 @@ def few_maps(
             _framed(axes, network, i)
     _titles(panels[0][:-1], columns)
     panels[0][-1].set_title("untrained")
-    _scale_bar(
+    scale_bar(
         figure, f"|gradient of the predicted class's logit| / the {PERCENTILE}th percentile of the row's networks"
     )
     return figure
@@ -179,7 +179,8 @@ def _titles(line: Sequence[Axes], columns: Sequence[tuple[str, str]]) -> None:
             )  # fmt: skip
 
 
-def _scale_bar(figure: Figure, label: str) -> None:
+def scale_bar(figure: Figure, label: str) -> None:
+    """The colours of all maps below the panels, from 0 to the brightest, under what they mean."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.35, 0.2 / height, 0.3, 0.07 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP_COLOURS), cax=axes, orientation="horizontal")
@@ -188,36 +189,3 @@ def _scale_bar(figure: Figure, label: str) -> None:
     bar.ax.annotate(label, (0.5, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="center",
                     size=6.5)  # fmt: skip
     bar.outline.set_visible(False)
-
-
-@styled
-def training_maps(records: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], most: int = 9) -> Figure:
-    """How the maps of fixed validation images come about while networks train.
-
-    records: for each title the steps (R,), images uint8 (K, 28, 28) and maps (R, K, 28, 28). Columns: the
-    image, then up to `most` of the recorded steps, evenly chosen. Each panel has its own scale.
-    """
-    count = sum(len(images) for _, images, _ in records.values())
-    columns = min(most, min(len(steps) for steps, *_ in records.values()))
-    side, head, below = (DOUBLE - 0.35) / (columns + 1), 0.45, 0.5
-    height = count * side + head * len(records) + below
-    figure = plt.figure(figsize=(DOUBLE, height), layout="none")
-    ceiling = height
-    for title, (steps, images, maps) in records.items():
-        chosen = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
-        bottom = ceiling - head - len(images) * side
-        panels = figure.add_gridspec(
-            len(images), columns + 1, left=0.3 / DOUBLE, right=1 - 0.05 / DOUBLE, wspace=0.04, hspace=0.04,
-            top=(ceiling - head) / height, bottom=bottom / height,
-        ).subplots(squeeze=False)  # fmt: skip
-        for k, line in enumerate(panels):
-            show_image(line[0], images[k])
-            for axes, r in zip(line[1:], chosen, strict=True):
-                show_map(axes, maps[r, k])
-        panels[0, 0].set_title("input")
-        for axes, r in zip(panels[0, 1:], chosen, strict=True):
-            axes.set_title(f"step {steps[r]}")
-        figure.text(0.3 / DOUBLE, (ceiling - 0.1) / height, title, weight="bold", va="top", size=7.5)
-        ceiling = bottom
-    _scale_bar(figure, f"|gradient of the true class's logit| / the panel's {PERCENTILE}th percentile")
-    return figure

@@ -292,7 +292,7 @@ def edit(library: Path, file: str, line: str) -> None:
     """A line more at the end of a file of the library."""
     with (library / file).open("a", encoding="utf-8") as text:
         text.write(f"\n{line}\n")
-    codebase._digestible.cache_clear()  # a process reads its own code once
+    codebase.forget()  # a process reads its own code once
 
 
 SCORERS = [module for module in codebase.texts("clarity.seed") if codebase.room(module) == "clarity"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from saqlib import stored
+from saqlib import paths, stored
 from saqlib.clarity import images as clarity_images
 from saqlib.clarity import qualifying
 from saqlib.clarity.fills import fill_images
@@ -82,8 +82,9 @@ def test_scores_are_those_of_validation_images(root):
         assert (row.gradient, row.intensity) == (pytest.approx(own, abs=1e-6), pytest.approx(itself, abs=1e-6))
 
 
-def test_no_test_image_is_looked_at(root, monkeypatch):
+def test_no_test_image_is_looked_at(root, monkeypatch, tmp_path):
     """Not even loaded."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path)  # a store that holds nothing
     asked, load = [], data.load
     monkeypatch.setattr(
         data, "load", lambda dataset, split, **options: (asked.append(split), load(dataset, split, **options))[1]
@@ -131,6 +132,6 @@ def test_a_reference_that_was_not_trained_is_named(tmp_path):
 
 def test_seeds_that_were_not_trained_are_named(root, monkeypatch):
     """The file says which ones it has, before anything is scored."""
-    monkeypatch.setattr(qualifying, "_score", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(qualifying, "fill_gains", lambda *_: pytest.fail("scored"))
     with pytest.raises(stored.ModelFileError, match=r"holds seeds \[0, 1\], not 2"):
         score(root, seeds=3)

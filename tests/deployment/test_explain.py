@@ -277,3 +277,12 @@ def test_a_dead_network_is_refused(image_file, tmp_path):
         dead.act4.alpha.fill_(1e5)
     export_explanation(dead, tmp_path / "dead.onnx", packed=True)
     assert "the network is dead" in refusal(tmp_path / "dead.onnx", image_file)
+
+
+def test_an_old_runtime_is_told_which_one_reads_2_bits(image_file, monkeypatch):
+    """Where a file cannot be loaded by a release before 1.28, the message says what to install; later ones do not."""
+    for version, told in (("1.27.0", True), ("1.9.1", True), ("1.28.0", False), ("2.0.0", False)):
+        monkeypatch.setattr(explain.onnxruntime, "__version__", version)
+        with pytest.raises(explain.ExplainError) as error:
+            explain.open_model(image_file)
+        assert ("pip install 'onnxruntime>=1.28'" in str(error.value)) == told, version

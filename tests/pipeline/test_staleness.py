@@ -88,11 +88,13 @@ TABLE = {
     "the message of a setting's error": (
         text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAINED, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, SCORED, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*SCORED, "compare"}, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
-        text("saqlib/workers.py", 'joblib.parallel_config("ray")', 'joblib.parallel_config("ray", n_jobs=-1)'),
+        text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),
         set(), set(), []),
+    "which network trains which seeds": (
+        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"}, TRAIN, []),
     "a new source address": (
         text("saqlib/download.py", "TIMEOUT = 10", 'ADDRESS = "elsewhere"\nTIMEOUT = 10'), set(), set(), []),
     "a pytest release": (text("locks/tools.lock", "pytest==", "pytest==99."), set(), set(), []),

@@ -9,6 +9,8 @@ import pytest
 import saqlib.data
 from saqlib import paths
 from saqlib.data import images as data
+from saqlib.deployment import explain
+from saqlib.explore import networks
 from saqlib.report import readme, tables
 
 TEXT = (paths.ROOT / "README.md").read_text()
@@ -92,3 +94,13 @@ def test_its_targets_are_in_the_makefile():
     """Every `make x` that it names is a target with a line of help."""
     targets = set(re.findall(r"^(\w+):.*## ", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make (\w+)", TEXT, flags=re.MULTILINE)) <= targets
+
+
+def test_its_explanation_runs(tmp_path):
+    """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
+    (command,) = re.findall(r"`python (-m saqlib\.deployment\.explain [^`]+)`", TEXT)
+    arguments = command.split()[2:-1] + [str(tmp_path / "seven.png")]
+    assert explain.main(arguments) == 0
+    assert (tmp_path / "seven.png").exists()
+    shipped, truth = networks.picture("mnist", 7)
+    assert truth == "7" and (explain.read_image(paths.SAMPLE / "seven.png") == shipped).all()

@@ -50,7 +50,6 @@ OTHER_VALUES = {
     "scale": "quick",
     "quantization.edges": "same",
     "trainings.guided.ranking": "signed",
-    "executor": "ray",
     "device": "cpu",
     "claims.reference": "w4a4",
 }
@@ -222,9 +221,10 @@ def test_another_statement_in_code_that_decides_trains_anew(tmp_path, monkeypatc
     c_file = module.endswith(".c")
     path = library / module if c_file else library.joinpath(*module.split(".")).with_suffix(".py")
     path.write_text(path.read_text() + ("\n// a comment\n" if c_file else "\n# a comment\n"))
+    codebase.forget()
     assert key(tiny()) == before
     path.write_text(path.read_text() + ("\nint changed;\n" if c_file else "\nchanged = 1\n"))
-    codebase._digestible.cache_clear()
+    codebase.forget()
     assert key(tiny()) != before
 
 
