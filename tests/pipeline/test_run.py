@@ -47,10 +47,12 @@ def test_results_do_not_name_the_machine(calm):
 
 
 def test_goes_on_after_a_kill(workspaces):
-    """The second call of a killed run skips the finished cell and runs the interrupted one."""
-    _, killed, log = workspaces
-    assert "Stage 'train@mnist-fp32-standard' didn't change, skipping" in log
-    assert "Running stage 'train@mnist-w2a2-standard'" in log
+    """Each call of a killed run skips what was finished; nothing half-written is left anywhere."""
+    _, killed, logs = workspaces
+    last = logs["end"]
+    for stage in ("data", "train@mnist-fp32-standard", "fills@mnist", "clarity@mnist-w2a2-standard", "compare"):
+        assert f"Stage '{stage}' didn't change, skipping" in last and f"Running stage '{stage}'" not in last
+    assert not [path for path in killed.rglob("*.partial") if ".dvc" not in path.parts]
 
 
 def test_the_store_keeps_what_was_computed(calm):
