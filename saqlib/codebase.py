@@ -15,7 +15,7 @@ from saqlib import paths
 # Where and how fast, never what comes out: no key and no stage depends on these. (What data hold, is in every key and
 # every stage by itself.) A test draws the imports, so nothing else can be left out.
 INFRASTRUCTURE = (
-    "codebase", "datasets", "download", "errors", "files", "paths", "pipeline", "site", "store", "workers",
+    "codebase", "datasets", "download", "errors", "explore", "files", "paths", "pipeline", "site", "store", "workers",
 )  # fmt: skip
 # What only makes values: a key holds the values themselves, so a better message here computes nothing anew.
 VALUES = ("params", "grid", "settings")
