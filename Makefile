@@ -31,7 +31,7 @@ env: .venv/.stamp  ## set up .venv from locks/ (about 5 minutes, 7 GB)
 data: env  ## fetch and verify both datasets (data/, 110 MB)
 	$(VENV) -m saqlib.download
 
-quick: env  ## the whole pipeline on real images in minutes, in a scratch folder
+quick: env  ## the pipeline without ablations on real images in minutes, in a scratch folder
 	$(VENV) -m saqlib.pipeline.run quick
 
 reproduce: env  ## the whole pipeline in full; writes results/

@@ -15,8 +15,8 @@ import torch
 from saqlib import files, paths, stored, words
 from saqlib.data import images as data
 from saqlib.deployment import explain
-from saqlib.deployment.cell import TOLERANCE, verify
 from saqlib.deployment.costs import cost
+from saqlib.deployment.seed import TOLERANCE, verify
 from saqlib.evidence import claims, reading, statistics
 from saqlib.evidence.verdicts import VERDICTS
 from saqlib.grid import Cell

@@ -1,6 +1,6 @@
-"""The scores of one network's own maps in brief, as means over the images: for an ablation, which asks no more."""
+"""The scores of one network's own maps in brief, as means over the images: where no more is asked than that."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from saqlib.clarity.images import scored_images
 from saqlib.clarity.scores import amplitude
@@ -23,8 +23,12 @@ def brief_scores(network: nn.Module, dataset: str, scoring: Scoring, split: str 
         fill, and `amplitude`.
     """
     subject = Subject.predicting(network, scored_images(dataset, scoring, split), scoring.clarity.steps)
-    maps = subject.gradient_of(network)
+    return {name: values.nanmean().item() for name, values in image_scores(subject).items()}
+
+
+def image_scores(subject: Subject) -> dict[str, Tensor]:
+    """The same scores of each image that the network is shown, float64 (B,), NaN for a dead map."""
+    maps = subject.gradient_of(subject.network)
     found = subject.scores(maps)
     names = [*PRIMARY, *(f"{RELEVANCE_GAIN}_{fill}" for fill in FILLS), "amplitude"]
-    means = [*found.scores.nanmean(1), *found.gains.nanmean(1), amplitude(maps).nanmean()]
-    return {name: mean.item() for name, mean in zip(names, means, strict=True)}
+    return dict(zip(names, [*found.scores, *found.gains, amplitude(maps)], strict=True))

@@ -6,8 +6,8 @@ place of a removed pixel), likeness, map, control, explainer, order and level of
 maps are kept, one of each class first).
 """
 
-import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from saqlib.data import images as data
 from saqlib.grid import Cell
 from saqlib.names import FILLS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, UNTRAINED
 from saqlib.network import fused
+from saqlib.network.lenet import LeNet
 from saqlib.workers import Engine
 
 
@@ -43,40 +44,42 @@ def score_cell(
     Raises:
         ModelFileError: the cell or its reference cell was not trained, or not with so many seeds.
     """
-    tasks = _tasks(cell, scoring, seeds, root)
+    reference = Cell(cell.dataset, scoring.reference, cell.training)
+    own, other = (networks(each, seeds, root) for each in (cell, reference))
+    tasks = {}
+    for seed in range(seeds):
+        task = (cell.dataset, scoring, seed, own[seed], likened(other, seed, cell == reference))
+        tasks[kept_file(*task)] = task
     jobs = [(path, *task) for path, task in tasks.items() if store.kept(path, files.read_dataset) is None]
-    engine.map(_score, jobs, n_jobs)
+    engine.map(keep_scores, jobs, n_jobs)
     of_seeds = [files.read_dataset(path) for path in tasks]
     shared = ["label", "kept_image", "kept_map"]  # kept_map is of seed 0
     together = xr.concat([each.drop_vars(shared) for each in of_seeds], "seed", coords="minimal", compat="override")
     return together.assign_coords(seed=range(seeds)).assign({name: of_seeds[0][name] for name in shared})
 
 
-def _tasks(cell: Cell, scoring: Scoring, seeds: int, root: Path) -> dict[Path, tuple]:
-    """What is to be scored, by the file in which the store keeps it, a task for each seed."""
-    reference = Cell(cell.dataset, scoring.reference, cell.training)
-    own, other = (_digests(each, seeds, root) for each in (cell, reference))
-    shape = stored.load_model(cell, 0, root).shape
-    common = [asdict(scoring), data.fingerprint(cell.dataset, sample=scoring.sample), fused.kind(shape, "cpu")]
-    tasks = {}
-    for seed in range(seeds):
-        neighbour = (seed + 1) % seeds if cell == reference else None
-        likened = [other[seed], None if neighbour is None else other[neighbour]]
-        key = store.key(__name__, *common, seed, own[seed], likened)
-        tasks[store.folder("scored", key) / f"{seed}.nc"] = (cell, scoring, seed, neighbour, root)
-    return tasks
-
-
-def _digests(cell: Cell, seeds: int, root: Path) -> list[str]:
-    """A hash of each seed's network: its bits, its widths and its weights."""
+def networks(cell: Cell, seeds: int, root: Path) -> list[LeNet]:
+    """The trained networks of a cell, in evaluation mode; ModelFileError if there are not so many."""
     content = stored.read_cell(stored.model_file(cell, root))
-    common = json.dumps([content["precision"], content["network"]], sort_keys=True).encode()
-    states = [stored.restore(content, seed).state_dict() for seed in range(seeds)]
-    weights = [b"".join(values.numpy().tobytes() for values in state.values()) for state in states]
-    return [hashlib.sha256(common + each).hexdigest() for each in weights]
+    return [stored.restore(content, seed) for seed in range(seeds)]
 
 
-def _score(path: Path, *task: Any) -> None:
+def likened(reference: Sequence[LeNet], seed: int, is_reference: bool) -> dict[str, LeNet | None]:
+    """Of the networks of the reference cell those whose maps a seed's are likened to, as `score_seed` takes them."""
+    neighbour = reference[(seed + 1) % len(reference)] if is_reference else None
+    return {"preservation": reference[seed], "seed_to_seed": neighbour}
+
+
+def kept_file(dataset: str, scoring: Scoring, seed: int, network: LeNet, likened: Mapping[str, LeNet | None]) -> Path:
+    """Where the store keeps what `score_seed` makes of these arguments."""
+    digests = [each and stored.digest(each) for each in (network, *likened.values())]
+    common = [asdict(scoring), data.fingerprint(dataset, sample=scoring.sample), fused.kind(network.shape, "cpu")]
+    key = store.key("saqlib.clarity.seed", *common, seed, *digests)
+    return store.folder("scored", key) / f"{seed}.nc"
+
+
+def keep_scores(path: Path, *task: Any) -> None:
+    """Score one network, `task` being the arguments of `score_seed`, and keep that in a file."""
     files.write_dataset(path, score_seed(*task))
 
 

@@ -6,19 +6,21 @@ a fill the relevance gain measures where a map lies. So a fill qualifies only if
 reference network's own map, in every seed: one network that a bare image explains better is doubt enough.
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
-from saqlib import files, paths, stored
-from saqlib.clarity.images import scored_images
+from saqlib import files, paths, store, stored
+from saqlib.clarity.fill_gains import ITSELF, fill_gains
 from saqlib.clarity.settings import Scoring
-from saqlib.clarity.subject import Subject
+from saqlib.data import images as data
 from saqlib.grid import Cell
 from saqlib.names import FILLS, GRADIENT
+from saqlib.network import fused
+from saqlib.network.lenet import LeNet
 from saqlib.workers import Engine
 
-ITSELF = "intensity"  # the control that is the image
 TRAINING = "standard"  # guided networks learn from images with noise in them: that fill would suit them
 
 
@@ -42,18 +44,32 @@ def score_fills(
     """
     cell = Cell(dataset, scoring.reference, TRAINING)
     content = stored.read_cell(stored.model_file(cell, root))
-    for seed in range(seeds):  # what is missing is told before anything is scored
-        stored.restore(content, seed)
-    tables = engine.map(_score, [(cell, scoring, seed, root) for seed in range(seeds)], n_jobs)
+    networks = [stored.restore(content, seed) for seed in range(seeds)]
+    kept = [kept_file(dataset, scoring, network) for network in networks]
+    jobs = [(path, dataset, scoring, network) for path, network in zip(kept, networks, strict=True)
+            if store.kept(path, read_gains) is None]  # fmt: skip
+    engine.map(keep_gains, jobs, n_jobs)
+    tables = [pd.DataFrame({"seed": seed, "fill": list(FILLS)} | read_gains(path)) for seed, path in enumerate(kept)]
     return pd.concat(tables, ignore_index=True)
 
 
-def _score(cell: Cell, scoring: Scoring, seed: int, root: Path) -> pd.DataFrame:
-    scored = scored_images(cell.dataset, scoring, "validation")
-    subject = Subject.predicting(stored.load_model(cell, seed, root), scored, scoring.clarity.steps)
-    maps = {GRADIENT: subject.gradient_of(subject.network), ITSELF: subject.images.squeeze(1)}
-    means = {name: subject.scores(each).gains.nanmean(1).numpy() for name, each in maps.items()}
-    return pd.DataFrame({"seed": seed, "fill": list(FILLS)} | means)
+def kept_file(dataset: str, scoring: Scoring, network: LeNet) -> Path:
+    """Where the store keeps the gains of one network."""
+    read = [dataset, scoring.clarity.steps, scoring.images, data.fingerprint(dataset, sample=scoring.sample)]
+    decides = [*read, fused.kind(network.shape, "cpu"), stored.digest(network)]
+    return store.folder("fills", store.key("saqlib.clarity.fill_gains", *decides)) / "gains.json"
+
+
+def keep_gains(path: Path, dataset: str, scoring: Scoring, network: LeNet) -> None:
+    """Find the gains of one network and keep them in a file."""
+    files.write(path, json.dumps(fill_gains(dataset, scoring, network)))
+
+
+def read_gains(path: Path) -> dict[str, list[float]]:
+    gains = json.loads(path.read_text(encoding="utf-8"))
+    if gains.keys() != {GRADIENT, ITSELF}:
+        raise ValueError(f"{path} holds no gains")
+    return gains
 
 
 def qualify(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,14 +5,13 @@ gradients, the random line of accuracies, the controls.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
 from torch import Generator, Tensor, nn
 
-from saqlib import stored
+from saqlib.clarity import origins
 from saqlib.clarity.controls import control_maps
 from saqlib.clarity.images import scored_images
 from saqlib.clarity.maps import dead
@@ -22,9 +21,9 @@ from saqlib.clarity.scores import amplitude, map_scores
 from saqlib.clarity.sensitivity import sensitivity_max
 from saqlib.clarity.settings import Scoring
 from saqlib.clarity.subject import Subject, stacked
-from saqlib.grid import Cell
 from saqlib.names import FILLS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.network.initial import build
+from saqlib.network.lenet import LeNet
 from saqlib.network.quantization import calibrate
 from saqlib.saliency.gradient import DeadNetworkError, check_alive
 from saqlib.saliency.methods import integrated_gradients, log_probability_gradient, occlusion, smoothgrad
@@ -37,12 +36,24 @@ GRADIENTS = 2000  # gradient values kept for each seed
 Arrays = dict[str, tuple]  # by name: dimensions and values
 
 
-def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, root: Path) -> xr.Dataset:
-    """All that is scored on the network of one seed. neighbour: the other seed that a reference map is likened to."""
-    scored, network = scored_images(cell.dataset, scoring), stored.load_model(cell, seed, root)
+def score_seed(
+    dataset: str, scoring: Scoring, seed: int, network: LeNet, likened: Mapping[str, LeNet | None]
+) -> xr.Dataset:
+    """All that is scored on one network.
+
+    Args:
+        dataset: whose test images it is shown.
+        scoring: how.
+        seed: the network's, from which every draw follows.
+        network: in evaluation mode.
+        likened: whose maps its own are likened to, by the name of the array that says how alike they are: of the
+            reference precision the same seed, `preservation`, and another one, `seed_to_seed`; None leaves one out.
+    """
+    scored = scored_images(dataset, scoring)
     subject = Subject.predicting(network, scored, scoring.clarity.steps)
     few = subject.first(scoring.images_expensive)
-    twin = untrained(network, subject.images[: scoring.calibration_images], seed)
+    calibration = subject.images[: scoring.calibration_images]
+    twin = untrained(network, calibration, seed)
     beside = Subject.predicting(twin, scored, scoring.clarity.steps)
     maps, generator = subject.gradient_of(network), Generator().manual_seed(seed)
     curves = subject.curves(maps)
@@ -67,14 +78,15 @@ def score_seed(cell: Cell, scoring: Scoring, seed: int, neighbour: int | None, r
         "kept_image": (("kept", "y", "x"), scored.raw[kept]),
         "kept_map": (("kept", "y", "x"), maps[kept]),
     }
-    found |= _likeness(cell, scoring, {"preservation": seed, "seed_to_seed": neighbour}, root, subject, maps)
+    found |= origins.origins(few, twin, calibration)
+    found |= _likeness(likened, subject, maps)
     names = {
         "image": scored.places, "few": scored.places[: scoring.images_expensive], "score": list(PRIMARY),
         "fill": list(FILLS), "likeness": list(PRESERVATION), "map": [GRADIENT, UNTRAINED], "explainer": list(others),
         "control": list(controls), "order": ["most", "least", "random"], "level": _levels(subject.steps),
         "accuracy_order": ["most", "random"], "accuracy_level": list(ACCURACY_LEVELS), "kept": scored.places[kept],
     }  # fmt: skip
-    return _dataset(found, names)
+    return _dataset(found, names | origins.NAMES)
 
 
 def _dataset(found: Mapping[str, tuple], names: Mapping[str, Any]) -> xr.Dataset:
@@ -104,15 +116,12 @@ def _own(subject: Subject, maps: Tensor, curves: dict[str, RemovalCurves], besid
     }
 
 
-def _likeness(
-    cell: Cell, scoring: Scoring, others: dict[str, int | None], root: Path, subject: Subject, maps: Tensor
-) -> Arrays:
-    """Likeness to the maps of the reference's networks of these seeds, for the same classes."""
-    reference = Cell(cell.dataset, scoring.reference, cell.training)
+def _likeness(likened: Mapping[str, LeNet | None], subject: Subject, maps: Tensor) -> Arrays:
+    """Likeness to the maps of other networks, for the same classes."""
     found = {}
-    for name, seed in others.items():
-        if seed is not None:
-            likeness = preservation_scores(maps, subject.gradient_of(stored.load_model(reference, seed, root)))
+    for name, network in likened.items():
+        if network is not None:
+            likeness = preservation_scores(maps, subject.gradient_of(network))
             found[name] = (("likeness", "image"), torch.stack([likeness[score] for score in PRESERVATION]))
     return found
 

@@ -1,4 +1,6 @@
-"""The files that the stages wrote: results/runs/<cell>.json, scores/<cell>.nc and results/fills/<dataset>.csv."""
+"""The files that the stages wrote: results/runs/<cell>.json, scores/<cell>.nc, results/during/<cell>.csv and
+results/fills/<dataset>.csv.
+"""
 
 import json
 from pathlib import Path
@@ -26,6 +28,11 @@ def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
     return files.read_dataset(_there(root / "scores" / f"{cell}.nc", "clarity", cell))
 
 
+def during(cell: Cell | str, root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/during/<cell>.csv, the scores of seed 0 at each recorded step; MissingError if there is none."""
+    return pd.read_csv(_there(root / "results" / "during" / f"{cell}.csv", "clarity", cell))
+
+
 def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
     """The fills that qualify on a dataset, by its validation images; MissingError if that was not looked at."""
     path = root / "results" / "fills" / f"{dataset}.csv"
@@ -33,6 +40,12 @@ def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
         raise MissingError(f"{path} does not exist; run the stage that writes it (dvc repro fills@{dataset})")
     table = pd.read_csv(path)
     return tuple(table.fill[table.qualifies])
+
+
+def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/ablations/<variant>.csv; without any row if the variant was not run, as at the smaller scales."""
+    path = root / "results" / "ablations" / f"{variant}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["dataset", "precision", "training", "seed"])
 
 
 def _there(path: Path, stage: str, cell: Cell | str) -> Path:

@@ -33,12 +33,12 @@ def retained(runs: pd.DataFrame, untrained: pd.DataFrame, reference: str) -> pd.
             table = group.pivot(index="seed", columns="precision", values=metric)
             gain = table.sub(floor[metric], axis=0)
             for precision in group.precision.unique():
-                ratio = _ratio(gain[precision], gain[reference])
-                rows.append([dataset, training, metric, precision, *ratio])
+                found = ratio(gain[precision], gain[reference])
+                rows.append([dataset, training, metric, precision, *found])
     return pd.DataFrame(rows, columns=["dataset", "training", "metric", "precision", "estimate", "low", "high"])
 
 
-def _ratio(numerator: pd.Series, denominator: pd.Series) -> Interval:
+def ratio(numerator: pd.Series, denominator: pd.Series) -> Interval:
     """The ratio of two means over the same seeds, and its interval (Fieller, 1954, J. R. Stat. Soc. B 16)."""
     pairs = pd.concat([numerator, denominator], axis=1).to_numpy(float)
     nothing = Interval(np.nan, np.nan, np.nan)

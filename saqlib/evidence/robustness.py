@@ -27,7 +27,7 @@ from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED,
 
 FIRM_SHARE = 0.9  # of resamples: one in ten may differ, since resampled seeds repeat, and are fewer than they seem
 RESAMPLES = 1000
-COLUMNS = [*KEYS, "verdict", "alternative", "cases", "same", "otherwise", "firm"]
+COLUMNS = [*KEYS, "verdict", "alternative", "cases", "same", "otherwise", "stays", "firm"]
 
 Words = dict[tuple[str, ...], str]  # the verdict by the family's key
 
@@ -42,8 +42,9 @@ def robustness(evidence: Evidence, claims: Claims, *, resamples: int = RESAMPLES
         seed: of these draws.
 
     Returns:
-        The columns COLUMNS: `otherwise` counts the other words that were found, `firm` is the same in all rows of a
-        verdict.
+        The columns COLUMNS: `otherwise` counts the other words that were found; `stays` is whether the verdict does
+        under that alternative, and `firm`, the same in all rows of a verdict, whether it says something and stays
+        under every one.
     """
     answers = evaluate(evidence, claims)
     found: dict[str, list[Words]] = {}
@@ -53,10 +54,15 @@ def robustness(evidence: Evidence, claims: Claims, *, resamples: int = RESAMPLES
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def firm(found: pd.DataFrame, answers: Answers) -> list[bool]:
-    """Of each verdict, in the order of the answers, whether it is firm."""
-    said = found.drop_duplicates(KEYS).set_index(KEYS).firm
-    return [bool(said[key]) for key in answers.words]
+def standing(found: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+    """What the alternatives leave of each verdict, one row for each, in the order of the answers.
+
+    Returns:
+        stays: under how many alternatives; alternatives: of how many that apply; firm.
+    """
+    groups = found.groupby(KEYS, sort=False)
+    counts = groups.agg(stays=("stays", "sum"), alternatives=("stays", "size"), firm=("firm", "first"))
+    return counts.reindex(pd.MultiIndex.from_tuples(answers.words, names=KEYS)).reset_index(drop=True)
 
 
 def _rows(family: Family, verdict: str, found: Mapping[str, Sequence[Words]]) -> list[list]:
@@ -67,8 +73,9 @@ def _rows(family: Family, verdict: str, found: Mapping[str, Sequence[Words]]) ->
         if said:
             others = pd.Series([word for word in said if word != verdict], dtype=str).value_counts()
             otherwise = ", ".join(f"{word} {count}" for word, count in others.items())
-            rows.append([name, len(said), said.count(verdict), otherwise])
-    firm = verdict != UNDECIDED and all(_stays(*row[:3]) for row in rows)
+            same = said.count(verdict)
+            rows.append([name, len(said), same, otherwise, _stays(name, len(said), same)])
+    firm = verdict != UNDECIDED and all(row[-1] for row in rows)
     return [[*family.key, verdict, *row, firm] for row in rows]
 
 

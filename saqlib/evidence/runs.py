@@ -6,6 +6,7 @@ Images are averaged within a seed, never treated as replicates, over one of the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,17 @@ from saqlib.evidence.image_sets import mean, strata
 from saqlib.evidence.per_seed import Evidence
 from saqlib.evidence.settings import IMAGE_SETS
 from saqlib.grid import Cell, Grid
-from saqlib.names import FAITHFULNESS, FILLS, GAINS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, UNTRAINED
+from saqlib.names import (
+    FAITHFULNESS,
+    FILLS,
+    GAINS,
+    GRADIENT,
+    PRESERVATION,
+    PRIMARY,
+    RELEVANCE_GAIN,
+    SEED_TO_SEED,
+    UNTRAINED,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,14 @@ class Collection:
     fills: dict[str, tuple[str, ...]]  # of each dataset those that qualify
     runs: dict[str, pd.DataFrame]  # by set of images; + precision, test_accuracy, SCORES, amplitude, deaths, likeness
     untrained: dict[str, pd.DataFrame]  # by set of images; + SCORES and amplitude of the reference's untrained twins
+    image_sets: pd.DataFrame  # + images (the set), count and scored: how many images each set leaves of those scored
     secondary: pd.DataFrame  # + precision and the secondary scores, on the primary images
-    controls: pd.DataFrame  # + control and SCORES, on the primary images
+    controls: pd.DataFrame  # + control, SCORES and amplitude (of networks), on the primary images
     seed_to_seed: pd.DataFrame  # + preservation_*, between two seeds of the reference, on the primary images
     methods: pd.DataFrame  # + precision, method and SCORES, on those primary images that every method scored
+    switched: pd.DataFrame  # + precision, weights and activations (on, off), SCORES, same_class; images as of methods
+    differences: pd.DataFrame  # + precision, difference (gradient, or a step), SCORES; images as of methods
+    cascade: pd.DataFrame  # + precision, redrawn (a layer, or seed_to_seed), preservation_*; images as of methods
     curves: pd.DataFrame  # + precision, level, most, least, random
     accuracies: pd.DataFrame  # + precision, level, most, random: accuracy in percent with pixels removed
     gradients: pd.DataFrame  # + precision and gradient, some thousand values for each cell
@@ -54,7 +69,8 @@ class Collection:
             for name, frames in by_images.items()
         }
         found = {name: frame[["images", *frame.columns.drop("images")]] for name, frame in found.items()}
-        alone = ("controls", "methods", "seed_to_seed", "secondary", "curves", "accuracies")
+        alone = ("image_sets", "controls", "methods", "seed_to_seed", "secondary", "switched",
+                 "differences", "cascade", "curves", "accuracies")  # fmt: skip
         return found | {name: getattr(self, name) for name in alone}
 
 
@@ -118,7 +134,8 @@ def _with_faithfulness(frame: pd.DataFrame, fills: Sequence[str]) -> pd.DataFram
 
 
 def _keys_first(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = [k for k in ("dataset", "precision", "training", "seed", "control", "method") if k in frame]
+    keys = [k for k in ("dataset", "precision", "training", "seed", "control", "method", "weights", "activations",
+                         "difference", "redrawn") if k in frame]  # fmt: skip
     return frame[keys + [column for column in frame if column not in keys]]
 
 
@@ -136,10 +153,14 @@ def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.Data
     frames = {name: by_precision(lambda cell, g=g: _means(_network(cell), g)) for name, g in groups.items()}
     frames |= {f"{UNTRAINED}_{name}": _means(_maps(base, UNTRAINED), g) for name, g in groups.items()}
     return frames | {
+        "image_sets": pd.concat([_counts(name, g) for name, g in groups.items()]),
         "secondary": by_precision(lambda cell: _means(_secondary(cell), primary)),
         "controls": _controls(base, primary),
         "seed_to_seed": _means(_likeness(base.seed_to_seed), primary),
         "methods": by_precision(lambda cell: _methods(cell, primary)),
+        "switched": by_precision(lambda cell: _switched(cell, primary)),
+        "differences": by_precision(lambda cell: _differences(cell, primary)),
+        "cascade": by_precision(lambda cell: _cascade(cell, primary)),
         "curves": by_precision(lambda cell: _by_level(cell.curves)),
         "accuracies": by_precision(_accuracy_curves),
         "gradients": by_precision(_gradients),
@@ -151,6 +172,12 @@ def _means(columns: Mapping[str, xr.DataArray], groups: NDArray) -> pd.DataFrame
     """One row per seed; each column the mean over the images of its set, of an array (seed, image)."""
     means = {column: mean(values.values, groups) for column, values in columns.items()}
     return pd.DataFrame({"seed": range(len(groups))} | means)
+
+
+def _counts(name: str, groups: NDArray) -> pd.DataFrame:
+    """One row per seed: how many images a set has, of how many."""
+    counts = (groups >= 0).sum(1)
+    return pd.DataFrame({"seed": range(len(groups)), "images": name, "count": counts, "scored": groups.shape[1]})
 
 
 def _scores(scores: xr.DataArray, gains: xr.DataArray) -> dict[str, xr.DataArray]:
@@ -178,7 +205,7 @@ def _secondary(cell: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def _controls(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
     """What controls score on the reference's images, with the network of each seed."""
-    arrays = {UNTRAINED: _scores(cell.scores.sel(map=UNTRAINED), cell.relevance_gain.sel(map=UNTRAINED))}
+    arrays = {UNTRAINED: _maps(cell, UNTRAINED)}
     for name in cell.control.values.tolist():
         arrays[name] = _scores(cell.control_scores.sel(control=name), cell.control_gain.sel(control=name))
     return pd.concat([_means(each, groups).assign(control=name) for name, each in arrays.items()])
@@ -193,6 +220,38 @@ def _methods(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
         arrays[name] = _scores(cell.method_scores.sel(explainer=name), cell.method_gain.sel(explainer=name))
     groups = groups[:, few]
     return pd.concat([_means(each, groups).assign(method=name) for name, each in arrays.items()])
+
+
+def _switched(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
+    """Scores of the map with quantizers on and off, and how often the class stays; the reference has none to switch."""
+    if "switched_scores" not in cell:
+        return pd.DataFrame()
+    few = slice(cell.sizes["few"])
+    found = []
+    for weights, activations in product(cell.weights.values.tolist(), cell.activations.values.tolist()):
+        at = {"weights": weights, "activations": activations}
+        arrays = _scores(cell.switched_scores.sel(at), cell.switched_gain.sel(at))
+        same = cell.switched_predicted.sel(at).values == cell.predicted.isel(image=few).values
+        arrays["same_class"] = xr.DataArray(same.astype(float))
+        found.append(_means(arrays, groups[:, few]).assign(**at))
+    return pd.concat(found)
+
+
+def _differences(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
+    groups, found = groups[:, : cell.sizes["few"]], []
+    for name in cell.difference.values.tolist():
+        arrays = _scores(cell.difference_scores.sel(difference=name), cell.difference_gain.sel(difference=name))
+        found.append(_means(arrays, groups).assign(difference=name))
+    return pd.concat(found)
+
+
+def _cascade(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
+    """Likeness while layers are drawn anew; of the reference that of two networks, too."""
+    few = slice(cell.sizes["few"])
+    arrays = {name: cell.cascade.sel(redrawn=name) for name in cell.redrawn.values.tolist()}
+    if SEED_TO_SEED in cell:
+        arrays[SEED_TO_SEED] = cell.seed_to_seed.isel(image=few)
+    return pd.concat([_means(_likeness(each), groups[:, few]).assign(redrawn=name) for name, each in arrays.items()])
 
 
 def _by_level(curves: xr.DataArray) -> pd.DataFrame:

@@ -44,10 +44,14 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Margins:
-    """Changes below these do not matter: percentage points of accuracy, a share of what training gives a score."""
+    """What matters: changes below these do not, percentage points of accuracy, a share of what training gives a score.
+
+    recovered: the share of a loss that a factor must give back to explain it.
+    """
 
     accuracy: float
     maps: float
+    recovered: float
 
     def __post_init__(self):
         for field in fields(self):

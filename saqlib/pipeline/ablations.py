@@ -12,10 +12,10 @@ from typing import Any
 
 from saqlib import params
 from saqlib.errors import did_you_mean
-from saqlib.grid import Cell
+from saqlib.grid import Cell, Scale
 from saqlib.params import ParamsError, require
 
-NOT_PATCHED = ("scale", "executor", "device", "ablations", "claims", "grid")  # these decide no network and no score
+NOT_PATCHED = ("scale", "device", "ablations", "claims", "grid")  # these decide no network and no score
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Ablation:
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, datasets outermost."""
         return tuple(Cell(d, p, t) for d in self.datasets for p in self.precisions for t in self.trainings)
+
+    def seeds_at(self, size: Scale) -> int:
+        """How many seeds run at a scale; 0 where it runs no ablations."""
+        return min(self.seeds, size.seeds, size.seeds_ablated)
 
     def applied(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A parsed params.yaml with the patch in it, and without ablations of its own."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from saqlib.clarity import cell as clarity
+from saqlib.clarity import during
 from saqlib.grid import Cell
 from saqlib.pipeline import fills
 from saqlib.pipeline.study import Study
@@ -30,3 +31,4 @@ def score(cells: Iterable[Cell], study: Study, root: Path) -> None:
     decide_fills([cell.dataset for cell in cells], study, root)
     for cell in cells:
         clarity.save_cell(cell, clarity.score_cell(cell, study.scoring, study.size.seeds, study.engine, root), root)
+        during.save_during(cell, during.score_during(cell, study.scoring, study.engine, root), root)

@@ -4,10 +4,10 @@ Writes results/fills/<dataset>.csv, in which no test image has a part. Scoring w
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from saqlib import paths
+from saqlib.errors import told
 from saqlib.params import ParamsError, one_of
 from saqlib.pipeline import instructions, study
 
@@ -32,10 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     from saqlib.data.images import DataError
     from saqlib.stored import ModelFileError
 
-    try:
+    with told(ParamsError, DataError, ModelFileError):
         print(decide(options.dataset, study.load(scale=options.scale), paths.ROOT))
-    except (ParamsError, DataError, ModelFileError) as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

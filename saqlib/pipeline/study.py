@@ -11,13 +11,13 @@ from saqlib.evidence.settings import Claims, claims
 from saqlib.grid import SCALES, TRAININGS, Cell, Grid, Scale
 from saqlib.network.settings import Precision, Quantization, Shape, precisions
 from saqlib.params import ParamsError, one_of, require
-from saqlib.pipeline import ablations
+from saqlib.pipeline import ablations, limits
 from saqlib.pipeline.ablations import Ablation
 from saqlib.training.settings import Guided, Optimizer, Recipe
 from saqlib.workers import Engine
 
 SECTIONS = ("scale", "grid", "network", "precisions", "quantization", "optimizer", "trainings", "clarity", "ablations",
-            "executor", "device", "scales", "claims")  # fmt: skip
+            "device", "scales", "claims")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def variant(name: str, scale: str | None = None) -> tuple[Ablation, Study]:
 
 
 def from_dict(raw: Any, scale: str | None = None) -> Study:
-    """The Study of a params.yaml that is already parsed; every ablation of it has been tried."""
+    """The Study of a params.yaml that is already parsed, of usable numbers; every ablation of it has been tried."""
     params.check_keys(raw, SECTIONS, "params.yaml")
     name = one_of(raw["scale"] if scale is None else scale, SCALES, "scale")
     grid = params.build(Grid, raw["grid"], "grid")
@@ -96,7 +96,7 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
     there = precisions(raw["precisions"], quantization.edges)
     for precision in grid.precisions:
         one_of(precision, there, "precision in grid.precisions")
-    return Study(
+    study = Study(
         scale=name,
         grid=grid,
         shape=params.build(Shape, raw["network"], "network"),
@@ -105,11 +105,13 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
         optimizer=params.build(Optimizer, raw["optimizer"], "optimizer"),
         guided=_guided(raw["trainings"]),
         clarity=params.build(Clarity, raw["clarity"], "clarity"),
-        engine=Engine(raw["executor"], raw["device"]),
+        engine=Engine(raw["device"]),
         size=_sizes(raw["scales"], grid)[name],
         claims=claims(raw["claims"], there, grid.precisions),
         ablations=_ablations(raw),
     )
+    limits.check(study)
+    return study
 
 
 def _ablations(raw: Any) -> dict[str, Ablation]:

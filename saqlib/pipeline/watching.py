@@ -26,7 +26,7 @@ from saqlib.names import FILLS
 from saqlib.network.lenet import LeNet
 from saqlib.pipeline.study import Study
 from saqlib.report.live import Look
-from saqlib.training import cell as training
+from saqlib.training import seed as training
 from saqlib.training.looking import saliency_now
 from saqlib.training.settings import Recipe
 from saqlib.words import CLASSES

@@ -99,8 +99,7 @@ def outline(frame: pd.DataFrame) -> Figure:
                 axes.plot(there.distance, there.relative, color=colour(precision), marker=marker(precision))
             axes.set(title=f"{words.dataset(dataset)}, {training} training", xlim=span, ylim=(0, top))
         next(iter(line.values())).set_ylabel("magnitude / mean")
-    for axes in line.values():
-        axes.set_xlabel("distance from the outline (pixels, negative outside)")
+    figure.supxlabel("distance from the outline (pixels, negative outside)", size=7)
     lines = [Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="mean of the map"),
              plt.Rectangle((0, 0), 1, 1, facecolor=GAIN_COLOUR, label="object")]  # fmt: skip
     handles = [*precision_handles(frame), *lines]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from saqlib import files, paths, words
+from saqlib.errors import told
 from saqlib.report import tables
 
 BEGIN = "<!-- answer: written by `python -m saqlib.report.readme` from results/ -->\n"
@@ -38,7 +39,7 @@ def answer(root: Path = paths.ROOT) -> str:
     folder = root / "results" / "tables"
     if not (folder / "verdicts.csv").exists():
         return NOT_YET
-    accuracy, found = (folder / "accuracy.md").read_text(), pd.read_csv(folder / "verdicts.csv")
+    accuracy, found = (folder / "accuracy.md").read_text(encoding="utf-8"), pd.read_csv(folder / "verdicts.csv")
     if "question" not in found:
         return ANSWER.format(accuracy=accuracy, rule=FIRST_RULE, verdicts=_shown(found, found.claim + " " + found.text))
     found = found[found.group == "abstract"]
@@ -62,6 +63,12 @@ def filled(readme: str, root: Path = paths.ROOT) -> str:
     return before + BEGIN + answer(root) + END + rest.split(END, 1)[1]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Renew the answer in README.md; one readable message and exit code 1 where something is missing."""
     path = paths.ROOT / "README.md"
-    files.write(path, filled(path.read_text()))
+    with told(ValueError):
+        files.write(path, filled(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

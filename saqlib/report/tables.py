@@ -118,7 +118,7 @@ def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
     """The scores of maps: one row per network or control, one column per score.
 
     controls: dataset, training, control, seed and the scores, on the same images as the networks of that
-    dataset, training and seed. They stand below those networks; of their amplitude and death nobody asks.
+    dataset, training and seed. They stand below those networks; only one that is a network has an amplitude.
     """
     return _maps("clarity", runs, controls, [*PRIMARY, FAITHFULNESS, "amplitude", "dead_rate"])
 
@@ -130,7 +130,7 @@ def relevance_gain(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
 
 def _maps(name: str, runs: pd.DataFrame, controls: pd.DataFrame, scores: Sequence[str]) -> Table:
     networks = over_seeds(runs, ["dataset", "training", "precision"], scores)
-    below = over_seeds(controls, ["dataset", "training", "control"], [*PRIMARY, *GAINS, FAITHFULNESS])
+    below = over_seeds(controls, ["dataset", "training", "control"], [*PRIMARY, *GAINS, FAITHFULNESS, "amplitude"])
     below = below[below.metric.isin(scores)].rename(columns={"control": "precision"})
     numbers = _together(networks, below).rename(columns={"precision": "map"})
     return Table(name, numbers, _spread(_named(numbers, "map", CONTROLS), ["dataset", "training", "map"], scores))
@@ -185,7 +185,7 @@ def retained(numbers: pd.DataFrame) -> Table:
 def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) -> Table:
     """The table `deployment`: what each cell costs, with the accuracy and the scores that are left.
 
-    costs: the rows of saqlib.deployment.cell.report. runs: one row per network, as results/runs.csv. retained: as
+    costs: the rows of saqlib.deployment.seed.report. runs: one row per network, as results/runs.csv. retained: as
     saqlib.evidence.retained gives it. test_accuracy, in percent, and what answers a question are means over seeds,
     retained_<score> is the estimate for each score.
     """

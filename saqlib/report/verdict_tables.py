@@ -40,10 +40,11 @@ def equivalence(tests: pd.DataFrame) -> Table:
 def verdicts(answers: pd.DataFrame) -> Table:
     """The verdict on each question of each claim, as saqlib.evidence.claims.Answers.verdicts gives it.
 
-    Two more columns: `firm`, whether it stays under every alternative, and `about`, maps or gradients.
+    And what saqlib.evidence.robustness.standing says of each, and `about`, maps or gradients.
     """
     shown = _keys(answers) | {
         "Verdict": answers.verdict,
+        "Stays": answers.stays.astype(str) + "/" + answers.alternatives.astype(str),
         "Firm": np.where(answers.verdict == "undecided", MISSING, np.where(answers.firm, "yes", "no")),
         "About": answers.about.replace("", MISSING),
         "Because": answers.why,

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from saqlib import files, paths, words
+from saqlib.errors import last_line, of_the_system, told
 from saqlib.report import tables
 
 # With mean, low and high in each row.
@@ -145,12 +146,19 @@ def _largest(differences: pd.DataFrame) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- command line
 
 
+OTHERWISE = "name the folder to compare with: --committed FOLDER"
+
+
 def committed_results(folder: Path) -> Path:
     """results/ as git has it, unpacked into a folder; VerifyError outside git or before anything was committed."""
     command = ["git", "-C", str(paths.ROOT), "archive", "--format=zip", "HEAD", "results/tables"]
-    done = subprocess.run(command, capture_output=True)
+    try:
+        done = subprocess.run(command, capture_output=True)
+    except OSError as error:
+        raise VerifyError(f"git cannot be run ({of_the_system(error)}); {OTHERWISE}") from None
     if done.returncode:
-        raise VerifyError("git has no results/ here; name the folder to compare with: --committed FOLDER")
+        said = last_line(Exception(done.stderr.decode("utf-8", "replace")))
+        raise VerifyError(f"git has no results/ here ({said}); {OTHERWISE}")
     with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder)
     return folder / "results"
@@ -162,12 +170,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fresh", type=Path, default=paths.RESULTS, metavar="FOLDER")
     parser.add_argument("--committed", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    try:
+    with told(VerifyError):
         with tempfile.TemporaryDirectory() as scratch:
             text, same = report(options.fresh, options.committed or committed_results(Path(scratch)))
-    except VerifyError as error:
-        sys.exit(str(error))
-    print(text)
+        print(text)
     sys.exit(0 if same else 1)
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +44,13 @@ def calls(monkeypatch) -> list[str]:
     """What is computed from here on: the name of each task and of its seed."""
     made: list[str] = []
 
-    def spied(task, name: Callable[..., str]):
-        def call(*arguments):
-            made.append(name(*arguments))
-            return task(*arguments)
+    task = cells.score_seed
 
-        return call
+    def spied(dataset, scoring, seed, *rest):
+        made.append(f"seed {seed}")
+        return task(dataset, scoring, seed, *rest)
 
-    monkeypatch.setattr(cells, "score_seed", spied(cells.score_seed, lambda cell, scoring, seed, *_: f"seed {seed}"))
+    monkeypatch.setattr(cells, "score_seed", spied)
     return made
 
 
@@ -61,7 +59,7 @@ def quick(monkeypatch) -> list[str]:
     """As `calls`, but nothing is computed: for what the store does with a result, whatever it is."""
     made: list[str] = []
 
-    def score_seed(cell, scoring, seed, *_):
+    def score_seed(dataset, scoring, seed, *_):
         made.append(f"seed {seed}")
         kept = {name: ("kept", [1.5, 2.5]) for name in ("kept_image", "kept_map")}
         return xr.Dataset({"label": ("image", [4]), "scores": ("image", [float(seed)]), **kept})
@@ -107,6 +105,12 @@ def test_arrays_have_the_documented_dimensions(scored):
         "amplitude": ("seed", "map", "image"),
         "method_scores": ("seed", "explainer", "score", "few"),
         "method_gain": ("seed", "explainer", "fill", "few"),
+        "switched_scores": ("seed", "weights", "activations", "score", "few"),
+        "switched_gain": ("seed", "weights", "activations", "fill", "few"),
+        "switched_predicted": ("seed", "weights", "activations", "few"),
+        "difference_scores": ("seed", "difference", "score", "few"),
+        "difference_gain": ("seed", "difference", "fill", "few"),
+        "cascade": ("seed", "redrawn", "likeness", "few"),
         "control_scores": ("seed", "control", "score", "image"),
         "control_gain": ("seed", "control", "fill", "image"),
         "curves": ("seed", "order", "level"),
@@ -117,7 +121,8 @@ def test_arrays_have_the_documented_dimensions(scored):
         "kept_map": ("kept", "y", "x"),
     }
     assert {name: array.dims for name, array in scored[W2A2].items()} == expected
-    both = expected | {"seed_to_seed": ("seed", "likeness", "image")}
+    whole = {name: dims for name, dims in expected.items() if not name.startswith("switched")}  # nothing to switch off
+    both = whole | {"seed_to_seed": ("seed", "likeness", "image")}
     assert {name: array.dims for name, array in scored[FP32].items()} == both
     sizes = {"seed": SEEDS, "image": IMAGES, "few": EXPENSIVE, "level": SMOKE.clarity.steps + 1, "accuracy_level": 10}
     sizes |= {"draw": 2000, "y": 28, "x": 28}
@@ -287,15 +292,15 @@ def edit(library: Path, file: str, line: str) -> None:
     """A line more at the end of a file of the library."""
     with (library / file).open("a", encoding="utf-8") as text:
         text.write(f"\n{line}\n")
-    codebase._digestible.cache_clear()  # a process reads its own code once
+    codebase.forget()  # a process reads its own code once
 
 
-SCORERS = [module for module in codebase.modules() if codebase.room(module) == "clarity" and "settings" not in module]
+SCORERS = [module for module in codebase.texts("clarity.seed") if codebase.room(module) == "clarity"]
 
 
 @pytest.mark.parametrize("module", SCORERS)
 def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
-    """A statement more in a module of saqlib.clarity, and scored seeds count no longer; a comment changes nothing."""
+    """A statement more in a module that scores, and scored seeds count no longer; a comment changes nothing."""
     score(root)
     edit(library, f"{module.replace('.', '/')}.py", "# a comment")
     score(root)
@@ -305,18 +310,20 @@ def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
     assert quick == ALL * 2
 
 
-@pytest.mark.parametrize("file", ["saliency/gradient.py", "saliency/methods.py", "network/lenet.py", "stored.py"])
+@pytest.mark.parametrize("file", ["saliency/gradient.py", "saliency/methods.py", "network/lenet.py"])
 def test_other_code_below_the_scores_computes_anew(file, root, library, quick):
-    """So does one in what scoring quick: the gradient, the network, the reader of model files."""
+    """So does one in what scoring quick: the gradient, the network."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
     assert quick == ALL * 2
 
 
-@pytest.mark.parametrize("file", ["training/loop.py", "evidence/claims.py", "report/tables.py", "clarity/settings.py"])
+@pytest.mark.parametrize(
+    "file", ["training/loop.py", "evidence/claims.py", "stored.py", "clarity/settings.py", "clarity/cell.py"]
+)
 def test_code_that_decides_no_score_computes_nothing(file, root, library, quick):
-    """Training code, evidence, the report, the checks of settings: scored seeds stay."""
+    """Training code, evidence, what reads files, checks settings, schedules: scored seeds stay."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
@@ -360,10 +367,10 @@ def test_scores_in_place_of_damaged_ones_are_equal(root, build, calls):
 def test_a_killed_run_goes_on_where_it_stopped(root, calls, monkeypatch):
     """Seeds that were finished before an error are not scored again."""
 
-    def broken(cell, scoring, seed, *rest):
+    def broken(dataset, scoring, seed, *rest):
         if seed == 1:
             raise InterruptedError
-        return task(cell, scoring, seed, *rest)
+        return task(dataset, scoring, seed, *rest)
 
     task = cells.score_seed
     with monkeypatch.context() as patch:

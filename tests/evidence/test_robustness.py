@@ -7,7 +7,7 @@ import pytest
 
 from saqlib.evidence import robustness as module
 from saqlib.evidence.claims import KEYS, evaluate
-from saqlib.evidence.robustness import COLUMNS, firm, robustness
+from saqlib.evidence.robustness import COLUMNS, robustness, standing
 from saqlib.evidence.settings import TESTS
 from saqlib.evidence.statistics import page_trend
 from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
@@ -67,12 +67,17 @@ def test_a_large_effect_is_firm_everywhere():
 
 
 def test_the_verdicts_are_those_of_the_claims():
-    """In their order, and `firm` finds each."""
+    """In their order; `standing` finds each, and counts the alternatives under which it stays."""
     both = evidence(make_runs(falling(1.5), generator=3))
     found, answers = robustness(both, FROZEN, resamples=5), evaluate(both, FROZEN)
     rows = found.drop_duplicates(KEYS)
     assert rows.verdict.tolist() == list(answers.words.values())
-    assert firm(found, answers) == rows.firm.tolist()
+    summary = standing(found, answers)
+    assert summary.firm.tolist() == rows.firm.tolist()
+    for key, own in zip(answers.words, summary.itertuples(index=False), strict=True):
+        group = of(found, **dict(zip(KEYS, key, strict=True)))
+        assert (own.stays, own.alternatives) == (sum(group.stays), len(group))
+    assert 0 < summary.stays.sum() < summary.alternatives.sum()
 
 
 def test_one_fill_alone():

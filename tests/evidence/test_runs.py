@@ -182,6 +182,14 @@ def test_expensive_scores_use_the_first_images(grid, collection, primary):
         assert found[name] == pytest.approx(np.nanmean(cell[name].values[primary]))
 
 
+def test_image_sets_are_counted(grid, collection, primary):
+    """How many images each set leaves of those scored, for every seed."""
+    keys = KEYS | {"images": "primary"}
+    assert (row(collection.image_sets, **keys)[["count", "scored"]] == [primary.sum(), IMAGES]).all()
+    counts = collection.image_sets.pivot(index=["dataset", "training", "seed"], columns="images", values="count")
+    assert (counts["all"] == IMAGES).all() and (counts.matched < counts.primary).all() and len(counts) == 4 * SEEDS
+
+
 def test_curves_and_gradients(grid, collection):
     """Every seed and level of a curve, and every value of the sample, stands in its row."""
     cell = grid[1][MIXED]

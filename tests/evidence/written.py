@@ -15,6 +15,7 @@ from saqlib.names import FILLS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, 
 SEEDS, IMAGES, FEW, LEVELS, SHOWN = 3, 40, 12, 5, 30
 QUALIFYING = ("mean", "noise", "blur")
 CONTROLS = ("white_noise", "sobel")
+DIFFERENCES, CASCADE = ("gradient", "16 codes", "32 codes"), ("dense3", "dense2", "dense1", "conv2", "conv1")
 # What is added to every score of a cell's maps, by cell, score or fill, and `gradient` or another method.
 Effect = Callable[[Cell, str, str], float]
 
@@ -71,6 +72,9 @@ def make_scores(
         "sensitivity_max": (("seed", "few"), random(FEW)),
         "method_scores": (("seed", "explainer", "score", "few"), of_methods(PRIMARY)),
         "method_gain": (("seed", "explainer", "fill", "few"), of_methods(fills)),
+        "difference_scores": (("seed", "difference", "score", "few"), random(len(DIFFERENCES), len(PRIMARY), FEW)),
+        "difference_gain": (("seed", "difference", "fill", "few"), random(len(DIFFERENCES), len(FILLS), FEW)),
+        "cascade": (("seed", "redrawn", "likeness", "few"), random(len(CASCADE), len(PRESERVATION), FEW)),
         "control_scores": (("seed", "control", "score", "image"), random(len(CONTROLS), len(PRIMARY), IMAGES)),
         "control_gain": (("seed", "control", "fill", "image"), random(len(CONTROLS), len(FILLS), IMAGES)),
         "curves": (("seed", "order", "level"), random(3, LEVELS)),
@@ -79,6 +83,11 @@ def make_scores(
         "kept_image": (("kept", "y", "x"), squares(SHOWN)),
         "kept_map": (("kept", "y", "x"), rng.normal(size=(SHOWN, 28, 28))),
     }
+    if cell.precision != "fp32":
+        square = ("seed", "weights", "activations")
+        found["switched_scores"] = ((*square, "score", "few"), random(2, 2, len(PRIMARY), FEW))
+        found["switched_gain"] = ((*square, "fill", "few"), random(2, 2, len(FILLS), FEW))
+        found["switched_predicted"] = ((*square, "few"), rng.integers(10, size=(seeds, 2, 2, FEW)))
     named_twice = {"scores": "relevance_gain", "method_scores": "method_gain", "control_scores": "control_gain"}
     for whose, gain in named_twice.items():
         found[whose][1][:, :, -1] = found[gain][1][:, :, 0]  # one score, of two names: the first fill is zero
@@ -90,8 +99,10 @@ def make_scores(
         "likeness": list(PRESERVATION), "map": [GRADIENT, UNTRAINED], "explainer": list(OTHER_METHODS),
         "control": list(CONTROLS), "order": ["most", "least", "random"], "level": np.linspace(0, 1, LEVELS),
         "accuracy_order": ["most", "random"], "accuracy_level": np.linspace(0, 0.8, LEVELS),
-        "kept": places[:SHOWN][::-1],
+        "kept": places[:SHOWN][::-1], "difference": list(DIFFERENCES), "redrawn": list(CASCADE),
     }  # fmt: skip
+    if cell.precision != "fp32":
+        names |= {"weights": ["on", "off"], "activations": ["on", "off"]}
     return xr.Dataset(found, names)
 
 

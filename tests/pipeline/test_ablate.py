@@ -6,9 +6,12 @@ import sys
 
 import pandas as pd
 import pytest
+from dvc.repo import Repo
 
 from saqlib import paths
-from saqlib.pipeline import ablate, study
+from saqlib.evidence import reading
+from saqlib.evidence.ablations import effects
+from saqlib.pipeline import ablate, run, study
 from saqlib.training import cell as cells
 from saqlib.training import loop
 from saqlib.workers import Engine
@@ -48,7 +51,34 @@ def test_an_ablation_trains_what_its_patch_changes_and_nothing_twice(trained, tm
     assert trained == []
     assert (tmp_path / "again" / "results" / "ablations" / f"{VARIANT}.csv").read_bytes() == written
     frame = pd.read_csv(tmp_path / "results" / "ablations" / f"{VARIANT}.csv")
+    assert (frame.changed == (frame.precision == "w2a2")).all()
     assert frame.notna().all().all() and frame.test_accuracy.between(10, 100).all()
+
+
+def test_a_scale_without_ablations_writes_a_table_without_rows(trained, tmp_path):
+    """Nothing is trained, and whoever compares finds the file and no network in it."""
+    assert ablate.ablate(VARIANT, "quick", tmp_path).empty and not trained
+    assert reading.ablation(VARIANT, tmp_path).empty and reading.ablation("none", tmp_path).empty
+
+
+def test_a_new_variant_is_one_entry(trained, tmp_path, monkeypatch):
+    """An entry in a copy of the checkout: a stage of its own, a table, and a place among the effects."""
+    entry = {
+        "question": "Does another rate of learning change it?", "patch": {"optimizer.learning_rate": 0.003},
+        "datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"], "seeds": 1,
+    }  # fmt: skip
+    copy = run.workspace(tmp_path / "copy", "smoke", ablations={"slower": entry})
+    with Repo.init(copy, no_scm=True, force=True) as repo:
+        assert "ablate@slower" in {stage.addressing.split(":")[-1] for stage in repo.index.stages}
+    monkeypatch.setattr(paths, "PARAMS", copy / "params.yaml")
+    table = ablate.ablate("slower", "smoke", tmp_path)
+    assert trained == [("fp32", 0), ("w2a2", 0)] and table.changed.all()
+    settings = study.load()
+    assert settings.ablations.keys() == {*study.load(paths.ROOT / "params.yaml").ablations, "slower"}
+    main = table.assign(**{name: 0.5 for name in table.select_dtypes("float")})
+    variants = {name: reading.ablation(name, tmp_path) for name in settings.ablations}
+    found = effects(main, variants, settings.claims.questions, "fp32", {"mnist": ("blur",)})
+    assert set(found.variant) == {"slower"} and found.estimate.notna().all()
 
 
 def test_an_unknown_variant_is_one_line():

@@ -48,7 +48,7 @@ def test_main_grid_reads_no_ablation():
 
 BAD = {
     "an unknown number": ({"patch": {"quantization.egdes": "same"}}, "egdes.*did you mean 'quantization.edges'"),
-    "a number of no network": ({"patch": {"executor": "ray"}}, "no number 'executor'"),
+    "a number of no network": ({"patch": {"device": "cpu"}}, "no number 'device'"),
     "a patch of the claims": ({"patch": {"claims.level": 0.1}}, "no number 'claims.level'"),
     "a bad value": ({"patch": {"quantization.edges": "w9"}}, "edges_same.*w9"),
     "an unknown precision": ({"precisions": ["w2a3"]}, "edges_same.*w2a3.*did you mean"),

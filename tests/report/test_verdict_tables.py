@@ -7,7 +7,7 @@ from saqlib.evidence.by_fill import by_fill
 from saqlib.evidence.claims import COLUMNS, evaluate
 from saqlib.evidence.first_run import first_run
 from saqlib.evidence.other_methods import COUNTED, about, other_methods
-from saqlib.evidence.robustness import firm, robustness
+from saqlib.evidence.robustness import robustness, standing
 from saqlib.pipeline import study
 from saqlib.report import verdict_tables
 from saqlib.report.tables import MISSING
@@ -26,7 +26,7 @@ def every():
     answers = evaluate(both, CLAIMS)
     methods = pd.concat([both.runs["primary"].assign(method=method) for method in COUNTED])
     agreed, alternatives = other_methods(both, CLAIMS, answers, methods), robustness(both, CLAIMS, resamples=3)
-    summary = answers.verdicts().assign(firm=firm(alternatives, answers), about=about(CLAIMS, agreed, answers))
+    summary = answers.verdicts().join(standing(alternatives, answers)).assign(about=about(CLAIMS, agreed, answers))
     made = [
         verdict_tables.claims(answers.tests(), CLAIMS.questions),
         verdict_tables.equivalence(answers.equivalence()),
