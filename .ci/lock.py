@@ -8,6 +8,10 @@ pip resolves for the machine that it runs on. Its report holds the metadata of e
 requirements can be walked once a platform: what only Linux asks for gets a Linux marker, what only macOS asks for
 (appnope) is resolved by itself and gets a macOS marker. What PyTorch's build for CUDA asks for is left out: torch names
 it by itself, and a build for CPUs needs none of it.
+
+Without hashes: one lock serves Linux and macOS, x86-64 and arm64, and Python 3.11 and later, so each line would need
+the hashes of a release's every file, where pip tells that of the one that it would take here. What decides a number is
+guarded otherwise: the releases stand in every key of the store, and the data have hashes.
 """
 
 import json

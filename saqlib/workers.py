@@ -65,8 +65,8 @@ def available_memory() -> int:
 
     free = psutil.virtual_memory().available
     try:
-        files = (CONTROL_GROUP / f"memory.{name}" for name in ("max", "current"))
-        most, taken = (int(file.read_text(encoding="utf-8")) for file in files)
+        told = [(CONTROL_GROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current")]
+        most, taken = map(int, told)
     except (OSError, ValueError):  # no control groups, or one without a limit, which says `max`
         return free
     return min(free, max(0, most - taken))

@@ -189,8 +189,8 @@ def test_no_registry_is_named(name):
 DECLARED = {
     "saqlib": names(STUDY + EXTRAS["ray"] + EXTRAS["site"]),
     "notebooks": names(STUDY),
-    "tests": names(STUDY + EXTRAS["test"]),
-    "benchmarks": names(STUDY + EXTRAS["bench"]),
+    "tests": names(STUDY + EXTRAS["ray"] + EXTRAS["test"]),
+    "benchmarks": names(STUDY + EXTRAS["bench"] + EXTRAS["ray"]),
     ".ci": names(STUDY + EXTRAS["test"]),
 }
 OWN = {"saqlib", "tests", "benchmarks"}
@@ -368,6 +368,35 @@ def test_python_versions_agree():
     assert CONFIGURED["tool"]["ruff"]["target-version"] == "py311"
     for text in LOCKS.values():
         assert re.search(r"\bon Python 3\.11\b", text.splitlines()[0])
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_and_may_only_read(path):
+    """By commit, the tag beside it; what a job writes to is said at the job, and the token is not left in the clone."""
+    text = path.read_text(encoding="utf-8")
+    for use in re.findall(r"uses: (.*)", text):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use), use
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            if "actions/checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_nothing_is_told_to_anybody(tmp_path):
+    """DVC's and Ray's reports of use are off, whoever starts them."""
+    from saqlib.pipeline import calls
+
+    assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
+    assert calls.environment(tmp_path)["DVC_NO_ANALYTICS"] == "1"
+    assert (
+        'environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")'
+        in (ROOT / "saqlib" / "pipeline" / "engines.py").read_text()
+    )
 
 
 def test_workflow_caches_by_the_locks():

@@ -32,7 +32,7 @@ def ablate(name: str, scale: str | None, root: Path) -> pd.DataFrame:
 
     ablation, settings = study.variant(name, scale)
     main, rows = study.load(scale=scale), []
-    seeds = min(ablation.seeds, settings.size.seeds, settings.size.seeds_ablated)
+    seeds = ablation.seeds_at(settings.size)
     for cell in ablation.cells if seeds else ():
         recipe = settings.recipe(cell)
         runs = train_cell(cell, recipe, seeds, settings.engine)

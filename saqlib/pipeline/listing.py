@@ -27,6 +27,8 @@ class Listing:
     def __init__(self, settings: Study):
         self.settings = settings
         self.device = settings.engine.pick_device().type
+        sample = settings.size.sample
+        self.fingerprints = {name: data.fingerprint(name, sample=sample) for name in settings.grid.datasets}
         self.places: dict[tuple[Cell, str], training.Place] = {}
         self.trains: dict[Path, Train] = {}
         self.others: dict[Path, Task] = {}  # all that is no training, by its mark
@@ -140,7 +142,6 @@ class Listing:
     def _marks(self, module: str, decides: list, cell: Cell, seed: int, networks: list[Trained]) -> tuple[Path, ...]:
         """A file named by all that decides a result before there are networks: what they are trained by."""
         keys = [each.file.relative_to(each.place.trained.parent).as_posix() for each in networks]
-        fingerprint = data.fingerprint(cell.dataset, sample=self.settings.size.sample)
         kind = fused.kind(self.settings.shape, "cpu")
-        key = store.key(module, *decides, str(cell), fingerprint, kind, keys)
+        key = store.key(module, *decides, str(cell), self.fingerprints[cell.dataset], kind, keys)
         return (store.folder("named", key) / f"{seed}.txt",)

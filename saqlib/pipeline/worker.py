@@ -73,12 +73,11 @@ def travelling() -> Callable[..., None]:
     """`run` as a function that travels by value: a worker need not know this library before it is called."""
 
     def work(root: str, *rest: object) -> None:
+        import importlib
         import sys
 
         if sys.path[:1] != [root]:
             sys.path.insert(0, root)
-        from saqlib.pipeline import worker
-
-        worker.run(root, *rest)
+        importlib.import_module("saqlib.pipeline.worker").run(root, *rest)
 
     return work

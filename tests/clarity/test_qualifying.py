@@ -1,6 +1,7 @@
 """Which fills qualify: the rule, the numbers behind it made anew, validation images alone, the files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,13 @@ from saqlib.saliency.gradient import input_gradient
 from tests.clarity.conftest import FP32, SCORING, SEEDS, SMOKE
 
 FEW = replace(SCORING, images=20)
+
+
+@pytest.fixture(autouse=True)
+def build(tmp_path, monkeypatch) -> Path:
+    """A build folder of the test's own, so that no gain of another run is taken up."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    return paths.BUILD
 
 
 def score(root, scoring=FEW, seeds=SEEDS, n_jobs=1) -> pd.DataFrame:
@@ -93,9 +101,41 @@ def test_no_test_image_is_looked_at(root, monkeypatch, tmp_path):
     assert set(asked) == {"train", "validation"}
 
 
-def test_any_number_of_workers_makes_the_same_numbers(root):
+def test_any_number_of_workers_makes_the_same_numbers(root, build, monkeypatch):
     """Two processes, seed by seed, find what one finds."""
-    pd.testing.assert_frame_equal(score(root, n_jobs=2), score(root), check_exact=True)
+    two = score(root, n_jobs=2)
+    monkeypatch.setattr(paths, "BUILD", build / "again")
+    pd.testing.assert_frame_equal(two, score(root), check_exact=True)
+
+
+# --- the store ---
+
+
+@pytest.fixture
+def networks(monkeypatch) -> list:
+    """Those whose gains are really found, as they come."""
+    seen, find = [], qualifying.fill_gains
+    monkeypatch.setattr(qualifying, "fill_gains", lambda *given: seen.append(given[2]) or find(*given))
+    return seen
+
+
+def test_a_network_s_gains_are_found_once(root, networks):
+    """To the last digit; other settings of scoring that decide nothing here find nothing anew, more images do."""
+    first = score(root)
+    pd.testing.assert_frame_equal(score(root, replace(FEW, images_expensive=1)), first, check_exact=True)
+    assert len(networks) == SEEDS
+    score(root, replace(FEW, images=21))
+    assert len(networks) == 2 * SEEDS
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"gradient": [1]}', b"[]"])
+def test_damaged_gains_are_put_aside_and_found_anew(root, build, networks, damage):
+    """The others stay."""
+    first = score(root)
+    path = sorted(build.rglob("gains.json"))[0]
+    path.write_bytes(damage)
+    pd.testing.assert_frame_equal(score(root), first, check_exact=True)
+    assert len(networks) == SEEDS + 1 and path.with_name("gains.json.damaged").read_bytes() == damage
 
 
 def test_a_black_background_lets_the_image_win(root):

@@ -4,6 +4,7 @@ DVC says what is stale, on the real dvc.yaml. So that no network need be trained
 files without meaning, and dvc.lock is written for them; what the stages depend on is real.
 """
 
+import copy
 import re
 import shutil
 from collections.abc import Callable
@@ -94,7 +95,8 @@ TABLE = {
         text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),
         set(), set(), []),
     "which network trains which seeds": (
-        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"}, TRAIN, []),
+        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"},
+        {*TRAIN, *ABLATE}, []),
     "a new source address": (
         text("saqlib/download.py", "TIMEOUT = 10", 'ADDRESS = "elsewhere"\nTIMEOUT = 10'), set(), set(), []),
     "a pytest release": (text("locks/tools.lock", "pytest==", "pytest==99."), set(), set(), []),
@@ -135,8 +137,9 @@ TABLE = {
         params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
         {*each("train", TWO_BITS), *ABLATE, "paper"}, TWO_BITS),
     "one more ablation": (
-        params(lambda values: values["ablations"].update(longer=values["ablations"]["twenty_epochs"])), set(),
-        {"ablate@longer", "paper"}, []),
+        params(lambda values: values["ablations"].update(longer=copy.deepcopy(values["ablations"]["twenty_epochs"]))),
+        set(),
+        {"ablate@longer", "compare", "paper"}, []),
 }  # fmt: skip
 
 

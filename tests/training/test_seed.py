@@ -71,12 +71,14 @@ def changed(where: tuple) -> dict:
     elif isinstance(value, bool):
         value = not value
     elif isinstance(value, (int, float)):
-        value = value + 1 if isinstance(value, int) else value / 2
+        value = value / 2 if isinstance(value, float) else value - 1 if value > 1 else value + 1
     elif where[0] == "grid" or name == "claims.hypotheses":
         value = value[:-1]
     else:  # widths of the network, bits of a layer
         value = [*value[:-1], value[-1] + 1]
     section[where[-1]] = value
+    if where[-1] == "sample" and value:  # which has fewer images; how many are scored trains nothing
+        section.update(images=300, images_deployed=300)
     if name == "claims.reference":  # which no hypothesis compares with itself
         raw["claims"]["hypotheses"] = [each for each in section["hypotheses"] if value not in each["precisions"]]
     return raw
