@@ -4,9 +4,12 @@ import ast
 import functools
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from types import ModuleType
@@ -322,6 +325,37 @@ def test_make_installs_from_the_locks():
     assert f"\nLOCKS := {' '.join(f'locks/{lock}.lock' for lock in LOCKS)}\n" in makefile
     assert "\n.venv/.stamp: $(LOCKS) pyproject.toml\n" in makefile
     assert "$(INSTALL) $(addprefix --requirement ,$(LOCKS))" in makefile
+
+
+def test_a_lock_dated_in_the_future_sets_up_once(tmp_path):
+    """As after a copy from a machine whose clock runs ahead: make does not begin anew each time."""
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nif [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n')
+    python.chmod(0o755)
+    for days, name in enumerate(("numerics.lock", "tools.lock"), start=1):
+        later = time.time() + days * 86400
+        os.utime(tmp_path / "locks" / name, (later, later))
+    said = [
+        subprocess.run(
+            ["make", "env", "PYTHON=./python"], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "Setting up .venv" in said[0] and "Setting up .venv" not in said[1]
+
+
+def test_jupyterlab_asks_nobody_for_news_and_updates():
+    """The switches are there, and `make lab` uses them."""
+    from jupyterlab.labapp import LabApp
+
+    switches = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
+    assert all(switch in (ROOT / "Makefile").read_text() for switch in switches)
+    app = LabApp()
+    app.parse_command_line(list(switches))
+    assert app.news_url is None and app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
 
 
 def test_python_versions_agree():

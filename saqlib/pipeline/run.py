@@ -167,11 +167,13 @@ def check() -> str:
     Raises PipelineError, naming the first stage that would run, if not, and if DVC cannot tell.
     """
     status, output, errors = said(paths.ROOT, "repro", "--dry", "--allow-missing")
-    if status == 0 and UP_TO_DATE in output:
+    # With --allow-missing DVC takes a stage that never ran for one that has not changed.
+    never = [stage for stage in re.findall("Stage '(.+?)' didn't change", output) if stage not in _recorded()]
+    if status == 0 and UP_TO_DATE in output and not never:
         return UP_TO_DATE
     # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
     lacking = LACKING.findall(errors)
-    named = re.findall("Running stage '(.+?)'", output) + lacking
+    named = never + re.findall("Running stage '(.+?)'", output) + lacking
     if (status and not lacking) or not named:
         reason = next(iter(re.findall("ERROR: (.+)", errors)), last_line(Exception(errors)))
         raise PipelineError(f"whether results/ belong to the code could not be checked: {printable(reason)}")
@@ -182,6 +184,12 @@ def check() -> str:
     raise PipelineError(f"{advice}. DVC would begin with {stale[0]}.")
 
 
+def _recorded() -> dict[str, Any]:
+    """What dvc.lock holds of each stage that has run."""
+    path = paths.ROOT / "dvc.lock"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
+
+
 def _copies_the_same(stage: str) -> bool:
     """Whether a stage is one that copies code, and the copy would be the one that the other stages know.
 
@@ -190,7 +198,7 @@ def _copies_the_same(stage: str) -> bool:
     kind, _, name = stage.partition("@")
     if kind not in COPIES:
         return False
-    known = yaml.safe_load((paths.ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"].get(stage)
+    known = _recorded().get(stage)
     return known is not None and known["outs"][0]["md5"] == hashlib.md5(COPIES[kind](name).encode()).hexdigest()
 
 

@@ -4,7 +4,6 @@ Writes results/metrics/<cell>.json from results/runs.csv, for `dvc metrics show 
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -24,13 +23,15 @@ NAMES = {
 def write(root: Path = paths.ROOT) -> list[Path]:
     """Write the files of all cells in results/runs.csv below `root`, and no others; their paths."""
     runs, folder = pd.read_csv(root / "results" / "runs.csv"), root / "results" / "metrics"
-    shutil.rmtree(folder, ignore_errors=True)
     columns = [column for column in NAMES if column in runs]
     means = runs.groupby(["dataset", "precision", "training"], sort=False)[columns].mean().rename(columns=NAMES)
-    return [
+    written = [
         files.write(folder / f"{Cell(*names)}.json", json.dumps(row.round(4).to_dict(), indent=1) + "\n")
         for names, row in means.iterrows()
     ]
+    for old in set(folder.glob("*.json")) - set(written):  # last, so that a full disk takes nothing
+        old.unlink()
+    return written
 
 
 class SummaryError(RuntimeError):

@@ -5,15 +5,17 @@ The pipeline here is a toy of two stages, so that each fault costs a second; tes
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import zc.lockfile
 
 from saqlib import errors, paths, processes
-from saqlib.pipeline import calls
+from saqlib.pipeline import calls, run
 
 PIPELINE = """
 stages:
@@ -140,6 +142,39 @@ def test_a_persons_configuration_and_shell_decide_nothing(folder, tmp_path, monk
         monkeypatch.setenv(name, value)
     assert repro(folder)
     assert not any((folder / name).is_symlink() for name in outputs(folder)) and not (tmp_path / "shared").exists()
+
+
+def test_by_hand_a_persons_cache_of_links_decides_nothing_either(folder, tmp_path):
+    """`dvc repro`, as a person calls it, with its own configuration: outputs are files."""
+    (tmp_path / "config").write_text("[cache]\n    type = symlink\n")
+    variables = calls.environment(folder) | {"DVC_GLOBAL_CONFIG_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=variables, check=True)
+    (folder / "a.txt").unlink()
+    subprocess.run([sys.executable, "-m", "dvc", "checkout"], cwd=folder, env=variables, check=True)
+    assert (folder / "a.txt").read_text() == "1" and not (folder / "a.txt").is_symlink()
+
+
+@pytest.mark.parametrize("trouble", ["another dvc", "broken pipeline", "no pipeline", "bad configuration"])
+def test_what_cannot_be_checked_is_not_called_stale(folder, trouble, monkeypatch):
+    """`make check` says that it could not look, and why, in one line; only a stage that would run is stale."""
+    monkeypatch.setattr(paths, "ROOT", folder)
+    if trouble == "another dvc":
+        (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+        held = zc.lockfile.LockFile(str(folder / ".dvc" / "tmp" / "lock"))
+    elif trouble == "broken pipeline":
+        (folder / "dvc.yaml").write_text("stages: [")
+    elif trouble == "no pipeline":
+        shutil.rmtree(folder / ".dvc")
+    else:
+        (folder / ".dvc" / "config").write_text("[core]\n    analytics = perhaps\n")
+    with pytest.raises(run.PipelineError) as error:
+        run.check()
+    assert str(error.value).startswith("whether results/ belong to the code could not be checked: ")
+    assert str(error.value).isprintable()
+    if trouble == "another dvc":
+        held.close()
+        with pytest.raises(run.PipelineError, match="do not belong to the code.*DVC would begin with first"):
+            run.check()
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])
