@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from saqlib import paths
+from saqlib.errors import told
 from saqlib.grid import Cell
 from saqlib.params import ParamsError
 from saqlib.pipeline import instructions, study
@@ -98,15 +99,11 @@ def main(arguments: list[str] | None = None) -> None:
     from saqlib.data.images import DataError
     from saqlib.pipeline.pages import follow
 
-    try:
+    with told(ParamsError, DataError, stopped="Stopped watching; the training goes on without."):
         settings = study.load(scale=options.scale)
         named = [Cell.parse(name) for name in options.cells]
         cells = [settings.cell(cell.dataset, cell.precision, cell.training) for cell in named]
         follow(settings, list(dict.fromkeys(cells)), paths.BUILD / "panel")
-    except (ParamsError, DataError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped watching; the training goes on without.")
 
 
 if __name__ == "__main__":

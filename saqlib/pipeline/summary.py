@@ -5,12 +5,12 @@ Writes results/metrics/<cell>.json from results/runs.csv, for `dvc metrics show 
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from saqlib import files, paths
+from saqlib.errors import told
 from saqlib.grid import Cell
 from saqlib.names import FAITHFULNESS
 
@@ -33,8 +33,11 @@ def write(root: Path = paths.ROOT) -> list[Path]:
     ]
 
 
-if __name__ == "__main__":
-    try:
+def main() -> None:
+    """The command line above; one readable message and exit code 1 where something is missing."""
+    with told():
         write()
-    except FileNotFoundError:
-        sys.exit("results/runs.csv is missing: run `make reproduce`, or `dvc repro compare`")
+
+
+if __name__ == "__main__":
+    main()

