@@ -109,8 +109,12 @@ def test_the_page_renews_itself_while_they_train_and_stands_still_afterwards(fol
     """It waits, then shows more and more steps, with what explaining costs; at the end an animation lies beside it."""
     seen = [(folder / "seen" / f"{i}.html").read_text() for i in range(len(list((folder / "seen").iterdir())))]
     assert "waiting for the training" in seen[0] and 'http-equiv="refresh"' in seen[0]
-    steps = [int(step) for text in seen for step in re.findall(rf"{CELLS[0]}, seed 0: step (\d+)", text)]
-    assert steps == sorted(steps) and set(steps) <= {0, 9, 18, 27, 36} and steps[-1] == 36  # a look may miss some
+    steps = {
+        cell: [int(step) for text in seen for step in re.findall(rf"{cell}, seed 0: step (\d+)", text)]
+        for cell in CELLS
+    }
+    assert all(each == sorted(each) and each[-1] == 36 for each in steps.values())
+    assert set().union(*steps.values()) <= {0, 9, 18, 27, 36}  # a look may miss some
     assert re.search(r"5 records cost [\d.e-]+ % of the time", seen[-1])
     (page,) = (folder / "build" / "panel").glob("*.html")
     final = page.read_text()

@@ -52,7 +52,7 @@ def test_every_section_is_tried_here():
 def test_a_bit_width_has_cells_of_its_own(tmp_path):
     """Its networks have those bits; what was there before keeps its place in the store."""
     script = (
-        "from saqlib.pipeline import study; from saqlib.training.cell import key; s = study.load();"
+        "from saqlib.pipeline import study; from saqlib.training.seed import key; s = study.load();"
         "print(*[bits.weight for bits in s.precisions['{0}'].layers], len(s.grid.cells),"
         " key(s.recipe(s.cell('mnist', '{0}', 'guided')), 'cpu'))"
     )
@@ -118,5 +118,5 @@ def test_a_colour_changes_and_trains_nothing(tmp_path):
     """The stages that train do not depend on it."""
     folder = changed(tmp_path, "A figure")
     assert python(folder, "-c", "from saqlib.report import style; print(style.colour('mixed'))") == "#009E73\n"
-    text = "from saqlib import codebase; print('report.style' in codebase.needed(['training.cell', 'clarity.cell']))"
+    text = "from saqlib import codebase; print('report.style' in codebase.needed(['training.seed', 'clarity.seed']))"
     assert python(folder, "-c", text) == "False\n"
