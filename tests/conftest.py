@@ -1,6 +1,7 @@
 """What all tests share: repeatable properties, one thread, no network, and files that stay together on a worker."""
 
 import os
+import signal
 import socket
 
 import hypothesis
@@ -11,6 +12,11 @@ from saqlib.pipeline import instructions
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+# Who starts the tests in the background (a shell, nohup) may have these ignored, and every process that a test starts
+# would inherit that: a signal would then end nothing, and whoever waits for the end would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
