@@ -59,19 +59,24 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         older = tuple(map(int, version.split(".")[:2])) < tuple(map(int, OLDEST.split(".")))
         advice = f"; networks of 2 bits need {OLDEST} or later: pip install 'onnxruntime>={OLDEST}'" if older else ""
         raise ExplainError(f"{name} cannot be loaded by ONNX Runtime {version}{advice}: {last_line(error)}") from None
-    kind = session.get_modelmeta().custom_metadata_map.get("kind")
-    if kind == "prediction":
-        raise ExplainError(
-            f"{name} holds the prediction alone, without a map; take the cell's file that ends in .explain.onnx"
-        )
-    if kind != "explanation":
-        raise ExplainError(f"{name} was not written by saqlib; its metadata do not say that it explains")
     try:
+        _check_kind(session)
         _check_interface(session)
         _class_names(session)
     except ExplainError as error:
-        raise ExplainError(f"{name} says that it explains, but {error}") from None
+        raise ExplainError(f"{name} {error}") from None
+    except UnicodeDecodeError:  # wherever the runtime hands out a name or a text
+        raise ExplainError(f"{name} is damaged: a name in it is no text (UTF-8)") from None
     return session
+
+
+def _check_kind(session: onnxruntime.InferenceSession) -> None:
+    """Raise ExplainError unless the model says that it explains."""
+    kind = session.get_modelmeta().custom_metadata_map.get("kind")
+    if kind == "prediction":
+        raise ExplainError("holds the prediction alone, without a map; take the cell's file that ends in .explain.onnx")
+    if kind != "explanation":
+        raise ExplainError("was not written by saqlib; its metadata do not say that it explains")
 
 
 def _check_interface(session: onnxruntime.InferenceSession) -> None:
@@ -79,7 +84,7 @@ def _check_interface(session: onnxruntime.InferenceSession) -> None:
     for expected, found in ((INPUTS, session.get_inputs()), (OUTPUTS, session.get_outputs())):
         there = {value.name: (value.type, value.shape[1:]) for value in found}
         if there != expected:
-            raise ExplainError(f"it has {printable(there)[:200]} where {expected} is needed")
+            raise ExplainError(f"says that it explains, but it has {printable(there)[:200]} where {expected} is needed")
 
 
 def _class_names(session: onnxruntime.InferenceSession) -> list[str]:
@@ -91,7 +96,7 @@ def _class_names(session: onnxruntime.InferenceSession) -> list[str]:
     if names is None:
         return [str(label) for label in range(CLASSES)]
     if not isinstance(names, list) or len(names) != CLASSES or not all(isinstance(name, str) for name in names):
-        raise ExplainError(f"its metadata do not name {CLASSES} classes")
+        raise ExplainError(f"says that it explains, but its metadata do not name {CLASSES} classes")
     return [printable(name)[:LONGEST_NAME] for name in names]
 
 
