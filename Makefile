@@ -27,11 +27,12 @@ env: .venv/.stamp  ## set up .venv from locks/ (about 5 minutes, 7 GB)
 	$(INSTALL) $(addprefix --requirement ,$(LOCKS)) || $(INSTALL) $(addprefix --requirement ,$(LOCKS))
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+	@for file in $^; do if [ "$$file" -nt $@ ]; then touch -r "$$file" $@; fi; done  # one dated in the future
 
 data: env  ## fetch and verify both datasets (data/, 110 MB)
 	$(VENV) -m saqlib.download
 
-quick: env  ## the whole pipeline on real images in minutes, in a scratch folder
+quick: env  ## the pipeline without ablations on real images in minutes, in a scratch folder
 	$(VENV) -m saqlib.pipeline.run quick
 
 reproduce: env  ## the whole pipeline in full; writes results/
@@ -65,7 +66,7 @@ bench: .venv/.stamp-bench  ## time the training step beside its peers
 	$(VENV) -m benchmarks
 
 lab: env  ## open the notebooks in JupyterLab
-	$(VENV) -m jupyterlab notebooks
+	$(VENV) -m jupyterlab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
 
 notebooks: env  ## run every notebook at its defaults, keep the outputs as the reference, renew prose in results/notebooks/
 	$(VENV) -m saqlib.pipeline.notebooks refresh

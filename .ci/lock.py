@@ -5,11 +5,17 @@ report.lock, whose releases may change a table, a figure or the paper; site.lock
 tools.lock, all others.
 
 pip resolves for the machine that it runs on. Its report holds the metadata of every package, so the
-requirements can be walked once a platform: what only Linux asks for (CUDA, triton) gets a Linux marker,
-what only macOS asks for (appnope) is resolved by itself and gets a macOS marker.
+requirements can be walked once a platform: what only Linux asks for gets a Linux marker, what only macOS asks for
+(appnope) is resolved by itself and gets a macOS marker. What PyTorch's build for CUDA asks for is left out: torch names
+it by itself, and a build for CPUs needs none of it.
+
+Without hashes: one lock serves Linux and macOS, x86-64 and arm64, and Python 3.11 and later, so each line would need
+the hashes of a release's every file, where pip tells that of the one that it would take here. What decides a number is
+guarded otherwise: the releases stand in every key of the store, and the data have hashes.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -30,9 +36,10 @@ PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
     "darwin": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
 }
+CUDA = re.compile("(cuda|nvidia)-|triton$")  # packages of PyTorch's build for CUDA
 OLD_ENOUGH = ["soupsieve<3"]  # later ones refuse Python below 3.11.5, and Debian 12 has 3.11.2
 HEADER = """\
-# Of what pyproject.toml (with its extra "test") resolves to on Python 3.11: {what}.
+# Of what pyproject.toml (with its extras "study" and "test") resolves to on Python 3.11: {what}.
 # Written by `make lock`; do not edit.
 """
 WHAT = {
@@ -94,7 +101,7 @@ def shares(everything: set[str], packages: dict[str, dict], site: set[str]) -> d
 def main() -> None:
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))) or sys.platform != "linux":
         sys.exit(f"The lock is made with Python {PYTHON} on Linux, where every marker can be checked.")
-    requirements = declared("test", "site")
+    requirements = declared("study", "test", "site")
     packages = resolve(requirements + OLD_ENOUGH)
     while True:
         wanted = {platform: needed(requirements, env, packages) for platform, env in PLATFORMS.items()}
@@ -102,8 +109,8 @@ def main() -> None:
         if not missing:
             break
         packages |= resolve(missing, "--no-deps")
-    everything = set.union(*wanted.values())
-    without = set.union(*(needed(declared("test"), env, packages) for env in PLATFORMS.values()))
+    everything = {name for name in set.union(*wanted.values()) if not CUDA.match(name)}
+    without = set.union(*(needed(declared("study", "test"), env, packages) for env in PLATFORMS.values()))
     for lock, names in shares(everything, packages, everything - without).items():
         lines = []
         for name in sorted(names):

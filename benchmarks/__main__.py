@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import breakdown, latency, machines, peers, scaling, stages, steps
+from benchmarks import breakdown, dispatch, latency, machines, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
 from saqlib import files, paths
 from saqlib.pipeline import instructions, study
@@ -45,6 +45,10 @@ def onnx(settings: Study, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
 
+def handing_out(settings: Study, rounds: int) -> str:
+    return as_table(dispatch.rows())
+
+
 def levels(settings: Study, rounds: int) -> str:
     return as_table(machines.rows())
 
@@ -63,6 +67,7 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "operators": ("One guided step by phase and operator, w4a4", operators),
     "levels": ("What differs between levels of instructions", levels),
     "pipeline": ("Where the time of the last whole run went", pipeline),
+    "tasks": ("Handing out a thousand tasks that compute nothing", handing_out),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
 

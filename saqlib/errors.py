@@ -1,16 +1,125 @@
 """Words for errors that a person reads: one line, and the nearest name that would have been valid."""
 
 import difflib
-from collections.abc import Iterable
+import math
+import os
+import re
+import reprlib
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LONGEST = 80  # characters of a value in a message
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")  # what a terminal takes for a colour or a movement
 
 
 def did_you_mean(value: object, valid: Iterable[str]) -> str:
     """`; did you mean 'mnist'?`, or nothing where no valid name is near."""
-    near = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.3)
+    meant = value[:LONGEST] if isinstance(value, str) else shown(value)
+    near = difflib.get_close_matches(meant, list(valid), n=1, cutoff=0.3)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """What somebody else's error says, on one line: its last one, or the error's kind where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    lines = [printable(line).strip() for line in ESCAPES.sub("", str(error)).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)
+
+
+def printable(text: object) -> str:
+    """Text as a terminal may get it: whatever is not printable, such as a line feed or a colour, as its escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, on one line and cut, also one that would take for ever to be written out."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes out
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = LONGEST
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system refused, with the file: `results/runs.csv: Permission denied`."""
+    named = " and ".join(printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None)
+    said = error.strerror or last_line(error)
+    return f"{named}: {said}" if named else said
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where only numbers can be meant; the message says where."""
+
+
+def check_finite(values: Any, what: str) -> None:
+    """Raise NotFiniteError if a tensor has a value that is NaN or infinite."""
+    # The sum tells in a tenth of the time, but for finite values whose sum is not.
+    if not math.isfinite(values.sum().item()) and not values.isfinite().all():
+        raise NotFiniteError(f"{what} not finite (NaN or infinity)")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which ends a command as Ctrl-C does: whatever it has opened or started is closed or ended."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
+    """Around the body of a command: what goes wrong ends it with one line on stderr, and no traceback.
+
+    Args:
+        expected: errors whose message is for the person. What the system refuses (a full disk, a folder that may not be
+            written) is told, too. Anything else is a mistake of ours and keeps its traceback.
+        stopped: what is said after Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises:
+        SystemExit: with exit code 1; after a signal 128 and its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no arrow gets its escape
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with _raising():
+            yield
+            sys.stdout.flush()  # here, where a full disk can still be told
+    except expected as error:
+        sys.exit(str(error))
+    except BrokenPipeError:  # the reader, such as head, has gone; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(of_the_system(error))
+    except KeyboardInterrupt as stop:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+@contextmanager
+def _raising() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Terminated inside, unless somebody (nohup) has them ignored."""
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: object) -> None:
+    raise Terminated(number)

@@ -55,7 +55,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of the experiment runs: images, seeds, epochs of each dataset, and records of maps."""
+    """How much of the experiment runs: images, seeds, epochs of each dataset, and records of maps.
+
+    seeds_ablated: at most so many seeds of an ablation; with 0 no ablation runs.
+    """
 
     sample: bool
     seeds: int
@@ -65,10 +68,12 @@ class Scale:
     images: int
     images_expensive: int
     images_deployed: int
+    seeds_ablated: int
 
     def __post_init__(self):
         for name in ("seeds", "records", "images", "images_expensive", "images_deployed"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        require(self.seeds_ablated >= 0, f"seeds_ablated must be at least 0, not {self.seeds_ablated}")
         shortest = min(self.epochs.values(), default=0)
         require(shortest >= 1, "epochs must be at least 1 for every dataset")
         require(

@@ -4,7 +4,12 @@ PRIMARY = ("gini", "morans_i", "foreground_mass", "symmetric_relevance_gain")
 FILLS = ("zero", "mean", "noise", "blur")  # what stands in the place of a removed pixel
 PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
 
+RELEVANCE_GAIN = "relevance_gain"
+GAINS = tuple(f"{RELEVANCE_GAIN}_{fill}" for fill in FILLS)  # the columns, one for each fill
+FAITHFULNESS = "faithfulness"  # the relevance gain, mean of the fills that qualify
+ANSWERS = ("gini", "morans_i", FAITHFULNESS)  # the columns that answer what is asked of a map: the others describe
+
 GRADIENT = "gradient"  # the method of saliency that everything rests on
-OTHER_METHODS = ("log_probability", "smoothgrad", "occlusion")
+OTHER_METHODS = ("log_probability", "smoothgrad", "occlusion", "integrated_gradients")
 UNTRAINED = "untrained"  # the control that is a network
 SEED_TO_SEED = "seed_to_seed"  # the likeness of two reference networks, which any likeness is to be read against

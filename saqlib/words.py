@@ -1,15 +1,15 @@
 """What a reader sees in place of an identifier: in tables, figures and sentences the same words.
 
-"Clear" has four parts here, since each score alone can be won by a map that nobody would call clear: Gini likes a
-speckled map and a single pixel, Moran's I any smooth blob, foreground mass the bare silhouette, and the relevance gain
-does not see noise. What each score is stands here; how it is computed, in saqlib.clarity.
+"Clear" is no score: each one alone can be won by a map that nobody would call clear. Gini likes a speckled map and a
+single pixel, Moran's I any smooth blob, foreground mass the bare silhouette, and the relevance gain does not see noise.
+What each score is stands here; how it is computed, in saqlib.clarity; which question one answers, in params.yaml.
 """
 
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from saqlib.names import GRADIENT, UNTRAINED
+from saqlib.names import FAITHFULNESS, GAINS, GRADIENT, RELEVANCE_GAIN, UNTRAINED
 
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 CLASSES = {
@@ -27,7 +27,7 @@ class Score:
     id: str
     name: str
     symbol: str
-    direction: Literal["higher", "lower"]  # which one is clearer, or for preservation: more alike
+    direction: Literal["higher", "lower"]  # which is better, or for preservation: more alike
     low: float
     high: float
     chance: float | None  # what a map scores that knows nothing, where that is one number
@@ -83,6 +83,7 @@ METHODS = {
     "log_probability": "gradient of the log-probability",
     "smoothgrad": "SmoothGrad",
     "occlusion": "occlusion",
+    "integrated_gradients": "integrated gradients",
 }
 _COLUMNS = {
     "claim": "Claim",
@@ -90,16 +91,20 @@ _COLUMNS = {
     "training": "Training",
     "precision": "Precision",
     "metric": "Score",
+    "question": "Question",
     "comparison": "Comparison",
     "verdict": "Verdict",
     "test_accuracy": "Test accuracy",
     "dead_rate": "Dead rate",
-    "clarity": "Clarity as a whole",
+    "amplitude": "Amplitude",
+    FAITHFULNESS: "Faithfulness",
 }
 
 
 def score_id(column: str) -> str:
     """The id of the score in a column of the runs: `preservation_ssim` is `ssim`, `dead_rate` is `dead`."""
+    if column in (*GAINS, FAITHFULNESS):  # one score, under one fill or another
+        return "symmetric_relevance_gain"
     return {"dead_rate": "dead"}.get(column, column.removeprefix("preservation_"))
 
 
@@ -109,6 +114,8 @@ def name(column: str) -> str:
         return _COLUMNS[column]
     if column.startswith("retained_"):
         return f"{name(column.removeprefix('retained_'))}, retained"
+    if column in GAINS:
+        return f"Relevance gain, {column.removeprefix(RELEVANCE_GAIN + '_')}"
     score = SCORES.get(score_id(column))
     return score.name if score else column.replace("_", " ").capitalize()
 

@@ -1,32 +1,34 @@
 """Worker processes, each with one thread: where and how fast something is computed, never what comes out."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saqlib.params import one_of, require
+from saqlib.processes import end_with_parent
 
 if TYPE_CHECKING:
     import torch
 
-EXECUTORS = ("local", "ray")
 DEVICES = ("auto", "cpu", "cuda")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_BLOCK = 1 << 30
 LARGEST_SURPLUS = (1 << 31) - 1
+WORKER_BYTES = 1 << 30  # what a worker takes while it trains or scores on all images
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where work is done. executor: worker processes of this machine, or a Ray cluster. device: of the training."""
+    """Where work is done: in worker processes of this machine. device: of the training."""
 
-    executor: str = "local"
     device: str = "auto"
 
     def __post_init__(self):
-        one_of(self.executor, EXECUTORS, "executor")
         one_of(self.device, DEVICES, "device")
 
     def pick_device(self) -> "torch.device":
@@ -40,32 +42,42 @@ class Engine:
         return torch.device(self.device)
 
     def map(self, task: Callable[..., Any], jobs: list[tuple], n_jobs: int | None = None) -> list[Any]:
-        """Run `task(*job)` for every job, each in one thread of a worker process (or on a Ray cluster), in order.
+        """Run `task(*job)` for every job, each in one thread of a worker process; the results in the order of the jobs.
 
         n_jobs: processes, one a core when None; with one, the work is done in this process.
         """
         import joblib
 
-        calls = [joblib.delayed(_in_one_thread)(task, *job) for job in jobs]
-        if self.executor == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
-            with joblib.parallel_config("ray"):
-                return joblib.Parallel()(calls)
+        calls = [joblib.delayed(in_one_thread)(os.getpid(), task, *job) for job in jobs]
         return joblib.Parallel(n_jobs=n_jobs or processes(len(jobs)))(calls)
 
 
 def processes(jobs: int) -> int:
-    """One a core that this process may use (LOKY_MAX_CPU_COUNT), no more than there are jobs, at least one."""
+    """One a core that this process may use (LOKY_MAX_CPU_COUNT), if memory allows, no more than jobs, at least one."""
     import joblib
 
-    return max(1, min(joblib.cpu_count(), jobs))
+    return max(1, min(joblib.cpu_count(), jobs, available_memory() // WORKER_BYTES))
 
 
-def _in_one_thread(task: Callable[..., Any], *arguments: Any) -> Any:
+def available_memory() -> int:
+    """Bytes that this process and its children may still take, by the system and by its control group."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    try:
+        told = [(CONTROL_GROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current")]
+        most, taken = map(int, told)
+    except (OSError, ValueError):  # no control groups, or one without a limit, which says `max`
+        return free
+    return min(free, max(0, most - taken))
+
+
+def in_one_thread(asked_by: int, task: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task with one thread of PyTorch's. asked_by: the process that waits for the result."""
     import torch
 
+    if os.getppid() == asked_by:  # a worker of this machine, and no longer of use without its parent
+        end_with_parent()
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

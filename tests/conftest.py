@@ -1,13 +1,22 @@
 """What all tests share: repeatable properties, one thread, no network, and files that stay together on a worker."""
 
+import os
+import signal
 import socket
 
 import hypothesis
 import pytest
 import torch
 
+from saqlib.pipeline import instructions
+
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+# Who starts the tests in the background (a shell, nohup) may have these ignored, and every process that a test starts
+# would inherit that: a signal would then end nothing, and whoever waits for the end would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,6 +40,15 @@ def no_network() -> None:
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("DVC_NO_ANALYTICS", "1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_instructions():
+    """A command that pins this process's children pins those of its test alone: later workers round as we do."""
+    before = {name: os.environ.get(name) for name in instructions.AVX2}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 class StderrNotCompared:

@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from saqlib.names import PRESERVATION, PRIMARY
+from saqlib.evidence.per_seed import Evidence
+from saqlib.names import FAITHFULNESS, GAINS, PRESERVATION, PRIMARY
 
 DATASETS = ("mnist", "fashion_mnist")
 PRECISIONS = ("fp32", "w4a4", "mixed", "w2a2")
 TRAININGS = ("standard", "guided")
 LIKENESS = tuple(f"preservation_{name}" for name in PRESERVATION)
-METRICS = ("test_accuracy", *PRIMARY, *LIKENESS)
+SCORES = (*PRIMARY, *GAINS, FAITHFULNESS, "amplitude")
+METRICS = ("test_accuracy", *SCORES, *LIKENESS)
 
 
 def grid(
@@ -40,7 +42,7 @@ def make_runs(
     datasets: Sequence[str] = ("mnist",),
     precisions: Sequence[str] = PRECISIONS,
 ) -> pd.DataFrame:
-    """Runs with accuracy, the primary scores and likeness: a level in [0, 1) of each dataset and seed, plus noise.
+    """Runs with accuracy, every score and likeness: a level in [0, 1) of each dataset and seed, plus noise.
 
     effect(precision, training, metric) is what a test plants, in units of the noise; without one the null holds.
     The levels, shared by all networks of a seed, cancel in paired differences. Accuracy lies 90 higher.
@@ -55,3 +57,13 @@ def make_runs(
         ]
         frame[metric] = level + noise * (np.array(planted) + rng.normal(size=len(frame)))
     return frame.assign(dead_rate=0.0)
+
+
+def evidence(runs: pd.DataFrame, *, given: float = 0.5, fills: Sequence[str] = ("mean", "noise", "blur")) -> Evidence:
+    """The runs on every set of images, above untrained networks that score `given` less than the reference."""
+    reference = runs[runs.precision == "fp32"].drop(columns=["precision", "test_accuracy"])
+    untrained = reference.assign(**{name: reference[name] - given for name in SCORES})
+    sets = ("primary", "all", "matched")
+    return Evidence(
+        dict.fromkeys(sets, runs), dict.fromkeys(sets, untrained), dict.fromkeys(runs.dataset.unique(), tuple(fills))
+    )

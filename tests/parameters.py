@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
-from saqlib import paths
+from saqlib import params
 from saqlib.params import ParamsError
 
-RAW = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+RAW = params.read()
 BAD_NUMBERS = {"nan": float("nan"), "text": "0.003", "flag": True, "nothing": None, "list": [1]}
 
 

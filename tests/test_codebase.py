@@ -117,7 +117,8 @@ def test_needed_stops_at_infrastructure(library):
 
 def test_infrastructure_hides_nothing_that_decides():
     """What a deciding module gets from infrastructure rests on infrastructure and on makers of values alone."""
-    used = {"codebase", "datasets", "errors", "files", "paths", "store", "workers"}  # not commands of their own
+    # not commands of their own
+    used = {"codebase", "datasets", "errors", "files", "paths", "processes", "store", "workers"}
     assert used < set(codebase.INFRASTRUCTURE)
     for module in used:
         for each in codebase.imported(codebase.file_of(module).read_text()):

@@ -2,9 +2,9 @@
 
 import gzip
 import hashlib
+import inspect
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saqlib import download, paths
+from saqlib import download, paths, processes
 from saqlib.data import images
 from saqlib.data.images import DataError
 from saqlib.datasets import DATASETS, FILES
+from saqlib.errors import last_line
 from saqlib.params import ParamsError
 from tests.raw_files import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, idx, put, random_arrays, take_for_mnist
 
@@ -72,9 +73,9 @@ def test_unknown_dataset_is_refused(world, capsys):
     """fetch refuses an unknown dataset, and the command ends with 1 and one sentence on stderr."""
     with pytest.raises(ParamsError, match="unknown dataset 'minst'; did you mean 'mnist'"):
         download.fetch("minst")
-    assert download.main(["minst"]) == 1
-    output = capsys.readouterr()
-    assert output.out == "" and output.err.count("\n") == 1
+    with pytest.raises(SystemExit, match="^unknown dataset 'minst'; did you mean 'mnist'.*$"):
+        download.main(["minst"])
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:-1] + b"\xff"])
@@ -218,15 +219,22 @@ def test_interrupted_write_leaves_no_half_file(world, tmp_path, monkeypatch, err
     assert download.fetch("mnist") == "stand-in"
 
 
-def test_command_tells_and_returns_1(world, monkeypatch, capsys):
-    """The command prints each source on stderr and nothing on stdout; it returns 1 after an error."""
+def test_command_tells_what_it_tries(world, monkeypatch, capsys):
+    """The command prints each source on stderr and nothing on stdout; it ends with one sentence after an error."""
     monkeypatch.setattr(download, "SOURCES", (a_failure(OSError("no route to host")),))
-    assert download.main(["mnist"]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("mnist: trying broken\nmnist: broken: no route to host\nNo source has the files")
+    with pytest.raises(SystemExit, match="^No source has the files"):
+        download.main(["mnist"])
+    assert capsys.readouterr() == ("", "mnist: trying broken\nmnist: broken: no route to host\n")
     monkeypatch.setattr(download, "SOURCES", (a_source(world),))
-    assert download.main(["mnist"]) == 0
+    download.main(["mnist"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--hepl"]])
+def test_an_option_is_no_dataset(arguments):
+    """Help is shown, and what is misspelt is refused as an option."""
+    with pytest.raises(SystemExit) as stop:
+        download.main(arguments)
+    assert stop.value.code == (0 if arguments == ["--help"] else 2)
 
 
 # -------------------------------------------------------------------------------------------------------------- sources
@@ -351,34 +359,67 @@ def test_client_errors_are_told_in_its_words(tmp_path):
         download._run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
-def test_torchvision_waits_no_longer_than_told(tmp_path, monkeypatch, capsys):
-    """In torchvision's download sockets have a time-out, afterwards they are as before; no output."""
-    seen = []
+@pytest.mark.parametrize("trap", [[], ["import signal", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"]])
+def test_a_client_that_never_ends_is_ended(tmp_path, monkeypatch, trap):
+    """A server that sends a byte now and then: the client is killed with what it has started, whatever it ignores."""
+    monkeypatch.setattr(download, "CLIENT_TIMEOUT", 2)
+    program = ["import os, subprocess, sys, time", *trap, "child = subprocess.Popen(['sleep', '1000'])",
+               "open('pids', 'w').write(f'{os.getpid()} {child.pid}')", "time.sleep(1000)"]  # fmt: skip
+    with pytest.raises(RuntimeError, match="did not end within 2 seconds"):
+        download._run([sys.executable, "-c", "\n".join(program)], tmp_path)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    assert not any(processes.runs(int(pid)) for pid in pids)
 
-    def mnist(root, download):
-        seen.append(socket.getdefaulttimeout())
+
+# What stands in for torchvision in the process that downloads.
+TORCHVISION = """
+import os, socket, sys
+from types import SimpleNamespace
+class Kind:
+    def __init__(self, root, download):
         print("a progress bar", file=sys.stderr)
-        raise RuntimeError("not reached")
+        assert download and socket.getdefaulttimeout() == 10
+        os.makedirs(os.path.join(root, type(self).__name__, "raw"))
+        if os.path.exists("fail"):
+            raise RuntimeError("no mirror answers")
+datasets = SimpleNamespace(**{name: type(name, (Kind,), {}) for name in ("MNIST", "FashionMNIST")})
+"""
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", mnist)
-    before = socket.getdefaulttimeout()
-    with pytest.raises(RuntimeError, match="not reached"):
-        download.from_torchvision("mnist", tmp_path)
-    assert seen == [download.TIMEOUT] and socket.getdefaulttimeout() == before
-    assert capsys.readouterr() == ("", "")
+
+@pytest.fixture
+def no_torchvision(tmp_path, monkeypatch) -> Path:
+    """A folder to download to, where a stand-in comes before torchvision."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "torchvision.py").write_text(TORCHVISION)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    (tmp_path / "downloads").mkdir()
+    return tmp_path / "downloads"
 
 
 @pytest.mark.parametrize(("dataset", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_torchvision_says_where_its_files_lie(tmp_path, monkeypatch, dataset, kind):
-    """Each dataset is torchvision's own of that name, told to download; its raw folder is handed on."""
+def test_torchvision_says_where_its_files_lie(no_torchvision, capfd, dataset, kind):
+    """Each dataset is torchvision's own of that name, told to download; no bar where nobody looks."""
+    assert download.from_torchvision(dataset, no_torchvision) == no_torchvision / kind / "raw"
+    assert (no_torchvision / kind / "raw").is_dir() and capfd.readouterr() == ("", "")
 
-    class Standin:
-        def __init__(self, root, download):
-            assert root == tmp_path and download
-            self.raw_folder = str(tmp_path / kind / "raw")
 
-    monkeypatch.setattr(torchvision.datasets, kind, Standin)
-    assert download.from_torchvision(dataset, tmp_path) == tmp_path / kind / "raw"
+def test_torchvision_that_reaches_nobody_is_told_by_its_last_line(no_torchvision):
+    """Its own words, behind the traceback."""
+    (no_torchvision / "fail").touch()
+    with pytest.raises(RuntimeError) as error:
+        download.from_torchvision("mnist", no_torchvision)
+    assert last_line(error.value) == "RuntimeError: no mirror answers"
+
+
+def test_torchvision_has_what_is_asked_of_it():
+    """The stand-in is like the real one: both kinds, which lay their files where they are looked for."""
+    for kind in ("MNIST", "FashionMNIST"):
+        parameters = inspect.signature(getattr(torchvision.datasets, kind)).parameters
+        assert {"root", "download"} <= set(parameters)
+        dataset = object.__new__(getattr(torchvision.datasets, kind))
+        dataset.root = "x"
+        assert dataset.raw_folder == os.path.join("x", kind, "raw")
 
 
 def test_module_runs_as_a_command():

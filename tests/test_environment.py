@@ -4,8 +4,12 @@ import ast
 import functools
 import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from types import ModuleType
@@ -15,12 +19,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from saqlib.deployment.explain import OLDEST
 from saqlib.paths import ROOT
 from saqlib.store import NUMERICS
 
 CONFIGURED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = CONFIGURED["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+STUDY = PROJECT["dependencies"] + EXTRAS["study"]  # what everybody installs who runs the pipeline
 LOCKS = {path.stem: path.read_text() for path in sorted((ROOT / "locks").glob("*.lock"))}
 PINS = {
     lock: {
@@ -61,7 +67,7 @@ def test_there_are_four_locks():
     assert set(LOCKS) == set(lock_script().WHAT) == {"numerics", "report", "site", "tools"}
 
 
-@pytest.mark.parametrize("declared", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["site"])
+@pytest.mark.parametrize("declared", STUDY + EXTRAS["test"] + EXTRAS["site"])
 def test_locks_hold_what_is_declared(declared):
     """Each dependency of pyproject.toml is in the locks, on both platforms, at a version that it admits."""
     requirement = Requirement(declared)
@@ -89,13 +95,13 @@ def test_numerics_are_one_list():
     """The packages whose release changes a key of the store are those whose release changes numerics.lock."""
     assert lock_script().NUMERICS == NUMERICS
     assert {canonicalize_name(name) for name in NUMERICS} <= set(PINS["numerics"])
-    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in NUMERICS}
+    assert names(STUDY) >= {canonicalize_name(name) for name in NUMERICS}
 
 
 def test_report_holds_what_decides_tables_figures_and_paper():
     """Each package named for the report is in report.lock, but where the numbers need it already."""
     script = lock_script()
-    assert names(PROJECT["dependencies"]) >= {canonicalize_name(name) for name in script.REPORT}
+    assert names(STUDY) >= {canonicalize_name(name) for name in script.REPORT}
     assert {canonicalize_name(name) for name in script.REPORT} <= set(PINS["report"]) | set(PINS["numerics"])
     assert not {*script.REPORT} & {*script.NUMERICS}
 
@@ -112,7 +118,9 @@ def test_a_lock_holds_what_its_packages_need(lock):
     for name in PINS[lock].keys() - names(list(lock_script().NOT_FOLLOWED)):
         for needed in map(Requirement, _needs(name)):
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(needed.name) in there, f"{name} needs {needed}"
+                assert canonicalize_name(needed.name) in there or lock_script().CUDA.match(needed.name), (
+                    f"{name}: {needed}"
+                )
 
 
 def _needs(name: str) -> list[str]:
@@ -146,12 +154,18 @@ def test_lock_script_divides_packages_by_who_needs_them(monkeypatch):
     }
 
 
-def test_only_linux_is_asked_for_cuda():
-    """CUDA's packages and triton are in numerics.lock, and only for Linux."""
-    cuda = {name for name in ALL_PINS if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
-    assert len(cuda) > 10 and "nvidia-cublas" in cuda
-    assert cuda <= asked_for(LINUX) and not cuda & asked_for(MACOS)
-    assert cuda <= set(PINS["numerics"])
+def test_cuda_is_left_to_torch():
+    """What torch asks for on Linux beside the locks are packages of CUDA, which a build for CPUs does without."""
+    cuda = lock_script().CUDA
+    assert not [name for name in ALL_PINS if cuda.match(name)]
+    needs = [Requirement(text) for text in metadata.requires("torch") or []]
+    asked = {
+        canonicalize_name(each.name)
+        for each in needs
+        if each.marker is None or each.marker.evaluate(LINUX | {"extra": ""})
+    }
+    assert all(cuda.match(name) for name in asked - ALL_PINS.keys())
+    assert cuda.match("nvidia-cublas") and cuda.match("triton") and not cuda.match("tritonclient")
 
 
 def test_macos_gets_what_only_macos_needs():
@@ -173,19 +187,17 @@ def test_no_registry_is_named(name):
 
 # What a folder may import: the library needs what everybody installs (and Ray, where somebody asks for it).
 DECLARED = {
-    "saqlib": names(PROJECT["dependencies"] + EXTRAS["ray"] + EXTRAS["site"]),
-    "notebooks": names(PROJECT["dependencies"]),
-    "tests": names(PROJECT["dependencies"] + EXTRAS["test"]),
-    "benchmarks": names(PROJECT["dependencies"] + EXTRAS["bench"]),
-    ".ci": names(PROJECT["dependencies"] + EXTRAS["test"]),
+    "saqlib": names(STUDY + EXTRAS["ray"] + EXTRAS["site"]),
+    "notebooks": names(STUDY),
+    "tests": names(STUDY + EXTRAS["ray"] + EXTRAS["test"]),
+    "benchmarks": names(STUDY + EXTRAS["bench"] + EXTRAS["ray"]),
+    ".ci": names(STUDY + EXTRAS["test"]),
 }
 OWN = {"saqlib", "tests", "benchmarks"}
 # What nobody imports: where it is used, and by which words.
 USED_OTHERWISE = {
     "furo": ("site/conf.py", 'html_theme = "furo"'),
     "ipykernel": ("saqlib/pipeline/forms.py", "(ipykernel)"),  # the kernel of every notebook
-    "ipywidgets": ("saqlib/pipeline/panel.py", "from tqdm.auto import"),  # what a progress bar in a notebook is made of
-    "jupyterlab": ("Makefile", "-m jupyterlab"),
     "myst-nb": ("site/conf.py", 'extensions = ["myst_nb"]'),
     "nbval": ("Makefile", "--nbval --nbval-current-env"),
     "playwright": ("tests/site/test_pages.py", 'importorskip("playwright.sync_api"'),
@@ -244,6 +256,59 @@ def test_what_is_declared_is_used(package):
         assert words in (ROOT / file).read_text()
 
 
+# ------------------------------------------------------------------------------------------------ a reader's share
+
+# What a reader without PyTorch runs, and the extra that it takes.
+READERS = {"deployment.explain": [], "explore.networks": [], "explore.desk": EXTRAS["explore"]}
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_a_reader_needs_no_more_than_declared(module):
+    """In a fresh interpreter, what is imported of other packages is declared, or asked for by what is declared."""
+    script = f"import sys; own = {{*sys.modules}}; import saqlib.{module}; print(*{{*sys.modules}} - own)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = (
+        {name.split(".")[0] for name in done.stdout.split()}
+        - sys.stdlib_module_names
+        - OWN
+        - set(sys.builtin_module_names)
+    )
+    loaded = {name for name in loaded if name in distributions()}
+    installed = lock_script().needed(
+        PROJECT["dependencies"] + READERS[module], LINUX, {n: {"requires_dist": _needs(n)} for n in ALL_PINS}
+    )
+    assert {name for name in loaded if not packages_of(name) & installed} == set()
+
+
+def test_every_environment_has_the_lower_bound_of_onnxruntime():
+    """Older ones cannot read the files of 2 bits: declared, locked, in Binder's environment, named where it fails."""
+    (declared,) = [Requirement(text) for text in PROJECT["dependencies"] if text.startswith("onnxruntime")]
+    assert not declared.specifier.contains("1.27.0") and declared.specifier.contains("1.28.0")
+    binder = (ROOT / ".binder" / "requirements.txt").read_text()
+    for text in (str(ALL_PINS["onnxruntime"]), re.search(r"^onnxruntime==.*$", binder, flags=re.MULTILINE)[0]):
+        assert declared.specifier.contains(next(iter(Requirement(text).specifier)).version)
+    assert OLDEST in str(declared) and f"ONNX Runtime {OLDEST}" in (ROOT / "README.md").read_text()
+
+
+def test_binder_is_a_readers_environment():
+    """A few pins, those of the locks, without PyTorch; the package itself is installed without asking for more."""
+    pins = [
+        Requirement(line) for line in (ROOT / ".binder" / "requirements.txt").read_text().splitlines() if line[0] != "#"
+    ]
+    assert names([*PROJECT["dependencies"], *EXTRAS["explore"]]) == {canonicalize_name(pin.name) for pin in pins}
+    assert all(str(pin) == str(ALL_PINS[canonicalize_name(pin.name)]) for pin in pins)
+    post = ROOT / ".binder" / "postBuild"
+    assert "pip install --no-deps --editable ." in post.read_text() and post.stat().st_mode & 0o111
+    assert (ROOT / ".binder" / "runtime.txt").read_text() == f"python-{lock_script().PYTHON}\n"
+
+
+def test_the_development_container_sets_up_what_make_does():
+    """On the same Python, by the same command."""
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["image"].split(":")[1].split("-")[-2] == lock_script().PYTHON
+    assert container["postCreateCommand"] == "make env"
+
+
 # ----------------------------------------------------------------------------------------- who installs and who runs
 
 
@@ -261,6 +326,37 @@ def test_make_installs_from_the_locks():
     assert "$(INSTALL) $(addprefix --requirement ,$(LOCKS))" in makefile
 
 
+def test_a_lock_dated_in_the_future_sets_up_once(tmp_path):
+    """As after a copy from a machine whose clock runs ahead: make does not begin anew each time."""
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nif [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi\n')
+    python.chmod(0o755)
+    for days, name in enumerate(("numerics.lock", "tools.lock"), start=1):
+        later = time.time() + days * 86400
+        os.utime(tmp_path / "locks" / name, (later, later))
+    said = [
+        subprocess.run(
+            ["make", "env", "PYTHON=./python"], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "Setting up .venv" in said[0] and "Setting up .venv" not in said[1]
+
+
+def test_jupyterlab_asks_nobody_for_news_and_updates():
+    """The switches are there, and `make lab` uses them."""
+    from jupyterlab.labapp import LabApp
+
+    switches = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
+    assert all(switch in (ROOT / "Makefile").read_text() for switch in switches)
+    app = LabApp()
+    app.parse_command_line(list(switches))
+    assert app.news_url is None and app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
+
+
 def test_python_versions_agree():
     """pyproject.toml, environment.yml, the locks, ruff and the workflow speak of the same Python."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
@@ -271,6 +367,35 @@ def test_python_versions_agree():
     assert CONFIGURED["tool"]["ruff"]["target-version"] == "py311"
     for text in LOCKS.values():
         assert re.search(r"\bon Python 3\.11\b", text.splitlines()[0])
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_and_may_only_read(path):
+    """By commit, the tag beside it; what a job writes to is said at the job, and the token is not left in the clone."""
+    text = path.read_text(encoding="utf-8")
+    for use in re.findall(r"uses: (.*)", text):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use), use
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            if "actions/checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_nothing_is_told_to_anybody(tmp_path):
+    """DVC's and Ray's reports of use are off, whoever starts them."""
+    from saqlib.pipeline import calls
+
+    assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
+    assert calls.environment(tmp_path)["DVC_NO_ANALYTICS"] == "1"
+    assert (
+        'environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")'
+        in (ROOT / "saqlib" / "pipeline" / "engines.py").read_text()
+    )
 
 
 def test_workflow_caches_by_the_locks():
@@ -287,7 +412,8 @@ def test_every_recipe_calls_the_environment_by_relative_path():
     assert re.search(r"^VENV := \.venv/bin/python$", makefile, flags=re.MULTILINE)
     commands = re.findall(r"^\t@?(\S+)", makefile, flags=re.MULTILINE)
     assert re.search(r"^INSTALL := \$\(VENV\) -m pip install\b", makefile, flags=re.MULTILINE)
-    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find", "if", "npm"}
+    assert set(commands) == {"$(VENV)", "$(INSTALL)", '"$(PYTHON)"', "awk", "echo", "touch", "rm", "find", "for", "if",
+                             "npm"}  # fmt: skip
 
 
 def test_ci_runs_the_tests_and_the_quick_run():

@@ -4,8 +4,11 @@ import errno
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,13 +52,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 class FailingFile(io.FileIO):
     """A file on a disk that has room for 10 bytes more, or in whose writing somebody presses Ctrl-C."""
 
-    def __init__(self, handle: int, error: BaseException):
-        super().__init__(handle, "w")
-        self.error = error
+    error: BaseException
 
     def write(self, content) -> int:
         super().write(bytes(content)[:10])
         raise self.error
+
+
+def failing(error: BaseException):
+    """In place of `open`: a file that it makes fails in the middle of a write."""
+
+    def opened(path, mode):
+        file = FailingFile(path, mode)
+        file.error = error
+        return io.BufferedWriter(file)
+
+    return opened
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -69,7 +81,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
-@pytest.mark.parametrize("step", ["write", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("before", [None, "old\n"])
 def test_whatever_goes_wrong_nothing_half_written_is_left(tmp_path, monkeypatch, writer, error, step, before):
     """At every step, by every writer: the error is told, what was there stays, and the next call succeeds."""
@@ -82,11 +94,11 @@ def test_whatever_goes_wrong_nothing_half_written_is_left(tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
         if step == "write":
-            patch.setattr(files.os, "fdopen", lambda handle, mode: io.BufferedWriter(FailingFile(handle, error)))
+            patch.setattr(files, "open", failing(error), raising=False)
         else:
             patch.setattr(files.os, step, fail)
         WRITERS[writer](path)
-    assert caught.value is error
+    assert caught.value is error or caught.value.args == (error.errno, error.strerror)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([] if before is None else [("there", before)])
     assert WRITERS[writer](path) == path
     assert [p.name for p in tmp_path.iterdir()] == ["there"] and path.stat().st_size > 10
@@ -96,15 +108,34 @@ def test_whatever_goes_wrong_nothing_half_written_is_left(tmp_path, monkeypatch,
 def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
     """The system's own error reaches the caller, and nothing stays behind."""
 
-    def full(handle, mode):
-        os.close(handle)
-        return open("/dev/full", mode)
+    class Full(io.FileIO):
+        """Made where it is asked for, and written to the device."""
 
-    monkeypatch.setattr(files.os, "fdopen", full)
+        def write(self, content):
+            with open("/dev/full", "wb", buffering=0) as device:
+                return device.write(content)
+
+    monkeypatch.setattr(files, "open", lambda path, mode: io.BufferedWriter(Full(path, mode)), raising=False)
     with pytest.raises(OSError) as caught:
         files.write(tmp_path / "table.csv", "new\n")
-    assert caught.value.errno == errno.ENOSPC
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "table.csv"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refused", ["folder", "file above", "name"])
+def test_what_the_system_refuses_names_the_file(tmp_path, refused):
+    """Not the temporary one, whose name helps nobody."""
+    path = {
+        "folder": tmp_path / "there",
+        "file above": tmp_path / "file" / "deep" / "a.csv",
+        "name": tmp_path / ("a" * 300),
+    }[refused]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        files.write(path, "x")
+    assert str(path).startswith(str(caught.value.filename2 or caught.value.filename))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "there"]
 
 
 @pytest.mark.parametrize("content", [None, 3, ["a"]])
@@ -122,8 +153,30 @@ def test_a_file_in_the_making_is_known_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", lambda old, new: (seen.append(old), move(old, new)))
     files.write(tmp_path / "table.csv", "x")
     (temporary,) = seen
-    assert os.path.dirname(temporary) == str(tmp_path)
-    assert os.path.basename(temporary).startswith(".table.csv-") and temporary.endswith(files.PARTIAL)
+    assert temporary.parent == tmp_path
+    assert temporary.name.startswith(".") and temporary.suffix == files.PARTIAL
+
+
+def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """After a power failure a file is the old one or the new one, never one of 0 bytes."""
+    steps = []
+    move = os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda handle: steps.append(os.fstat(handle).st_size))
+    monkeypatch.setattr(files.os, "replace", lambda old, new: (steps.append("named"), move(old, new)))
+    files.write(tmp_path / "a", b"12345")
+    assert steps == [5, "named"]
+
+
+def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
+    """Below the folder, and nothing else: not a file whose name only looks like it."""
+    kept = [files.write(tmp_path / name, "x") for name in ("a.csv", "deep/b.partial", "deep/.c")]
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
+        patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(SystemError()))
+        files.write(tmp_path / "deep" / "a.csv", "y")
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+    files.sweep(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_a_reader_of_the_old_file_reads_it_to_its_end(tmp_path):
@@ -134,9 +187,31 @@ def test_a_reader_of_the_old_file_reads_it_to_its_end(tmp_path):
         assert (reader.read(), path.read_text()) == ("old\n", "new\n")
 
 
-def test_written_files_are_readable_to_all(tmp_path):
-    """A written file has the usual rights, not those of a temporary one."""
-    assert files.write(tmp_path / "a", b"x").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_rights_are_those_that_the_umask_leaves(tmp_path, umask):
+    """Not those of a temporary file, and no more than the person gives."""
+    before = os.umask(umask)
+    try:
+        path = files.write(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_file_system_without_rights_is_written_to(tmp_path, monkeypatch):
+    """Some (CIFS, FUSE) refuse chmod; nothing here needs it."""
+    for name in ("chmod", "fchmod"):
+        monkeypatch.setattr(os, name, lambda *_: (_ for _ in ()).throw(PermissionError()))
+    assert files.write(tmp_path / "a", b"x").read_bytes() == b"x"
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    """A result that DVC has linked into its cache is written anew; what it pointed to stays."""
+    (tmp_path / "cache").write_text("old")
+    (tmp_path / "a").symlink_to(tmp_path / "cache")
+    files.write(tmp_path / "a", "new")
+    assert not (tmp_path / "a").is_symlink() and (tmp_path / "a").read_text() == "new"
+    assert (tmp_path / "cache").read_text() == "old"
 
 
 def test_io_is_utf8(tmp_path):
@@ -190,6 +265,65 @@ def test_what_torch_saves_is_what_torch_reads(tmp_path):
     assert read.keys() == content.keys() and read["name"] == "é"
     assert torch.equal(read["weights"], content["weights"]) and torch.equal(read["seeds"][0], content["seeds"][0])
     assert files.write_torch(tmp_path / "b.pt", content).read_bytes() == path.read_bytes()
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    """The content with one bit changed."""
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+TENSORS = {"weights": torch.arange(60.0).view(6, 10), "name": "é", "seeds": {0: torch.tensor([1, 2])}}
+
+
+def same(one, other) -> bool:
+    """Whether two contents of a file of tensors are equal."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@given(st.data())
+def test_no_flipped_bit_is_read_as_a_number(tmp_path_factory, data):
+    """Wherever it is: the file is refused, or what it holds is what was written (a bit that nobody reads)."""
+    path = files.write_torch(tmp_path_factory.getbasetemp() / "bit.pt", TENSORS)
+    content = path.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    path.write_bytes(flipped(content, bit))
+    try:
+        found = files.read_torch(path)
+    except files.DamagedError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert same(found, TENSORS)
+
+
+@given(st.binary(max_size=300) | st.integers(0, 2**20))
+def test_what_is_no_file_of_tensors_is_refused(tmp_path_factory, content):
+    """Any bytes, and a file cut anywhere."""
+    path = files.write_torch(tmp_path_factory.getbasetemp() / "foreign.pt", TENSORS)
+    whole = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else whole[: content % len(whole)])
+    with pytest.raises(files.DamagedError):
+        files.read_torch(path)
+
+
+def test_a_packed_archive_is_no_file_of_tensors(tmp_path):
+    """A few bytes could be unpacked to gigabytes."""
+    path = files.write_torch(tmp_path / "a.pt", TENSORS)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    with pytest.raises(files.DamagedError, match="a packed entry"):
+        files.read_torch(tmp_path / "b.pt")
+
+
+def test_a_missing_file_is_missing_and_not_damaged(tmp_path):
+    """The system's own error, with the name."""
+    for read in (files.read_torch, files.read_dataset):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "a")
 
 
 # ---------------------------------------------------------------------------------------------------------- datasets
@@ -256,6 +390,33 @@ def test_seeds_that_were_kept_one_by_one_are_one_file(tmp_path):
     joined = xr.concat(read, "seed", data_vars="minimal")
     again = files.read_dataset(files.write_dataset(tmp_path / "both.nc", joined))
     xr.testing.assert_identical(again, DATASET)
+
+
+@given(st.data())
+def test_no_flipped_bit_of_a_dataset_is_read(tmp_path_factory, data):
+    """Every bit of the file counts: its hash is in it."""
+    path = files.write_dataset(tmp_path_factory.getbasetemp() / "bit.nc", DATASET)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, data.draw(st.integers(0, 8 * len(content) - 1))))
+    with pytest.raises(files.DamagedError, match=re.escape(str(path))):
+        files.read_dataset(path)
+
+
+@given(st.binary(max_size=300) | st.integers(0, 2**20))
+def test_what_is_no_dataset_is_refused(tmp_path_factory, content):
+    """Any bytes, and a file cut anywhere."""
+    path = files.write_dataset(tmp_path_factory.getbasetemp() / "foreign.nc", DATASET)
+    whole = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else whole[: content % len(whole)])
+    with pytest.raises(files.DamagedError):
+        files.read_dataset(path)
+
+
+def test_a_dataset_that_somebody_else_wrote_is_refused(tmp_path):
+    """Without its hash nobody knows whether it is whole."""
+    DATASET.drop_vars("pixel").to_netcdf(tmp_path / "a.nc", engine="scipy")
+    with pytest.raises(files.DamagedError):
+        files.read_dataset(tmp_path / "a.nc")
 
 
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1])

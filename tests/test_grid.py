@@ -14,7 +14,7 @@ from tests.parameters import RAW, refusal
 
 GRID = Grid(("mnist", "fashion_mnist"), ("fp32", "w4a4", "mixed", "w2a2"), ("standard", "guided"))
 SCALE = Scale(sample=True, seeds=1, epochs={"mnist": 2, "fashion_mnist": 3}, warmup_epochs=1, records=1, images=1,
-              images_expensive=1, images_deployed=1)  # fmt: skip
+              images_expensive=1, images_deployed=1, seeds_ablated=0)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- cells
@@ -107,6 +107,13 @@ def test_there_is_at_least_one_of_each(name):
     for value in (0, -1):
         text = refusal(lambda value=value: dataclasses.replace(SCALE, **{name: value}))
         assert text == f"{name} must be at least 1, not {value}"
+
+
+def test_a_scale_may_run_no_ablations():
+    """0 of their seeds is a choice, fewer is none."""
+    assert dataclasses.replace(SCALE, seeds_ablated=0) == SCALE
+    text = refusal(lambda: dataclasses.replace(SCALE, seeds_ablated=-1))
+    assert text == "seeds_ablated must be at least 0, not -1"
 
 
 @pytest.mark.parametrize("epochs", [{"mnist": 2, "fashion_mnist": 0}, {"mnist": -1}, {}])

@@ -3,13 +3,17 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from hypothesis import given
+from dvc.utils.serialize import load_yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saqlib import params, paths
+from saqlib.errors import shown
 from saqlib.params import ParamsError
 from tests.parameters import BAD_NUMBERS, RAW, refusal
 
@@ -140,7 +144,7 @@ def test_nothing_else_is_converted(value, kind):
     if type(value) is kind:
         assert params.check(value, kind, "here") is value
     elif not (kind is float and type(value) is int):
-        assert refusal(params.check, value, kind, "here") == f"here must be of type {kind.__name__}, not {value!r}"
+        assert refusal(params.check, value, kind, "here") == f"here must be of type {kind.__name__}, not {shown(value)}"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD_NUMBERS if kind != "nan"])
@@ -275,9 +279,91 @@ def test_one_key_in_two_sections_is_fine(path):
     assert params.read(path) == {"a": {"x": 1}, "b": {"x": 2, "c": {"x": 3}}}
 
 
-def test_number_that_yaml_takes_for_text_is_text(path):
-    """YAML reads 1e-3 as text, 1.0e-3 as a number: as a rate the first is refused with what was found."""
-    path.write_text("short: 1e-3\nlong: 1.0e-3\n")
-    raw = params.read(path)
-    assert refusal(lambda: built(rate=raw["short"])) == "outer.rate must be of type float, not '1e-3'"
-    assert built(rate=raw["long"]).rate == 0.001
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("0127", 127), ("0o17", 15), ("1:30", "1:30"), ("no", "no"), ("1_000", 1000), ("+.5", 0.5)],
+)
+def test_values_are_those_that_dvc_reads(path, text, value):
+    """By YAML 1.2, to which DVC holds: another reading would train with other numbers than those recorded."""
+    path.write_text(f"a: {text}\n")
+    found = params.read(path)["a"]
+    assert found == value and type(found) is type(value)
+    assert load_yaml(path)["a"] == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: caf\xe9", "is not UTF-8 text: byte 7 is 0xe9"),
+        (b"[a, b]: 1", "the key ('a', 'b') is no name"),
+        (b"a: {1: 2}", "params.yaml: a: the key 1 is no name"),
+        (b"a: {no: 2, 1.5: 3}", "params.yaml: a: the key 1.5 is no name"),
+        (b"a: 2024-99-99", "month must be in 1..12"),
+        (b"a: 2024-01-31", "no text, number or list, but datetime.date(2024, 1, 31)"),
+        (b"a: " + b"[" * 3000, "more than 20 levels"),
+        (b"a: " + b"{a: " * 3000, "more than 20 levels"),
+        (b"a: " + b"9" * 400, "is too large: 9999"),
+        (b"a: " + b"9" * 5000, "Exceeds the limit"),
+        (b"a: &x [*x]", "line 1, column 8: found a reference; write the value out"),
+        (b"a: !!int x", "invalid literal"),
+        (b"a: !!binary x", "base64"),
+        (b"a: !!set {b, c}", "no text, number or list"),
+        (b"--- 1\n--- 2", "found another document"),
+        (b"<<: 3", "expected a mapping"),
+        (b"a: \x00", "unacceptable character"),
+        (b"\xff\xfea\x00", "is not UTF-8"),
+        (b"#" * 2_000_000, "larger than 1,000,000 characters"),
+    ],
+)
+def test_what_no_settings_can_be_is_refused(path, content, message):
+    """One line for every kind of text that a reader of YAML does something else with."""
+    path.write_bytes(content)
+    assert message in refusal(params.read, path)
+
+
+def test_references_that_unfold_without_end_are_refused_at_once(path):
+    """Nine lists of nine references each would be 400 million values."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10))]
+    path.write_text("\n".join(lines))
+    assert "line 2, column 10: found a reference" in refusal(params.read, path)
+
+
+def test_a_folder_and_a_file_that_may_not_be_read_are_named(path, tmp_path):
+    """What the system says, with the file."""
+    (tmp_path / "folder.yaml").mkdir()
+    assert refusal(params.read, tmp_path / "folder.yaml") == f"{tmp_path / 'folder.yaml'}: Is a directory"
+
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"], include_characters="\n\t")) | st.sampled_from(
+    ["no", "1:30", "0o17", "1e-3", "~", "null", "", " ", "*a", "<<", "2024-01-31", "0127"]
+)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**14), 10**14) | st.floats(allow_nan=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(WORDS, TREES, max_size=4))
+def test_values_that_are_written_are_read_again(values):
+    """Whatever the words."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text(params.text_of(values), encoding="utf-8")
+        assert params.read(path) == values
+
+
+@given(st.text() | st.binary().map(lambda content: content.decode("latin-1")), st.integers(0, 10**6))
+@settings(max_examples=50)
+def test_any_text_is_values_or_one_line(text, place):
+    """A piece of text anywhere in params.yaml, or alone: read, or refused in one line."""
+    whole = paths.PARAMS.read_text(encoding="utf-8")
+    cut = place % (len(whole) + 1)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        for content in (text, whole[:cut] + text + whole[cut:]):
+            path.write_bytes(content.encode("utf-8", "surrogatepass"))
+            try:
+                params.read(path)
+            except params.ParamsError as error:
+                assert str(error).isprintable() and len(str(error)) <= params.LONGEST

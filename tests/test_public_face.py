@@ -43,6 +43,7 @@ from saqlib.network import (
 from saqlib.saliency import (
     check_alive,
     input_gradient,
+    integrated_gradients,
     log_probability_gradient,
     mask_least_salient,
     occlusion,
@@ -394,12 +395,14 @@ def test_a_masked_pixel_is_masked_in_all_its_channels(case, fraction):
 
 
 def test_other_methods_explain_any_network(case):
-    """SmoothGrad, occlusion and the gradient of the log-probability: finite maps of the same shape, none of them dead.
+    """SmoothGrad, integrated gradients, occlusion, the log-probability's gradient: finite maps, none of them dead.
 
     SmoothGrad with hardly any noise is nearly the map: rounding to a lattice makes even that a step.
     """
     generator = torch.Generator().manual_seed(0)
+    mean = case.images.mean(0, keepdim=True)
     found = {
+        "integrated_gradients": integrated_gradients(case.model, case.images, case.predicted, mean),
         "smoothgrad": smoothgrad(case.model, case.images, case.predicted, generator=generator, samples=4),
         "occlusion": occlusion(case.model, case.images, case.predicted),
         "log_probability": log_probability_gradient(case.model, case.images, case.predicted),

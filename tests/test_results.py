@@ -15,11 +15,12 @@ import torch
 from saqlib import files, paths, stored, words
 from saqlib.data import images as data
 from saqlib.deployment import explain
-from saqlib.deployment.cell import TOLERANCE, verify
 from saqlib.deployment.costs import cost
-from saqlib.evidence import statistics
+from saqlib.deployment.seed import TOLERANCE, verify
+from saqlib.evidence import claims, reading, statistics
+from saqlib.evidence.verdicts import VERDICTS
 from saqlib.grid import Cell
-from saqlib.names import PRIMARY
+from saqlib.names import FAITHFULNESS, GAINS, PRESERVATION, PRIMARY, RELEVANCE_GAIN
 from saqlib.network.lenet import LeNet
 from saqlib.network.quantization import pact_layers
 from saqlib.pipeline import study
@@ -33,6 +34,9 @@ KINDS = {"qcdq": "prediction", "packed": "prediction", "explain": "explanation"}
 MODELS = paths.RESULTS / "models"
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=str)
+second_run = pytest.mark.skipif(
+    not (paths.RESULTS / "evidence").exists(), reason="the first run has one fill and tables of another form"
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,45 @@ def test_tables_are_those_of_the_runs(runs, table, metrics):
             row = found.loc[(cell.dataset, cell.training, cell.precision, metric)]
             expected = statistics.t_interval(own(runs, cell)[metric].to_numpy())
             assert [row["mean"], row.low, row.high] == pytest.approx(list(expected), rel=1e-6, abs=1e-6)
+
+
+@second_run
+def test_faithfulness_is_the_mean_of_the_fills_that_qualify(runs):
+    """By the table of each dataset; the relevance gain with zeros goes by its old name, too."""
+    assert list(runs.columns) == [
+        "test_accuracy", *PRIMARY, *GAINS, FAITHFULNESS, "amplitude", "dead_rate",
+        *(f"preservation_{name}" for name in PRESERVATION),
+    ]  # fmt: skip
+    np.testing.assert_allclose(runs.symmetric_relevance_gain, runs.relevance_gain_zero, rtol=1e-6)
+    for dataset in SETTINGS.grid.datasets:
+        own = runs.loc[dataset]
+        columns = [f"{RELEVANCE_GAIN}_{fill}" for fill in reading.fills(dataset)]
+        expected = own[columns].mean(axis=1, skipna=False) if columns else np.nan
+        np.testing.assert_allclose(own[FAITHFULNESS], expected, rtol=1e-6)
+
+
+@second_run
+def test_every_claim_has_its_verdicts():
+    """Each question on each dataset, under each training or under the guided one; rows of its own behind each."""
+    tests, found = (pd.read_csv(paths.RESULTS / "tables" / f"{name}.csv") for name in ("claims", "verdicts"))
+    assert list(tests.columns) == claims.COLUMNS
+    expected = {
+        (claim.id, claim.group, dataset, training, question)
+        for claim in SETTINGS.claims.hypotheses for dataset in SETTINGS.grid.datasets for question in claim.questions
+        for training in (("guided",) if claim.test in claims.BETWEEN_TRAININGS else SETTINGS.grid.trainings)
+    }  # fmt: skip
+    assert set(found[claims.KEYS].itertuples(index=False, name=None)) == expected and len(found) == len(expected)
+    assert set(tests[claims.KEYS].itertuples(index=False, name=None)) == expected
+    assert {*tests.verdict, *found.verdict} <= set(VERDICTS)
+
+
+@second_run
+def test_every_verdict_of_the_first_run_stands_beside_the_second_s():
+    """All 266, with the reason of each that is another one now."""
+    found = pd.read_csv(paths.RESULTS / "tables" / "first_run.csv", keep_default_na=False)
+    assert len(found) == 266
+    before = found.verdict.replace("not supported", "undecided")
+    assert ((found.why == "") <= (before == found.now)).all()
 
 
 @every_cell

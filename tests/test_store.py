@@ -1,6 +1,7 @@
 """The store: a key that changes with all that decides a result and nothing else; files that are read or put aside."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import subprocess
@@ -8,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from saqlib import codebase, paths, store
+from saqlib import codebase, files, paths, store
 
-USERS = ("training.cell", "clarity.cell")  # whose results are kept
-NO_NUMERICS = {"xarray"}  # imported by a deciding module, and only names what others compute
+USERS = ("training.seed", "clarity.seed", "clarity.brief", "deployment.seed")  # whose results are kept
+NO_NUMERICS = {"pandas", "xarray"}  # imported by a deciding module, and only name what others compute
 
 
 @pytest.fixture
@@ -68,11 +70,11 @@ def test_order_of_settings_is_no_setting(library):
 
 def test_key_does_not_depend_on_the_process():
     """Another process, with another seed of its hashes, finds what this one has kept."""
-    code = "from saqlib import store; print(store.key('saqlib.training.cell', {'b': 1, 'a': 2}))"
+    code = "from saqlib import store; print(store.key('saqlib.training.seed', {'b': 1, 'a': 2}))"
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths.ROOT)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == store.key("saqlib.training.cell", {"b": 1, "a": 2})
+        assert done.stdout.strip() == store.key("saqlib.training.seed", {"b": 1, "a": 2})
 
 
 def test_code_of_the_module_and_of_its_imports_changes_the_key(library, tmp_path, monkeypatch):
@@ -129,6 +131,17 @@ def test_every_package_that_computes_counts(user):
     assert found - set(sys.stdlib_module_names) - {"saqlib"} <= set(store.NUMERICS) | NO_NUMERICS
 
 
+SCHEDULING = {"training.cell", "clarity.cell", "deployment.cell", "stored"}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_no_code_that_schedules_is_in_a_key(user):
+    """Which seeds, on which engine, read from and written to which file: another way of doing that computes nothing."""
+    deciding = set(codebase.texts(user))
+    assert user in deciding and not deciding & SCHEDULING
+    assert not any(codebase.room(module) in codebase.INFRASTRUCTURE for module in deciding)
+
+
 # ----------------------------------------------------------------------------------------------------- files
 
 
@@ -162,6 +175,17 @@ def test_what_cannot_be_read_is_put_aside(tmp_path):
         assert (tmp_path / "0.pt.damaged").read_text() == text
     path.write_text("7")
     assert store.kept(path, read) == 7
+
+
+def test_a_flipped_bit_of_a_weight_is_damage(tmp_path):
+    """torch itself reads such a file without a word; here the seed is trained again."""
+    path = files.write_torch(tmp_path / "0.pt", {"weights": torch.ones(1000)})
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(9).numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    load = functools.partial(torch.load, weights_only=True)
+    assert not torch.equal(load(path)["weights"], torch.ones(1000))
+    assert store.kept(path, load) is None and (tmp_path / "0.pt.damaged").exists()
 
 
 def test_an_interruption_is_no_damage(tmp_path):

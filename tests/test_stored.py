@@ -1,5 +1,6 @@
 """Model files: the network that was saved, of the cell that the name says, or one sentence that says why not."""
 
+import json
 import os
 import pickle
 import re
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from saqlib import paths, stored
@@ -27,6 +30,7 @@ from saqlib.training.looking import accuracy
 STUDY = study.load(scale="smoke")
 CELL = Cell("mnist", "w2a2", "guided")
 COMMITTED = sorted((paths.RESULTS / "models").glob("*.pt"))
+MENDED = {"models": "`make reproduce` writes it anew", "results/models": "`git restore {}`"}
 RECORD = {
     "steps": torch.tensor([0, 7]),
     "images": torch.arange(10 * 784).view(10, 28, 28).to(torch.uint8),
@@ -50,8 +54,15 @@ def states(precision: str | Precision = "w2a2", shape: Shape | None = None) -> d
 def saved(tmp_path) -> Path:
     """A root folder in which a cell of two seeds is saved."""
     root = tmp_path / "root"
-    stored.write_cell(CELL, STUDY.precisions["w2a2"], STUDY.shape, states(), RECORD, root)
+    write(root)
     return root
+
+
+def write(root: Path) -> dict[int, str]:
+    """Both files of the cell below a folder; the hashes of its networks."""
+    digests = stored.write_cell(CELL, STUDY.precisions["w2a2"], STUDY.shape, states(), RECORD, root)
+    stored.publish(CELL, root)
+    return digests
 
 
 @pytest.fixture
@@ -140,7 +151,7 @@ def test_record_is_the_maps_of_training(saved):
 
 def test_files_have_the_same_bytes_each_time(saved, tmp_path):
     """Both files, whatever was written before; the small one has the first seed and no record."""
-    stored.write_cell(CELL, STUDY.precisions["w2a2"], STUDY.shape, states(), RECORD, tmp_path / "again")
+    write(tmp_path / "again")
     for name in ("models", "results/models"):
         one, other = (root / name / f"{CELL}.pt" for root in (saved, tmp_path / "again"))
         assert one.read_bytes() == other.read_bytes()
@@ -203,7 +214,7 @@ def test_file_under_the_name_of_another_cell_is_refused(saved, folder):
     other = Cell("fashion_mnist", "w2a2", "guided")
     shutil.copy(saved / folder / f"{CELL}.pt", saved / folder / f"{other}.pt")
     path = saved / folder / f"{other}.pt"
-    assert refusal(saved, other) == f"{path} holds {CELL}, not the cell of its name; train the cell again"
+    assert refusal(saved, other) == f"{path} holds {CELL}, not the cell of its name; {MENDED[folder].format(path)}"
     assert stored.load_model(CELL, 0, root=saved)
 
 
@@ -232,6 +243,9 @@ FOREIGN = {
     "less than a cell": _replaced({"cell": str(CELL), "precision": {}, "network": {}}),
     "list": _replaced([str(CELL)]),
     "tensor": _replaced(torch.zeros(3)),
+    "no seeds": _replaced({"cell": str(CELL), "precision": {}, "network": {}, "seeds": [0]}),
+    "seeds of text": _replaced({"cell": str(CELL), "precision": {}, "network": {}, "seeds": {"0": {}}}),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path)),
 }
 
 
@@ -261,3 +275,123 @@ def test_name_that_is_no_cell_is_refused(saved, name):
     """A misspelt cell is told as such, not as a missing file."""
     with pytest.raises(ParamsError):
         stored.load_model(name, 0, root=saved)
+
+
+# Contents of a file that is whole and of the right cell, and holds no network of it.
+NO_NETWORK = {
+    "precision of text": lambda content: content | {"precision": "w2a2"},
+    "precision without layers": lambda content: content | {"precision": {"name": "w2a2"}},
+    "one layer": lambda content: content | {"precision": {"name": "w2a2", "layers": [{"weight": 2}]}},
+    "bits that are none": lambda content: content | {"precision": {"name": "x", "layers": [{"weight": 99}] * 5}},
+    "unknown word of a layer": lambda content: content | {"precision": {"name": "x", "layers": [{"bits": 2}] * 5}},
+    "no widths": lambda content: content | {"network": {}},
+    "widths of text": lambda content: content | {"network": {"channels": "ab", "hidden": "cd"}},
+    "other widths": lambda content: content | {"network": {"channels": [3, 5], "hidden": [12, 7]}},
+    "no weights": lambda content: content | {"seeds": {0: {}}},
+    "weights of text": lambda content: content | {"seeds": {0: "weights"}},
+    "one weight less": lambda content: content | {"seeds": {0: dict(list(content["seeds"][0].items())[1:])}},
+    "weights of another precision": lambda content: content | {"seeds": states("fp32")},
+}
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("kind", NO_NETWORK)
+def test_file_without_a_network_is_refused_in_one_sentence(saved, kind, told):
+    """PyTorch's own errors run over many lines; the cell is named, whether a report tells of it or not."""
+    path = saved / "models" / f"{CELL}.pt"
+    if told:
+        report(saved, {0: "0" * 64})
+    torch.save(NO_NETWORK[kind](torch.load(path, weights_only=True)), path)
+    assert str(CELL) in refusal(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["conv1.weight", "dense3.bias", "act2.alpha", "conv2.weight_scale"])
+def test_network_that_is_not_finite_is_refused(saved, name, value):
+    """Somewhere one NaN or infinity: its codes would be 0, its answer a class with some confidence."""
+    path = saved / "models" / f"{CELL}.pt"
+    content = torch.load(path, weights_only=True)
+    content["seeds"][0][name].view(-1)[-1] = value
+    torch.save(content, path)
+    assert refusal(saved) == f"{name} of seed 0 of {CELL} is not finite (NaN or infinity); train it again"
+    assert stored.load_model(CELL, 1, root=saved)
+
+
+# ------------------------------------------------------------------------------------ the network that was reported
+
+
+def report(root: Path, digests: dict[int, str]) -> Path:
+    """The report of the cell as training writes it, with a hash for each seed."""
+    path = root / "results" / "runs" / f"{CELL}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cell": str(CELL), "seeds": {str(s): {"sha256": d} for s, d in digests.items()}}))
+    return path
+
+
+def test_network_of_the_report_is_loaded(saved):
+    """From both files; a report without hashes, as of the first run, tells nothing."""
+    path = report(saved, write(saved))
+    for folder in ("models", "results/models"):
+        assert stored.read_cell(saved / folder / f"{CELL}.pt")
+    path.write_text(json.dumps({"cell": str(CELL), "seeds": {"0": {"test_accuracy": 99.0}}}))
+    assert stored.load_model(CELL, 0, root=saved)
+
+
+def swapped(seeds: dict) -> None:
+    seeds[0], seeds[1] = seeds[1], seeds[0]
+
+
+def nudged(seeds: dict) -> None:
+    weight = seeds[0]["dense3.weight"].view(torch.int32).view(-1)
+    weight[0] ^= 1  # the last bit of one weight
+
+
+def renamed(seeds: dict) -> None:
+    state = seeds[0]
+    state["dense1.bias"], state["dense2.bias"] = state["dense2.bias"], state["dense1.bias"]
+
+
+@pytest.mark.parametrize("change", [swapped, nudged, renamed])
+@pytest.mark.parametrize("folder", ["models", "results/models"])
+def test_another_network_than_the_reported_one_is_refused(saved, folder, change):
+    """Seeds exchanged, one bit of one weight: a file that is whole and of this cell, and not what was evaluated."""
+    told = report(saved, write(saved))
+    path = saved / folder / f"{CELL}.pt"
+    if folder != "models":
+        shutil.rmtree(saved / "models")
+    content = torch.load(path, weights_only=True)
+    content["seeds"] = states()
+    change(content["seeds"])
+    torch.save(content, path)
+    mended = MENDED[folder].format(path)
+    assert refusal(saved) == f"seed 0 of {path} is not the network that {told} tells of; {mended}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"seeds": []}', '{"seeds": {"0": 3}}', '{"seeds": 3}', "\xff"])
+def test_report_that_is_none_is_refused(saved, text):
+    """Cut or foreign: whether the network is the one that was evaluated, nobody could say."""
+    path = report(saved, {})
+    path.write_bytes(text.encode("latin-1"))
+    assert refusal(saved).startswith(f"{path} is not a report of {CELL}; ")
+
+
+@given(st.data())
+def test_no_flipped_bit_gives_another_network(tmp_path_factory, data):
+    """Any bit of the file: refused in one line, or the very same network."""
+    root = tmp_path_factory.getbasetemp() / "flipped"
+    path = root / "models" / f"{CELL}.pt"
+    if not path.exists():
+        write(root)
+        path.with_suffix(".whole").write_bytes(path.read_bytes())
+        torch.save(states()[0], path.with_suffix(".expected"))
+    content = bytearray(path.with_suffix(".whole").read_bytes())
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    try:
+        state = stored.load_model(CELL, 0, root=root).state_dict()
+    except stored.ModelFileError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        expected = torch.load(path.with_suffix(".expected"), weights_only=True)
+        assert all(torch.equal(values, expected[name]) for name, values in state.items())

@@ -13,6 +13,7 @@ from saqlib.clarity.controls import control_maps
 from saqlib.clarity.preservation import preservation_scores
 from saqlib.clarity.scores import clarity_scores
 from saqlib.datasets import DATASETS
+from saqlib.evidence.settings import ACCURACY
 from saqlib.network.initial import build
 from saqlib.network.settings import named
 from tests.parameters import RAW
@@ -54,12 +55,18 @@ def test_every_score_that_is_computed_has_words_and_no_other():
 
 
 def test_every_identifier_of_names_has_words():
-    """Primary and preservation scores are scores; they do not overlap."""
+    """Primary and preservation scores are scores; they do not overlap; what answers a question has a name and arrow."""
     assert {*names.PRIMARY, *names.PRESERVATION} <= set(words.SCORES)
     assert not {*names.PRIMARY} & {*names.PRESERVATION}
-    claimed = {metric for claim in RAW["claims"]["hypotheses"] for metric in claim["metrics"]}
-    assert claimed - {"test_accuracy"} == set(names.PRIMARY)
+    for column in (*names.ANSWERS, *names.GAINS):
+        assert words.heading(column) == f"{words.name(column)} ↑" and "_" not in words.name(column)
     assert len(names.PRIMARY) == len(names.PRESERVATION) == 4
+
+
+def test_the_answers_are_what_the_questions_of_maps_ask_for():
+    """Columns that figures and tables show as answers are those of params.yaml; the relevance gain's is its mean."""
+    asked = [column for column in RAW["claims"]["questions"].values() if column != ACCURACY]
+    assert [names.FAITHFULNESS if column == names.RELEVANCE_GAIN else column for column in asked] == [*names.ANSWERS]
 
 
 def test_every_method_has_words_and_no_other():

@@ -1,16 +1,17 @@
 """Workers: jobs in order, each in one thread, on the device of params.yaml, wherever they run."""
 
 import ctypes
+import subprocess
 import sys
 import types
 
 import joblib
+import psutil
 import pytest
 import torch
 from joblib.externals import loky
-from joblib.parallel import SequentialBackend
 
-from saqlib import workers
+from saqlib import paths, workers
 from saqlib.params import ParamsError
 from saqlib.workers import Engine
 
@@ -66,6 +67,7 @@ def test_no_jobs_are_no_work():
 def test_processes_are_one_a_core_but_no_more_than_jobs(monkeypatch):
     """An idle worker would only cost its start."""
     monkeypatch.setattr(joblib, "cpu_count", lambda: 4)
+    monkeypatch.setattr(workers, "available_memory", lambda: 2**40)
     assert [workers.processes(jobs) for jobs in (0, 1, 3, 4, 10)] == [1, 1, 3, 4, 4]
 
 
@@ -82,30 +84,65 @@ def test_map_starts_as_many_processes_as_there_are_cores_unless_told(monkeypatch
 
     monkeypatch.setattr(joblib, "Parallel", Parallel)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(workers, "available_memory", lambda: 2**40)
     for n_jobs in (None, 4):
         assert Engine().map(threads_and, JOBS, n_jobs=n_jobs) == [(1, 5), (1, 3), (1, 9)]
     assert asked == [2, 4]
 
 
-def test_a_cluster_runs_the_same_jobs(monkeypatch, two_threads):
-    """With executor ray they go to Ray's backend of joblib, here a stand-in: the same results in the same order."""
-    used = []
+def test_processes_fit_into_memory(monkeypatch):
+    """A worker takes a gigabyte; a machine of many cores and little memory starts fewer, and at least one."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
+    for gigabytes, expected in ((500, 64), (64, 64), (10.5, 10), (0.5, 1), (0, 1)):
+        monkeypatch.setattr(workers, "available_memory", lambda gigabytes=gigabytes: int(gigabytes * 2**30))
+        assert workers.processes(100) == expected
 
-    class Backend(SequentialBackend):
-        def configure(self, *given, **named):
-            used.append("ray")
-            return super().configure(*given, **named)
 
-    stand_in = types.ModuleType("ray.util.joblib")
-    stand_in.register_ray = lambda: joblib.register_parallel_backend("ray", Backend)
-    for name, module in (("ray", types.ModuleType("ray")), ("ray.util", types.ModuleType("ray.util"))):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "ray.util.joblib", stand_in)
-    assert Engine(executor="ray").map(threads_and, JOBS) == [(1, 5), (1, 3), (1, 9)]
-    assert used
-    used.clear()
-    assert Engine().map(threads_and, JOBS, n_jobs=1) == [(1, 5), (1, 3), (1, 9)]
-    assert not used and torch.get_num_threads() == 2
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [({}, 70), ({"max": "max", "current": "5"}, 70), ({"max": "50", "current": "20"}, 30),
+     ({"max": "500", "current": "20"}, 70), ({"max": "50", "current": "60"}, 0)],
+    ids=["none", "no limit", "the group's", "the system's", "used up"],
+)  # fmt: skip
+def test_available_memory_is_the_least_of_system_and_control_group(group, expected, tmp_path, monkeypatch):
+    """A container's limit counts, less what it has taken."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=70))
+    monkeypatch.setattr(workers, "CONTROL_GROUP", tmp_path)
+    for name, text in group.items():
+        (tmp_path / f"memory.{name}").write_text(text + "\n")
+    assert workers.available_memory() == expected
+
+
+WORKING = """
+import os, pathlib, sys, time
+sys.path[:0] = [{root!r}, {folder!r}]
+from saqlib.workers import Engine
+from task import work
+Engine().map(work, [(i,) for i in range(2)], n_jobs=2)
+"""
+TASK = """
+import os, pathlib, time
+def work(i):
+    pathlib.Path(__file__).with_name(f"{os.getpid()}.pid").touch()
+    time.sleep(1000)
+"""
+
+
+def test_workers_end_with_the_process_that_waits_for_them(tmp_path):
+    """A kernel that is killed, or that runs out of memory, leaves nobody at work."""
+    (tmp_path / "task.py").write_text(TASK)
+    program = WORKING.format(root=str(paths.ROOT), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        while len(pids := list(tmp_path.glob("*.pid"))) < 2:
+            assert process.poll() is None
+        at_work = [psutil.Process(int(path.stem)) for path in pids]
+        process.kill()
+        process.wait()
+        for worker in at_work:
+            worker.wait()  # for ever, if it did not end
+    finally:
+        process.kill()
 
 
 # -------------------------------------------------------------------------------------------------- devices
@@ -125,7 +162,7 @@ def test_device_is_that_of_the_settings(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong, nearest", [({"executor": "locall"}, "did you mean 'local'"), ({"device": "gpu"}, "unknown device 'gpu'")]
+    "wrong, nearest", [({"device": "cudaa"}, "did you mean 'cuda'"), ({"device": "gpu"}, "unknown device 'gpu'")]
 )
 def test_unknown_engine_is_refused(wrong, nearest):
     """When it is made, with the names that there are."""

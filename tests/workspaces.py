@@ -7,14 +7,19 @@ from pathlib import Path
 
 import psutil
 
-from saqlib.pipeline import run
+from saqlib.pipeline import calls, study
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
     "scales": {
         "smoke": {
-            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20
+            "epochs": {"mnist": 2}, "warmup_epochs": 1, "images": 20, "images_expensive": 4, "images_deployed": 20,
+            "seeds_ablated": 0,
         }
+    },
+    # One ablation, and of that the two networks that its patch changes.
+    "ablations": dict.fromkeys(study.load().ablations) | {
+        "edges_same": {"datasets": ["mnist"], "precisions": ["w2a2"], "trainings": ["standard"]},
     },
 }  # fmt: skip
 
@@ -23,7 +28,7 @@ def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
     """A command in a workspace, on the saqlib of that workspace; what it prints is kept in a file."""
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, cwd=folder, env=run.environment(folder), stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env=calls.environment(folder), stdout=log, stderr=log)
 
 
 def finish(folder: Path, process: subprocess.Popen) -> str:

@@ -15,10 +15,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "maps": ["dead"],
-        "scores": ["auroc", "clarity_scores", "entropy", "foreground_mass", "gini", "map_scores", "morans_i"],
+        "scores": ["amplitude", "auroc", "clarity_scores", "entropy", "foreground_mass", "gini", "map_scores",
+                   "morans_i"],
         "removal": ["removal_curves", "symmetric_relevance_gain"],
         "sensitivity": ["sensitivity_max"],
         "preservation": ["preservation_scores"],
         "controls": ["control_maps"],
     },
-)
+)  # fmt: skip

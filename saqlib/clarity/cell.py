@@ -1,12 +1,13 @@
 """One cell's maps, scored: every score of every test image, seed by seed, beside controls and other methods.
 
 scores/<cell>.nc is a labelled dataset (xarray); a dead map is NaN. Its dimensions are seed, image (place in the test
-split, in random order), few (the first images, for scores that cost many gradients), score, likeness, map, control,
-explainer, order and level of removal, draw, and kept (images whose maps are kept, one of each class first).
+split, in random order), few (the first images, for scores that cost many gradients), score, fill (what stands in the
+place of a removed pixel), likeness, map, control, explainer, order and level of removal, draw, and kept (images whose
+maps are kept, one of each class first).
 """
 
-import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import numpy as np
 import xarray as xr
 
 from saqlib import files, paths, store, stored
-from saqlib.clarity.seed import score_controls, score_seed
+from saqlib.clarity.seed import score_seed
 from saqlib.clarity.settings import Scoring
 from saqlib.data import images as data
 from saqlib.grid import Cell
-from saqlib.names import GRADIENT, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.names import FILLS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, UNTRAINED
 from saqlib.network import fused
+from saqlib.network.lenet import LeNet
 from saqlib.workers import Engine
 
 
@@ -42,44 +44,43 @@ def score_cell(
     Raises:
         ModelFileError: the cell or its reference cell was not trained, or not with so many seeds.
     """
-    tasks = _tasks(cell, scoring, seeds, root)
-    jobs = [(path, *task) for path, task in tasks.items() if store.kept(path, files.read_dataset) is None]
-    engine.map(_score, jobs, n_jobs)
-    *of_seeds, controls = (files.read_dataset(path) for path in tasks)
-    shared = ["label", "kept_image", "kept_map"]  # kept_map is of seed 0
-    together = xr.concat([each.drop_vars(shared) for each in of_seeds], "seed", coords="minimal", compat="override")
-    together = together.assign_coords(seed=range(seeds)).assign({name: of_seeds[0][name] for name in shared})
-    return together.merge(controls)
-
-
-def _tasks(cell: Cell, scoring: Scoring, seeds: int, root: Path) -> dict[Path, tuple]:
-    """What is to be scored, by the file in which the store keeps it: each seed, then the controls."""
     reference = Cell(cell.dataset, scoring.reference, cell.training)
-    own, other = (_digests(each, seeds, root) for each in (cell, reference))
-    shape = stored.load_model(cell, 0, root).shape
-    common = [asdict(scoring), data.fingerprint(cell.dataset, sample=scoring.sample), fused.kind(shape, "cpu")]
+    own, other = (networks(each, seeds, root) for each in (cell, reference))
     tasks = {}
     for seed in range(seeds):
-        neighbour = (seed + 1) % seeds if cell == reference else None
-        likened = [other[seed], None if neighbour is None else other[neighbour]]
-        key = store.key(__name__, *common, seed, own[seed], likened)
-        tasks[store.folder("scored", key) / f"{seed}.nc"] = (score_seed, cell, scoring, seed, neighbour, root)
-    key = store.key(__name__, *common, "controls", own[0])
-    tasks[store.folder("scored", key) / "controls.nc"] = (score_controls, cell, scoring, root)
-    return tasks
+        task = (cell.dataset, scoring, seed, own[seed], likened(other, seed, cell == reference))
+        tasks[kept_file(*task)] = task
+    jobs = [(path, *task) for path, task in tasks.items() if store.kept(path, files.read_dataset) is None]
+    engine.map(keep_scores, jobs, n_jobs)
+    of_seeds = [files.read_dataset(path) for path in tasks]
+    shared = ["label", "kept_image", "kept_map"]  # kept_map is of seed 0
+    together = xr.concat([each.drop_vars(shared) for each in of_seeds], "seed", coords="minimal", compat="override")
+    return together.assign_coords(seed=range(seeds)).assign({name: of_seeds[0][name] for name in shared})
 
 
-def _digests(cell: Cell, seeds: int, root: Path) -> list[str]:
-    """A hash of each seed's network: its bits, its widths and its weights."""
+def networks(cell: Cell, seeds: int, root: Path) -> list[LeNet]:
+    """The trained networks of a cell, in evaluation mode; ModelFileError if there are not so many."""
     content = stored.read_cell(stored.model_file(cell, root))
-    common = json.dumps([content["precision"], content["network"]], sort_keys=True).encode()
-    states = [stored.restore(content, seed).state_dict() for seed in range(seeds)]
-    weights = [b"".join(values.numpy().tobytes() for values in state.values()) for state in states]
-    return [hashlib.sha256(common + each).hexdigest() for each in weights]
+    return [stored.restore(content, seed) for seed in range(seeds)]
 
 
-def _score(path: Path, task, *arguments: Any) -> None:
-    files.write_dataset(path, task(*arguments))
+def likened(reference: Sequence[LeNet], seed: int, is_reference: bool) -> dict[str, LeNet | None]:
+    """Of the networks of the reference cell those whose maps a seed's are likened to, as `score_seed` takes them."""
+    neighbour = reference[(seed + 1) % len(reference)] if is_reference else None
+    return {"preservation": reference[seed], "seed_to_seed": neighbour}
+
+
+def kept_file(dataset: str, scoring: Scoring, seed: int, network: LeNet, likened: Mapping[str, LeNet | None]) -> Path:
+    """Where the store keeps what `score_seed` makes of these arguments."""
+    digests = [each and stored.digest(each) for each in (network, *likened.values())]
+    common = [asdict(scoring), data.fingerprint(dataset, sample=scoring.sample), fused.kind(network.shape, "cpu")]
+    key = store.key("saqlib.clarity.seed", *common, seed, *digests)
+    return store.folder("scored", key) / f"{seed}.nc"
+
+
+def keep_scores(path: Path, *task: Any) -> None:
+    """Score one network, `task` being the arguments of `score_seed`, and keep that in a file."""
+    files.write_dataset(path, score_seed(*task))
 
 
 def save_cell(cell: Cell, scores: xr.Dataset, root: Path = paths.ROOT) -> None:
@@ -93,6 +94,9 @@ def summary(cell: Cell, scores: xr.Dataset) -> dict:
     columns = {name: scores[name] for name in ("probability", "entropy", "auroc", "dead")}
     for which, prefix in ((GRADIENT, ""), (UNTRAINED, f"{UNTRAINED}_")):
         columns |= {f"{prefix}{name}": scores.scores.sel(map=which, score=name) for name in PRIMARY}
+        gains = scores.relevance_gain.sel(map=which)
+        columns |= {f"{prefix}{RELEVANCE_GAIN}_{fill}": gains.sel(fill=fill) for fill in FILLS}
+        columns[f"{prefix}amplitude"] = scores.amplitude.sel(map=which)
     for array in ("preservation", "seed_to_seed"):
         if array in scores:
             columns |= {f"{array}_{name}": scores[array].sel(likeness=name) for name in PRESERVATION}

@@ -1,7 +1,8 @@
 """The scores of a saliency map by itself, and all of them together.
 
-All are float64, per image, free of the scale and sign of the map; no denominator holds an epsilon, and a dead map (all
-zero, or not finite) scores NaN, to be counted by `dead`. What a reader must know of each stands in saqlib.words.
+All are float64, per image, free of the scale and sign of the map (but for its amplitude, which is that scale); no
+denominator holds an epsilon, and a dead map (all zero, or not finite) scores NaN, to be counted by `dead`. What a
+reader must know of each stands in saqlib.words.
 
 Formulas: Gini, Hurley and Rickard, arXiv 0811.4706; Moran (1950), Biometrika 37, with rook neighbours;
 foreground mass, relevance mass accuracy of Arras et al., arXiv 2003.07258, corrected for chance; normalised
@@ -135,6 +136,24 @@ def entropy(maps: Tensor) -> Tensor:
     """
     values = magnitude(maps)
     return torch.special.entr(values / values.sum(1, keepdim=True)).sum(1) / log(values.shape[1])
+
+
+def amplitude(maps: Tensor) -> Tensor:
+    """Median magnitude of the map, the one number here that depends on its scale: how much the logit minds a pixel.
+
+    A gradient's unit is one of the logit for the whole range of a pixel. It describes and is no score: a network whose
+    logits are twice as large, and says the same, has twice the amplitude.
+
+    Args:
+        maps: (B, H, W).
+
+    Returns:
+        Float64 (B,), not negative; NaN for a dead map.
+
+    Raises:
+        ValueError: the maps are not (B, H, W).
+    """
+    return torch.from_numpy(np.median(magnitude(maps).numpy(force=True), axis=1)).to(maps.device)
 
 
 def auroc(maps: Tensor, foreground: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def sensitivity_max(
 
     def explain(inputs: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
         (inputs,) = inputs if isinstance(inputs, tuple) else (inputs,)  # captum passes both, and wants a tuple
-        return (input_gradient(model, inputs, target),)
+        return (input_gradient(model, inputs, target.expand(len(inputs))),)  # captum repeats no single target
 
     chunk = max(1, GRADIENT_IMAGES // draws)
     sensitivities = []

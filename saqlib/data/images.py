@@ -2,14 +2,18 @@
 
 import gzip
 import hashlib
+import math
+import os
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from saqlib import paths
 from saqlib.datasets import DATASETS, FILES, IMAGES, LABELS
+from saqlib.errors import of_the_system
 from saqlib.params import one_of
 
 SPLITS = ("train", "validation", "test")
@@ -51,8 +55,11 @@ def load(dataset: str, split: str, *, sample: bool = False) -> tuple[Tensor, Ten
 def as_input(images: Tensor) -> Tensor:
     """uint8 images (B, H, W), or of several channels (B, C, H, W), as a network takes them: float in [0, 1].
 
-    Returns (B, 1, 28, 28) for the images of this study, (B, C, H, W) in general.
+    Returns (B, 1, 28, 28) for the images of this study, (B, C, H, W) in general. Raises ValueError for other types:
+    what is in [0, 1] already would become another picture.
     """
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
+        raise ValueError(f"as_input takes uint8 images of three or four axes, not {images.dtype} {tuple(images.shape)}")
     return (images.unsqueeze(1) if images.ndim == 3 else images).float() / 255
 
 
@@ -74,7 +81,7 @@ def fingerprint(dataset: str, *, sample: bool = False) -> dict[str, str]:
 def read_verified(dataset: str, name: str) -> bytes:
     """Content of a file in data/<dataset>/; DataError that says what to do if it is missing or altered."""
     folder = paths.DATA / dataset
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if os.path.lexists(path)), None)
     if path is None:
         raise DataError(f"{folder / name} is missing. Run `make data` to fetch it.")
     try:
@@ -84,16 +91,26 @@ def read_verified(dataset: str, name: str) -> bytes:
 
 
 def content(folder: Path, name: str) -> bytes:
-    """Uncompressed content of a file that is there plain or gzipped; DataError if neither, or broken."""
+    """Uncompressed content of a file that is there plain or gzipped; DataError if neither, or if it cannot be read."""
     path, packed = folder / name, folder / f"{name}.gz"
-    if path.exists():
-        return path.read_bytes()
-    if not packed.exists():
+    if os.path.lexists(path):
+        return _read(path)
+    if not os.path.lexists(packed):
         raise DataError(f"{name} is missing in {folder}")
     try:
-        return gzip.decompress(packed.read_bytes())
+        return gzip.decompress(_read(packed))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed.name} is truncated or altered ({error})") from error
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file; DataError for a link that leads nowhere, a folder, a pipe, and what may not be read."""
+    if not path.is_file():
+        raise DataError(f"{path.name} is {'no file' if path.exists() else 'a link that leads nowhere'}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(of_the_system(error)) from error
 
 
 def verified(dataset: str, name: str, content: bytes) -> bytes:
@@ -112,6 +129,13 @@ def _read_sample(dataset: str, name: str) -> bytes:
 
 
 def _parse_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
-    """Items of the given shape from an IDX file of bytes, as uint8 (N, *shape)."""
+    """Items of the given shape from an IDX file of bytes, as uint8 (N, *shape); DataError for any other content.
+
+    The file begins with 0x800 + the number of axes and their lengths, 4 bytes each, the highest first.
+    """
     header = 8 + 4 * len(shape)
+    magic, *lengths = np.frombuffer(content[:header].ljust(header, b"\0"), ">u4").tolist()
+    expected = header + math.prod(lengths)
+    if magic != 0x801 + len(shape) or tuple(lengths[1:]) != shape or not header < len(content) == expected:
+        raise DataError(f"the content ({len(content):,} bytes) is no IDX file of items {shape}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(-1, *shape)

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "integer": ["integer_network"],
         "costs": ["Cost", "by_layer", "cost"],
         "layers": ["DeploymentError"],
-        "cell": ["deploy", "verify"],
+        "seed": ["deploy", "verify"],
     },
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saqlib.deployment.layers import INPUT_BITS, DeploymentError, Layer, read
-from saqlib.network.lenet import KERNEL, POOL
+from saqlib.network.lenet import KERNEL, POOL, SIDE
 
 # Below 2^24 every whole number is a float32, so the network's own float32 sums are exact in any order.
 ACCUMULATOR_LIMIT = 2**24
@@ -56,9 +56,9 @@ class IntegerNetwork:
         """What leaves each layer, by its name: codes in (B, H, W, C) or (B, C), for the last layer
         accumulators (B, 10).
 
-        images: uint8 (B, 28, 28). int32 throughout.
+        images: uint8 (B, 28, 28); int32 throughout. Raises DeploymentError for anything else, such as floats in [0, 1].
         """
-        x = np.asarray(images, np.uint8).astype(np.int32)[..., None]
+        x = _bytes(images).astype(np.int32)[..., None]
         leaving = {}
         for layer in self.layers:
             if layer.weight.ndim == 2 and x.ndim == 4:
@@ -67,10 +67,12 @@ class IntegerNetwork:
         return leaving
 
     def classes(self, images: np.ndarray) -> np.ndarray:
-        """Predicted classes, int64 (B,), of uint8 images (B, 28, 28)."""
-        last = self.layers[-1].name
-        parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-        return np.concatenate([(self.codes(part)[last] * self.multipliers).argmax(1) for part in parts])
+        """Predicted classes, int64 (B,), of uint8 images (B, 28, 28); errors as for `codes`."""
+        last, images = self.layers[-1].name, _bytes(images)
+        classes = np.empty(len(images), np.int64)
+        for i in range(0, len(images), BATCH):
+            classes[i : i + BATCH] = (self.codes(images[i : i + BATCH])[last] * self.multipliers).argmax(1)
+        return classes
 
 
 def integer_network(model) -> IntegerNetwork:
@@ -151,6 +153,17 @@ def class_multipliers(scale: np.ndarray) -> np.ndarray:
             "the scales of the last layer's channels differ too much for 64-bit class scores"
         )
     return (mantissa.astype(np.float64) * 2**MANTISSA_BITS).astype(np.int64) << shift
+
+
+def _bytes(images: np.ndarray) -> np.ndarray:
+    """The images, if they are bytes: any cast of other numbers to bytes would make another picture of them."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise DeploymentError(
+            f"integer inference takes uint8 images (B, {SIDE}, {SIDE}), the bytes 0 to 255 as they were read,"
+            f" not {images.dtype} {images.shape}"
+        )
+    return images
 
 
 def _convolve(codes: np.ndarray, weight: np.ndarray, padding: int) -> np.ndarray:

@@ -81,8 +81,8 @@ def read(model: LeNet) -> tuple[Layer, ...]:
     """The layers of a network from `saqlib.network.build`, in order, as evaluation mode computes them.
 
     The model's mode stays as it was. Raises DeploymentError if the network is in its full-precision warm-up,
-    if a clip is not a positive number, or if a layer has low-bit weights but an input that is not on a
-    lattice.
+    if a weight, a bias or a scale is not finite, if a clip is not a positive number, or if a layer has low-bit
+    weights but an input that is not on a lattice.
     """
     if not isinstance(model, LeNet):
         raise DeploymentError(f"only a network of saqlib.network.build can be deployed, not a {type(model).__name__}")
@@ -128,6 +128,9 @@ def _check(name: str, module: nn.Module, pact: PACT | None, quantized: bool, inp
             f"{name} still computes in full precision (warm-up); "
             "call saqlib.network.set_quantizing(model, True), calibrate and train before deploying"
         )
+    for part, values in module.state_dict().items():
+        if not values.isfinite().all():
+            raise DeploymentError(f"the {part} of {name} is not finite (NaN or infinity); train the network again")
     if pact and not (0 < pact.alpha.item() < float("inf")):
         raise DeploymentError(
             f"the clip behind {name} is {pact.alpha.item()}, not a positive number; "
@@ -137,7 +140,7 @@ def _check(name: str, module: nn.Module, pact: PACT | None, quantized: bool, inp
         raise DeploymentError(
             f"{name} has {module.bits}-bit weights but a full-precision input; give the layer before it activation bits"
         )
-    if quantized and module.bias_codes(input_scale).abs().max() >= INT32_LIMIT:
+    if quantized and not module.bias_codes(input_scale).abs().max() < INT32_LIMIT:  # nor NaN
         raise DeploymentError(f"the bias of {name} does not fit int32 at the scale of its accumulator; train it again")
 
 

@@ -5,9 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "statistics": ["holm", "lies_between", "non_inferiority", "page_trend", "paired_sign_flip", "t_interval",
-                       "within_seed_spearman"],
-        "claims": ["evaluate", "summary"],
+        "statistics": ["holm", "page_trend", "paired_sign_flip", "t_interval"],
+        "per_seed": ["Evidence"],
+        "claims": ["evaluate"],
         "runs": ["collect"],
     },
-)  # fmt: skip
+)

@@ -69,7 +69,7 @@ def saliency_grid(
     shown = _one_a_class(labels, np.all([cell.predicted == cell.label for cell in every], axis=0))
     blocks = {t: {p: _maps(cell.isel(kept=shown)) for p, cell in group.items()} for t, group in cells.items()}
     names = tuple(CLASSES[dataset][label] for label in labels[shown])
-    return every[0].kept_image.values[shown], names, blocks
+    return every[0].kept_image.values[shown].astype(np.uint8), names, blocks  # the file holds a wider type
 
 
 def _of_seed_0(cell: Cell, root: Path) -> xr.Dataset:

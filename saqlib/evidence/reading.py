@@ -1,9 +1,12 @@
-"""The files that the stages wrote: results/runs/<cell>.json and scores/<cell>.nc."""
+"""The files that the stages wrote: results/runs/<cell>.json, scores/<cell>.nc, results/during/<cell>.csv and
+results/fills/<dataset>.csv.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from saqlib import files, paths
@@ -23,6 +26,26 @@ def report(cell: Cell | str, root: Path = paths.ROOT) -> dict[str, Any]:
 def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
     """The arrays of scores/<cell>.nc, as saqlib.clarity.cell names them; MissingError if there is none."""
     return files.read_dataset(_there(root / "scores" / f"{cell}.nc", "clarity", cell))
+
+
+def during(cell: Cell | str, root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/during/<cell>.csv, the scores of seed 0 at each recorded step; MissingError if there is none."""
+    return pd.read_csv(_there(root / "results" / "during" / f"{cell}.csv", "clarity", cell))
+
+
+def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
+    """The fills that qualify on a dataset, by its validation images; MissingError if that was not looked at."""
+    path = root / "results" / "fills" / f"{dataset}.csv"
+    if not path.exists():
+        raise MissingError(f"{path} does not exist; run the stage that writes it (dvc repro fills@{dataset})")
+    table = pd.read_csv(path)
+    return tuple(table.fill[table.qualifies])
+
+
+def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/ablations/<variant>.csv; without any row if the variant was not run, as at the smaller scales."""
+    path = root / "results" / "ablations" / f"{variant}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["dataset", "precision", "training", "seed"])
 
 
 def _there(path: Path, stage: str, cell: Cell | str) -> Path:

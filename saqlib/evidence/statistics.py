@@ -1,15 +1,15 @@
 """Paired tests over seeds, intervals, correction for many tests.
 
-The replicate is the seed: one number a seed and condition (a mean over images), paired across conditions by
-the seed. Missing values are refused, never dropped, since a dropped seed would break a pair unseen; the
-caller decides what a seed with dead maps is worth. `holm` alone lets NaN pass: a test that could not be
-made is no member of the family.
+The replicate is the seed: one number for each seed and condition (a mean over images), paired across conditions by the
+seed. `paired_sign_flip`, `page_trend` and `t_interval` refuse missing values, since a dropped seed would break a pair
+unseen. The tests of many columns at once (`sign_flips`, `signed_ranks`, `t_tests`) answer NaN for a column with a gap,
+and `holm` lets NaN pass: a test that could not be made is no member of the family.
 
-Sources: exact sign-flip test, Fisher (1935), The Design of Experiments, section 21; Holm (1979), Scand. J.
-Statist. 6; Page (1963), JASA 58; intersection-union test, Berger (1982), Technometrics 24; non-inferiority,
-Schuirmann (1987).
+Sources: exact sign-flip test, Fisher (1935), The Design of Experiments, section 21; signed ranks, Wilcoxon (1945),
+Biometrics 1; Holm (1979), Scand. J. Statist. 6; Page (1963), JASA 58.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ Alternative = Literal["two-sided", "greater", "less"]
 
 MOST_PAIRS = 24  # the sign-flip test visits 2^(n-1) flips
 MOST_EXACT_ROWS, MOST_EXACT_COLUMNS = 100, 8  # beyond these the exact distribution of Page's L is slow
+MOST_SUMS = 2**22  # sums of flips that are held at once: 32 MB
+ROUNDING = 1e-10  # of all magnitudes together: flips whose sums differ by less are ties
 
 
 class Interval(NamedTuple):
@@ -28,6 +30,65 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+# --------------------------------------------------------------------------------- many columns at once, one-sided
+
+# For each column of (seeds, columns) the one-sided p-value of "its centre is above 0". That of "below 0" is the p-value
+# of the negative column, since each of these tests is symmetric.
+Test = Callable[[NDArray], NDArray]
+
+
+def sign_flips(columns: NDArray) -> NDArray[np.float64]:
+    """One-sided p-values of the exact sign-flip test on the mean of each column of (seeds, columns).
+
+    Under the null hypothesis a difference is as likely to be `d` as `-d`, so all 2^n flips are equally likely; the
+    p-value is the share of flips whose sum is at least the observed one. Exact for any distribution that is symmetric.
+    """
+    _check_count(len(columns))
+    width = max(1, MOST_SUMS >> (len(columns) - 1))
+    parts = [columns[:, start : start + width] for start in range(0, columns.shape[1], width)]
+    return np.concatenate([_flipped(part, ROUNDING * np.abs(part).sum(0)) for part in parts] or [np.empty(0)])
+
+
+def _flipped(columns: NDArray, slack: NDArray | float) -> NDArray[np.float64]:
+    """The share of flips whose sum is, but for `slack` of rounding, at least the observed sum; NaN for a gap."""
+    # scipy.stats.permutation_test gives the same numbers a hundred times slower, and thousands of them are needed.
+    # A flip and its mirror image have opposite sums: the first sign stays, and each sum stands for two flips.
+    sums = columns[:1]
+    for row in columns[1:]:
+        sums = np.concatenate([sums + row, sums - row])
+    observed = columns.sum(0) - slack
+    p = ((sums >= observed).mean(0) + (-sums >= observed).mean(0)) / 2
+    return np.where(np.isfinite(columns).all(0), p, np.nan)
+
+
+def signed_ranks(columns: NDArray) -> NDArray[np.float64]:
+    """One-sided p-values of Wilcoxon's signed-rank test: the sign-flip test on ranks, exact also with ties.
+
+    A test of the median of symmetric differences, on which one wild seed has little weight.
+    """
+    ranks = stats.rankdata(np.abs(columns), axis=0, nan_policy="propagate")
+    return sign_flips(np.sign(columns) * ranks)
+
+
+def t_tests(columns: NDArray) -> NDArray[np.float64]:
+    """One-sided p-values of Student's t-test; a column without any spread gives 0, 1, or for zeros 1/2."""
+    count = len(columns)
+    error = columns.std(0, ddof=1) / np.sqrt(count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where((error == 0) & (columns.mean(0) == 0), 0.0, columns.mean(0) / error)
+    return stats.t.sf(t, count - 1)
+
+
+def _check_count(pairs: int) -> None:
+    if pairs < 2:
+        raise ValueError(f"a paired test needs at least 2 pairs, not {pairs}")
+    if pairs > MOST_PAIRS:
+        raise ValueError(f"the exact sign-flip test takes at most {MOST_PAIRS} pairs, not {pairs}")
+
+
+# ----------------------------------------------------------------------------------------------------- one at a time
 
 
 def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two-sided") -> float:
@@ -47,65 +108,13 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two
         ValueError: other shapes, fewer or more pairs, or values that are not finite.
     """
     a, b = _pairs(a, b)
-    if a.size > MOST_PAIRS:
-        raise ValueError(f"the exact sign-flip test takes at most {MOST_PAIRS} pairs, not {a.size}")
+    _check_count(a.size)
     if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(f"alternative must be two-sided, greater or less, not {alternative!r}")
-    # scipy.stats.permutation_test gives the same numbers a hundred times slower, and thousands of them are needed.
-    # A flip and its mirror image have opposite sums: the first sign stays, and each sum stands for two flips.
-    difference = a - b
-    sums = difference[:1]
-    for d in difference[1:]:
-        sums = np.concatenate([sums + d, sums - d])
-    observed = difference.sum()
     # Equal sums that differ by rounding alone must count as ties.
     slack = 8 * np.finfo(float).eps * (np.abs(a) + np.abs(b)).sum()
-    if alternative == "two-sided":
-        return float(np.mean(np.abs(sums) >= abs(observed) - slack))
-    if alternative == "less":
-        observed = -observed
-    return float(np.mean([sums >= observed - slack, -sums >= observed - slack]))
-
-
-def lies_between(middle: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
-    """P-value for "middle lies above low and below high": the larger of two one-sided sign-flip p-values.
-
-    Both parts must hold, so the larger p-value is a valid one for the whole (intersection-union), with no correction.
-
-    Args:
-        middle, low, high: (n,), paired.
-
-    Returns:
-        The p-value.
-
-    Raises:
-        ValueError: as `paired_sign_flip`.
-    """
-    return max(paired_sign_flip(middle, low, "greater"), paired_sign_flip(high, middle, "greater"))
-
-
-def non_inferiority(a: ArrayLike, b: ArrayLike, margin: float) -> float:
-    """P-value for "a is not worse than b by the margin": one-sided paired t-test of mean(a - b) > -margin.
-
-    It is the lower half of TOST, with higher values better.
-
-    Args:
-        a, b: (n,), paired, n >= 2.
-        margin: above 0, in their unit, and stated before the data are seen.
-
-    Returns:
-        The p-value; differences without any spread give 0 or 1.
-
-    Raises:
-        ValueError: bad input.
-    """
-    a, b = _pairs(a, b)
-    if not (np.isfinite(margin) and margin > 0):
-        raise ValueError(f"the margin must be a positive number, not {margin}")
-    difference = a - b + margin
-    if np.ptp(difference) == 0:
-        return 0.0 if difference[0] > 0 else 1.0
-    return float(stats.ttest_1samp(difference, 0.0, alternative="greater").pvalue)
+    up, down = (float(_flipped(d[:, None], slack)[0]) for d in (a - b, b - a))
+    return {"greater": up, "less": down, "two-sided": min(1.0, 2 * min(up, down))}[alternative]
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
@@ -180,34 +189,11 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(float(mean), float(mean - half), float(mean + half))
 
 
-def within_seed_spearman(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-    """Spearman's rank correlation of x and y over the conditions, for each seed by itself.
-
-    Args:
-        x, y: (seeds, conditions), at least 3 conditions.
-
-    Returns:
-        (seeds,) in [-1, 1], by mid-ranks; NaN for a seed whose x or y does not vary.
-
-    Raises:
-        ValueError: bad input.
-    """
-    x, y = _finite(x, "x", ndim=2), _finite(y, "y", ndim=2)
-    if x.shape != y.shape or x.shape[1] < 3:
-        raise ValueError(f"x and y must have one shape, with 3 or more columns; got {x.shape} and {y.shape}")
-    x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
-    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-
-
 def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a and b as float arrays, or say why they are no pairs."""
     a, b = _finite(a, "a", ndim=1), _finite(b, "b", ndim=1)
     if a.size != b.size:
         raise ValueError(f"a and b must be paired by seed, but have {a.size} and {b.size} values")
-    if a.size < 2:
-        raise ValueError(f"a paired test needs at least 2 pairs, not {a.size}")
     return a, b
 
 

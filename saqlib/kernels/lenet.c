@@ -344,7 +344,7 @@ void quantize(int rows, int n, const float *weight, float c1, float c2, float to
       float estimate = fmaf(c1, sqrtf(sum8(square) / n), c2 * mean);
       if (estimate >= mean && estimate < clip) clip = estimate;
     }
-    f8 step = all(clip > 0 ? clip / top : 1.f), high = all(top);
+    f8 step = all(clip / top > 0 ? clip / top : 1.f), high = all(top);
     for (int i = 0; i < n; i += 8) {
       f8 code = round8(load_some(weight + i, n - i) / step);
       store_some(values + i, choose(code > high, high, choose(code < -high, -high, code)) * step, n - i);

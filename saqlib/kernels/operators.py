@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from saqlib.kernels.library import library
 
@@ -43,12 +43,19 @@ class Activation(NamedTuple):
 
 def runs(*tensors: Tensor) -> bool:
     """Whether the kernels may take these: float32 on the CPU, plain tensors, and a library was built."""
-    plain = all(
-        type(each) in (Tensor, torch.nn.Parameter) and each.dtype == torch.float32 and each.device.type == "cpu"
-        for each in tensors
-    )
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
-    return plain and not watched and library() is not None
+    fit = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
+    return fit and plain(*tensors) and not torch.is_autocast_enabled("cpu") and library() is not None
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are values, and nobody records what is done with them but autograd, backward."""
+    kinds = all(type(each) in (Tensor, torch.nn.Parameter) for each in tensors)
+    return kinds and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed())
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work: to them an operator of ours is a constant."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 # ------------------------------------------------------------------------------------------ forward and backward

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saqlib.kernels import operators as kernels
 from saqlib.kernels.library import library, why_not
-from saqlib.network.lattice import straight_through
+from saqlib.network.lattice import check_clip, straight_through
 from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear
 from saqlib.network.settings import Shape
 
@@ -72,10 +72,11 @@ def _block(block, layer, activation, following, x, scale, coded):
         after = kernels.Activation(levels=kernels.NOTHING)
     elif quantizing:
         as_codes = _on_codes(following, activation.scale)
+        check_clip(activation.alpha)
         after = kernels.Activation(activation.alpha, 2**activation.bits - 1, as_codes)
     if _on_codes(layer, scale):
         codes = x if coded else _codes(x, scale)
-        out = block(codes, layer.codes(), layer.bias_codes(scale), after, layer.output_scale(scale))
+        out = block(codes, *layer.as_codes(scale), after, layer.output_scale(scale))
     else:
         out = block(x, *_values(layer, scale), after)
     if looked_at:  # calibration and hooks want what the activation takes, in PyTorch's order
@@ -87,7 +88,7 @@ def _dense(layer: nn.Module, x: Tensor, scale: Tensor | float | None, coded: boo
     if not _on_codes(layer, scale):
         return kernels.linear(x, *_values(layer, scale))
     codes = x if coded else _codes(x, scale)
-    return kernels.linear(codes, layer.codes(), layer.bias_codes(scale)) * layer.output_scale(scale)
+    return kernels.linear(codes, *layer.as_codes(scale)) * layer.output_scale(scale)
 
 
 def _on_codes(layer: nn.Module, scale: Tensor | float | None) -> bool:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saqlib.errors import check_finite
 from saqlib.kernels import operators as kernels
-from saqlib.network.settings import check_bits
+from saqlib.network.settings import MAX_BITS, check_bits
 
 # clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
 # Laplace and uniform weights. Rows 2 and 4 are SAWB's own, row 3 is fitted in the same form. From 5 bits on no line
@@ -18,6 +19,15 @@ from saqlib.network.settings import check_bits
 SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
 
 CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
+
+# Codes and their sums are exact in these types; narrower ones would round them to plausible others.
+EXACT = (torch.float32, torch.float64)
+
+
+def check_exact(values: Tensor, what: str) -> None:
+    """Raise ValueError for values of a type that does not hold every code and every sum of codes."""
+    if values.dtype not in EXACT:
+        raise ValueError(f"{what} must be float32 or float64, in which codes are exact, not {values.dtype}")
 
 
 # ---------------------------------------------------------------------------------------------- activations
@@ -30,7 +40,7 @@ class _Pact(torch.autograd.Function):
     def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(x, alpha)
         step = alpha / levels
-        return x.clamp(0.0, alpha.item()).div_(step).round_().mul_(step)
+        return x.clamp(0.0, check_clip(alpha)).div_(step).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -45,13 +55,26 @@ class _Pact(torch.autograd.Function):
         return grad_x, grad_alpha, None
 
 
+def check_clip(alpha: Tensor) -> float:
+    """The number in alpha; ValueError unless it is a positive one."""
+    if alpha.dim():
+        raise ValueError(f"the clip alpha must be a scalar, not of shape {tuple(alpha.shape)}")
+    number = alpha.item()
+    if torch.compiler.is_compiling():  # and the number has no value yet
+        return number
+    check_finite(alpha, "the clip alpha is")
+    if number <= 0:
+        raise ValueError(f"the clip alpha must be positive, not {number}; calibrate the network")
+    return number
+
+
 def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
     """Clip to [0, alpha] and round to 2^bits levels (PACT, Choi et al., arXiv 1805.06085).
 
     The gradient is 1 on 0 < x < alpha for x, and summed over x >= alpha for alpha.
 
     Args:
-        x: float, any shape.
+        x: float32 or float64, any shape.
         alpha: the clip, a positive scalar tensor.
         bits: 2 to 8.
 
@@ -59,19 +82,24 @@ def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
         The shape of x, on the lattice {0, ..., 2^bits - 1} * alpha / (2^bits - 1).
 
     Raises:
-        ValueError: bits outside 2 to 8.
+        ValueError: bits outside 2 to 8, a clip that is no positive scalar, or x of a narrower type.
     """
+    check_exact(x, "what PACT clips")
     return _Pact.apply(x, alpha, 2 ** check_bits(bits) - 1)
 
 
 def best_clip(x: Tensor, bits: int) -> Tensor:
     """The alpha among max(x) * (1, 2, ..., 100) / 100 whose PACT values are closest to relu(x) in squared error.
 
-    x: any shape. Returns a scalar; 1 if x has no positive value, since nothing can be calibrated then.
+    x: any shape. Returns a scalar; 1 if x has no positive value, or none whose codes have one, since nothing can be
+    calibrated then. Raises ValueError for no values, NotFiniteError for NaN or infinity.
     """
+    if not x.numel():
+        raise ValueError("there are no activations to calibrate on: the batch is empty")
     x = x.detach().flatten().relu()
     top = x.max()
-    if top <= 0:
+    check_finite(top, "the largest activation to calibrate on is")
+    if top <= CALIBRATION_STEPS * 2**MAX_BITS * torch.finfo(x.dtype).tiny:
         return torch.ones_like(top)
     candidates = top * torch.arange(1, CALIBRATION_STEPS + 1, device=x.device) / CALIBRATION_STEPS
     errors = torch.stack([F.mse_loss(pact(x, alpha, bits), x) for alpha in candidates])
@@ -114,8 +142,8 @@ def _scale(weight: Tensor, bits: int) -> Tensor:
         mean = magnitude.mean(1)
         estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * mean
         clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
-    scale = torch.where(clip > 0, clip / (2 ** (bits - 1) - 1), 1.0)
-    return _beside(scale, weight)
+    scale = clip / (2 ** (bits - 1) - 1)
+    return _beside(torch.where(scale > 0, scale, 1.0), weight)
 
 
 def codes_of(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -130,7 +158,7 @@ def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     The scale is SAWB's (arXiv 1807.06964) up to 4 bits, see `weight_scale`.
 
     Args:
-        weight: float (out, ...).
+        weight: float32 or float64 (out, ...).
         bits: 2 to 8.
 
     Returns:
@@ -138,22 +166,28 @@ def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         the scale, the value of one code, positive (out, 1, ...).
 
     Raises:
-        ValueError: bits outside 2 to 8.
+        ValueError: bits outside 2 to 8, a narrower type, or weights that are not finite.
     """
+    check_exact(weight, "weights")
+    check_finite(weight, "weights are")
     scale = weight_scale(weight, bits)
     return codes_of(weight, scale, bits), scale
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, value: Tensor, unit: Tensor | None) -> Tensor:
+        ctx.unit = unit
         return value
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return grad, None
+        return grad if ctx.unit is None else grad / ctx.unit, None, None
 
 
-def straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """`value` in the forward pass, to the bit, and the gradient of `x` in the backward pass; value has none."""
-    return _StraightThrough.apply(x, value.detach())
+def straight_through(x: Tensor, value: Tensor, unit: Tensor | None = None) -> Tensor:
+    """`value` in the forward pass, to the bit, and the gradient of `x`, or of x / unit, in the backward pass.
+
+    value and unit have no gradient; unit fits x by broadcasting.
+    """
+    return _StraightThrough.apply(x, value.detach(), unit)

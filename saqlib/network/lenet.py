@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saqlib.kernels.operators import plain
 from saqlib.network import fused
 from saqlib.network.one_channel import one_channel_conv2d
 from saqlib.network.quantization import PACT, QuantConv2d, QuantLinear
@@ -26,6 +27,7 @@ KERNEL = 5
 PADDING = 2  # of the first convolution, as if the image had LeNet's 32 x 32 pixels
 POOL = 2
 FLAT = 5 * 5  # pixels left of 28 x 28 after two convolutions and two poolings
+FAR_OUT = 10  # of [0, 1] and the noise of SmoothGrad around it; bytes, 0 to 255, lie beyond
 
 
 class Block(NamedTuple):
@@ -40,8 +42,8 @@ class Block(NamedTuple):
 class LeNet(nn.Module):
     """The network of the paper: images float (B, 1, 28, 28) in [0, 1] to logits (B, 10).
 
-    `build` makes a calibrated one. Called with images of another shape it raises ValueError: its dense layers count the
-    pixels that are left of 28 x 28.
+    `build` makes a calibrated one. It raises ValueError for images of another shape or type, for bytes in place of
+    [0, 1], and for NaN or infinity: it would answer all the same.
 
     Args:
         precision: the bits of every layer.
@@ -67,11 +69,24 @@ class LeNet(nn.Module):
             yield Block(name, getattr(self, name), activation, pooled=name.startswith("conv"))
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1:] != (1, SIDE, SIDE):
-            raise ValueError(f"this network takes images (B, 1, {SIDE}, {SIDE}), not {tuple(images.shape)}")
+        self._check(images)
         if fused.fits(self, images):
             return fused.forward(self, images, INPUT_SCALE)
         return self.run(images)
+
+    def _check(self, images: Tensor) -> None:
+        """Raise ValueError for images to which the answer would mean nothing."""
+        if images.shape[1:] != (1, SIDE, SIDE):
+            raise ValueError(f"this network takes images (B, 1, {SIDE}, {SIDE}), not {tuple(images.shape)}")
+        own = self.conv1.weight.dtype
+        if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(f"this network takes {own} in [0, 1], not {images.dtype}; see saqlib.data.as_input")
+        if plain(images) and images.numel():
+            low, high = (bound.item() for bound in images.detach().aminmax())
+            if not (-FAR_OUT <= low and high <= FAR_OUT):  # nor NaN
+                raise ValueError(
+                    f"this network takes values in [0, 1], not from {low:.4g} to {high:.4g}; see saqlib.data.as_input"
+                )
 
     def run(self, x: Tensor) -> Tensor:
         """Through all blocks, whatever the number of channels: several networks side by side have one each."""

@@ -4,25 +4,44 @@ A saliency map is the gradient for an image of one channel, and that is the dear
 kernels vectorise over channels, of which there is one. Here the output row is cut into strips of STRIP columns; a
 strip's gradient depends on its input window by one small banded matrix, so all strips of a batch are one product,
 whose windows are then added up where they overlap.
+
+The convolution is the sum of two branches, of which a backward pass runs those that it needs. What a branch holds
+beside its own arguments it holds with its history, so that a second derivative sees all of them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saqlib.kernels.operators import plain
+
 STRIP = 7
 
 
-class _ImageBranch(torch.autograd.Function):
-    """Adds nothing to the output and carries its gradient to the images.
-
-    As a branch of its own it is run only when the images' gradient is asked for, and the library's convolution, which
-    sees the images as constants, only when the weights' gradient is.
-    """
+class _ParameterBranch(torch.autograd.Function):
+    """The convolution, with gradients to weight and bias. images: (B, 1, H, W), in a tuple: no argument to autograd."""
 
     @staticmethod
-    def forward(ctx, images: Tensor, weight: Tensor, shape: torch.Size, padding: int) -> Tensor:
-        ctx.save_for_backward(weight)
+    def forward(ctx, weight: Tensor, bias: Tensor, images: tuple[Tensor], padding: int) -> Tensor:
+        ctx.save_for_backward(weight, *images)
+        ctx.padding = padding
+        return F.conv2d(_channels_last(*images), weight, bias, padding=padding)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, images = ctx.saved_tensors
+        options = [1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], 1  # strides, padding, dilation, not transposed
+        given = grad, _channels_last(images), weight, [len(weight)]
+        _, *found = torch.ops.aten.convolution_backward(*given, *options, [False, *ctx.needs_input_grad[:2]])
+        return *found, None, None
+
+
+class _ImageBranch(torch.autograd.Function):
+    """Adds nothing to the output and carries its gradient to the images. weight: in a tuple, as above."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, weight: tuple[Tensor], shape: torch.Size, padding: int) -> Tensor:
+        ctx.save_for_backward(*weight)
         ctx.padding = padding
         return images.new_zeros(()).expand(shape)
 
@@ -31,16 +50,21 @@ class _ImageBranch(torch.autograd.Function):
         return input_gradient(grad, *ctx.saved_tensors, ctx.padding), None, None, None
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images. With one channel both formats lie alike, and these strides make kernels choose the fast one."""
+    return images.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
+
+
 def one_channel_conv2d(images: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
     """F.conv2d without stride for images (B, 1, H, W) and weight (C, 1, K, K): (B, C, H + 2P - K + 1, W + 2P - K + 1).
 
     padding: P, rows and columns of zeros on each side.
     """
-    # With one channel both memory formats lie alike in memory; these strides make the kernels choose the fast one.
-    constant = images.detach().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
-    output = F.conv2d(constant, weight, bias, padding=padding)
+    if not plain(images, weight, bias):
+        return F.conv2d(images, weight, bias, padding=padding)
+    output = _ParameterBranch.apply(weight, bias, (images,), padding)
     if images.requires_grad and torch.is_grad_enabled():
-        output = output.add_(_ImageBranch.apply(images, weight.detach(), output.shape, padding))
+        output = output.add_(_ImageBranch.apply(images, (weight,), output.shape, padding))
     return output
 
 

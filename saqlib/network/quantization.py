@@ -1,20 +1,41 @@
 """Layers of low precision for any network: PACT activations, convolutions and linear layers with low-bit weights.
 
 In evaluation a layer that knows the scale of its input computes on integer codes held in float32. Every accumulator
-stays below 2^24, so the sums are exact in any order, and integer-only inference gives the same numbers.
+stays below 2^24, so the sums are exact in any order, and integer-only inference gives the same numbers. Gradients are
+the straight-through ones of training there, too.
+
+Narrower types would round codes and sums to plausible others: they are refused, and autocast stops at these layers.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saqlib.network.lattice import best_clip, codes_of, on_lattice, pact, straight_through, weight_scale
+from saqlib.network.lattice import best_clip, check_exact, codes_of, on_lattice, pact, straight_through, weight_scale
 from saqlib.network.settings import check_bits
 
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
+
+
+def exactly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's forward pass in the type of its parameters, float32 or float64, also where autocast is on."""
+
+    @functools.wraps(forward)
+    def call(self: nn.Module, x: Tensor, *rest: Tensor | float | None) -> Tensor:
+        own = self.weight if isinstance(self, _QuantizedLayer) else self.alpha
+        check_exact(own, f"the parameters of {type(self).__name__}")
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return forward(self, x.to(own.dtype), *rest)
+        if x.dtype != own.dtype:
+            raise ValueError(f"{type(self).__name__} takes {own.dtype}, as its parameters are, not {x.dtype}")
+        return forward(self, x, *rest)
+
+    return call
 
 
 class PACT(nn.Module):
@@ -43,6 +64,7 @@ class PACT(nn.Module):
         """The value of one code, a scalar without gradient."""
         return self.alpha.detach() / (2**self.bits - 1)
 
+    @exactly
     def forward(self, x: Tensor) -> Tensor:
         if self.calibrating:
             self.set_alpha(best_clip(x, self.bits))
@@ -95,6 +117,7 @@ class _QuantizedLayer:
             self.weight_scale = weight_scale(self.weight, self.bits)
         return super().train(mode)
 
+    @exactly
     def forward(self, x: Tensor, input_scale: Tensor | float | None = None) -> Tensor:
         """x: the layer's input; input_scale: the value of one code of x, or None if x is not on a lattice."""
         if self.quantizing and input_scale is not None and not self.training:
@@ -123,10 +146,17 @@ class _QuantizedLayer:
             bias = straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
         return weight, bias
 
+    def as_codes(self, input_scale: Tensor | float) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as `codes` and `bias_codes` have them, with straight-through gradients."""
+        weight = straight_through(self.weight, self.codes(), self.weight_scale)
+        if self.bias is None:
+            return weight, None
+        return weight, straight_through(self.bias, self.bias_codes(input_scale), self.output_scale(input_scale))
+
     def _on_codes(self, x: Tensor, input_scale: Tensor | float) -> Tensor:
         codes = x / input_scale
         codes = straight_through(codes, codes.round())
-        accumulator = self._apply_to(codes, self.codes(), self.bias_codes(input_scale))
+        accumulator = self._apply_to(codes, *self.as_codes(input_scale))
         return accumulator * self.output_scale(input_scale).view(-1, *[1] * (x.dim() - 2))
 
     def extra_repr(self) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from saqlib.clarity import cell as clarity
+from saqlib.clarity import during
 from saqlib.grid import Cell
+from saqlib.pipeline import fills
 from saqlib.pipeline.study import Study
 from saqlib.training import cell as training
 
@@ -17,7 +19,16 @@ def train(cells: Iterable[Cell], study: Study, root: Path) -> None:
         training.save_cell(cell, runs, recipe, root)
 
 
+def decide_fills(datasets: Iterable[str], study: Study, root: Path) -> None:
+    """Find and save which fills qualify; of each dataset the reference cell of standard training is trained."""
+    for dataset in dict.fromkeys(datasets):
+        fills.decide(dataset, study, root)
+
+
 def score(cells: Iterable[Cell], study: Study, root: Path) -> None:
-    """Score and save these cells, which are trained, and so are their reference cells."""
-    for cell in dict.fromkeys(cells):
+    """Decide on the fills, then score and save these cells; they and their reference cells are trained."""
+    cells = list(dict.fromkeys(cells))
+    decide_fills([cell.dataset for cell in cells], study, root)
+    for cell in cells:
         clarity.save_cell(cell, clarity.score_cell(cell, study.scoring, study.size.seeds, study.engine, root), root)
+        during.save_during(cell, during.score_during(cell, study.scoring, study.engine, root), root)

@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from saqlib import codebase, files, paths
-from saqlib.errors import did_you_mean
+from saqlib.errors import did_you_mean, told
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     rooms = sorted({codebase.room(module) for module in codebase.modules()})
     if name not in rooms:
         sys.exit(f"there is no room {name!r} in saqlib{did_you_mean(name, rooms)}")
-    files.write(paths.BUILD / "code" / f"{name}.py", codebase.room_text(name))
+    with told():
+        files.write(paths.BUILD / "code" / f"{name}.py", codebase.room_text(name))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ carry today's prose around it.
 
 import argparse
 import json
-import os
+import logging
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from saqlib import files, paths
-from saqlib.errors import did_you_mean
+from saqlib.errors import did_you_mean, last_line, printable, shown, told
 from saqlib.pipeline import instructions
 from saqlib.pipeline.alternatives import described
 from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, text, with_prose
+from saqlib.pipeline.surroundings import in_utf8, settled
 
 KERNEL_START = 300  # seconds that a busy machine may take to start a kernel
 
@@ -49,13 +52,14 @@ def _copy(name: str) -> Path:
 def run(name: str, output: Path, parameters: dict[str, str]) -> None:
     """Execute the copy of a notebook's code with these parameters; write it clean to `output`.
 
-    Raises NotebookError for an unknown notebook or parameter, before anything runs, and for a cell that
-    fails: `output` is then left as it was, and the notebook up to the failure lies in build/failed/. How long it
-    took, cell by cell, lies in build/times/, where git does not look.
+    Raises NotebookError for an unknown notebook or parameter or an output that cannot be, before anything runs, and for
+    a cell that fails or a kernel that is killed: `output` is then left as it was, and the notebook up to the failure
+    lies in build/failed/. How long it took, cell by cell, lies in build/times/, where git does not look.
     """
     began = time.perf_counter()
-    copy = _copy(name)
-    if not copy.exists():
+    _check_output(output)
+    copy, today = _copy(name), code_text(name)
+    if not copy.exists() or copy.read_text(encoding="utf-8", errors="replace") != today:
         code(name)
     _check_parameters(name, copy, parameters)
     executed = _execute(copy, output.stem, parameters)
@@ -114,8 +118,8 @@ def _require_one_of(name: str, valid: Iterable[str], problem: str) -> None:
 
 def _check_parameters(name: str, path: Path, parameters: dict[str, str]) -> None:
     """Papermill itself only warns of a parameter that the notebook lacks."""
-    declared = _papermill().inspect_notebook(path)
-    for key in parameters:
+    declared = _papermill().inspect_notebook(_literally(path))
+    for key, value in parameters.items():
         _require_one_of(key, declared, f"notebook {name} has no parameter {key!r}")
         default = declared[key]["default"]
         if default[0] not in "\"'":
@@ -123,6 +127,16 @@ def _check_parameters(name: str, path: Path, parameters: dict[str, str]) -> None
                 f"parameter {key!r} of notebook {name} is not a name (its default is {default});"
                 f" only names are passed, values are read from {paths.PARAMS.name}"
             )
+        if not value.isprintable():  # also a byte that is no text
+            raise NotebookError(f"parameter {key!r} of notebook {name} cannot be {shown(value)}: it is no name")
+
+
+def _check_output(path: Path) -> None:
+    """Refuse what could not be written after the whole run."""
+    if path.suffix != ".ipynb":
+        raise NotebookError(f"{printable(path)} is no name of a notebook; it must end in .ipynb")
+    if path.exists() and not path.is_file():
+        raise NotebookError(f"{printable(path)} is there, and no file; name another output")
 
 
 def _papermill() -> ModuleType:
@@ -133,36 +147,60 @@ def _papermill() -> ModuleType:
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is told here
     return papermill
 
 
 def _execute(path: Path, label: str, parameters: dict[str, str]) -> Notebook:
-    """The notebook after a run of all its cells, in its own folder as in JupyterLab."""
-    papermill = _papermill()
+    """The notebook after a run of all its cells, in its own folder as in JupyterLab, on this interpreter."""
     unfinished = paths.BUILD / "failed" / f"{label}.ipynb"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     instructions.pin()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
-    try:
-        papermill.execute_notebook(
-            path,
-            unfinished,
-            parameters,
-            kernel_name=METADATA["kernelspec"]["name"],
-            cwd=paths.NOTEBOOKS,
-            progress_bar=sys.stderr.isatty(),
-            stderr_file=sys.stderr,
-            start_timeout=KERNEL_START,
-            extra_arguments=["--log-level=CRITICAL"],  # errors of cells come back in the notebook
-        )
-    except papermill.PapermillExecutionError as error:
-        raise NotebookError(
-            f"{label} stopped in cell [{error.exec_count}] with {error.ename}: {error.evalue}\n"
-            f"The notebook up to there, with the traceback: {unfinished}"
-        ) from None
+    with settled():
+        _run_cells(path, unfinished, parameters)
     executed = _load(unfinished)
     unfinished.unlink()
     return executed
+
+
+def _run_cells(path: Path, unfinished: Path, parameters: dict[str, str]) -> None:
+    """Run all cells in a kernel that is gone afterwards, also after Ctrl-C or SIGTERM; NotebookError if one fails."""
+    from nbclient.exceptions import DeadKernelError
+
+    from saqlib.pipeline.kernel import OwnKernel
+
+    papermill = _papermill()
+    options: dict[str, Any] = {
+        "kernel_name": METADATA["kernelspec"]["name"],
+        "kernel_manager_class": OwnKernel,
+        "cwd": str(paths.NOTEBOOKS),
+        "progress_bar": sys.stderr.isatty(),
+        "stderr_file": sys.stderr,
+        "start_timeout": KERNEL_START,
+    }
+    # In a thread of its own, since nbclient would take the signals of the main one and go on as if a cell had failed.
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            papermill.execute_notebook, _literally(path), _literally(unfinished), parameters, **options
+        )
+        try:
+            running.result()
+        except papermill.PapermillExecutionError as error:
+            raise NotebookError(
+                f"{unfinished.stem} stopped in cell [{error.exec_count}] with {error.ename}: {error.evalue}\n"
+                f"The notebook up to there, with the traceback: {unfinished}"
+            ) from None
+        except DeadKernelError:
+            raise NotebookError(f"{unfinished.stem} stopped: its kernel was killed; is there enough memory?") from None
+        except RuntimeError as error:  # the kernel did not start
+            raise NotebookError(f"{unfinished.stem} did not begin: {last_line(error)}") from None
+        finally:
+            OwnKernel.end_all()
+
+
+def _literally(path: Path) -> str:
+    """A path as papermill takes it, to which braces are places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _as_saved(notebook: Notebook) -> str:
@@ -181,9 +219,8 @@ def _load(path: Path) -> Notebook:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m saqlib.pipeline.notebooks", description=__doc__.splitlines()[0]
-    )
+    in_utf8()
+    parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.notebooks", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("code", help="write the copy of a notebook's code")
     one.add_argument("name")
@@ -196,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     one = commands.add_parser("refresh", help="execute notebooks in place at their defaults")
     one.add_argument("names", nargs="*")
     options = parser.parse_args(arguments)
-    try:
+    with told(NotebookError, FormError):
         if options.command == "code":
             code(options.name)
         elif options.command == "run":
@@ -205,8 +242,6 @@ def main(arguments: list[str] | None = None) -> None:
             print(*read(options.outputs), sep="\n")
         else:
             refresh(options.names)
-    except NotebookError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

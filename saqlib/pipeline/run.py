@@ -13,24 +13,27 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import joblib
 import yaml
 
-from saqlib import codebase, download, params, paths
+from saqlib import codebase, download, files, params, paths
 from saqlib.data.images import DataError
+from saqlib.errors import last_line, printable, told
+from saqlib.grid import Grid
 from saqlib.params import ParamsError
 from saqlib.pipeline import notebooks, study
+from saqlib.pipeline.calls import CallError, alone, environment, said, side_by_side
+from saqlib.processes import started
 
 TREES = ("notebooks", "saqlib", "paper", "locks", "tests/sample")
 FILES = ("dvc.yaml", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
-LANES = 2  # cells in work at a time: while one starts its kernel or draws, the other one computes
+LANES = 2  # cells that are drawn at a time
 COPIES = {"source": notebooks.code_text, "code": codebase.room_text}  # stages that copy code, and what they write
+LACKING = re.compile(r"failed to reproduce '(.+?)': (?:missing data|\[Errno 2\]|.*does not exist)")
 UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
 STOPPED = "The pipeline stopped. The same command goes on from there."
 
@@ -56,7 +59,7 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    files.write(folder / "params.yaml", params.text_of(raw))
     for dataset in settings.grid.datasets:
         if settings.size.sample:
             _link_tree(paths.SAMPLE / dataset, folder / "data" / dataset)
@@ -67,9 +70,10 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
 
 
 def _merged(values: dict, edits: dict) -> dict:
+    """The values with edits in their places, section by section; an edit to None takes an entry out."""
     both = {key: _merged(values[key], edit) for key, edit in edits.items()
             if isinstance(edit, dict) and isinstance(values.get(key), dict)}  # fmt: skip
-    return values | edits | both
+    return {key: value for key, value in (values | edits | both).items() if key not in edits or edits[key] is not None}
 
 
 def _copy_tree(source: Path, target: Path) -> None:
@@ -89,17 +93,21 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def repro(folder: Path) -> None:
-    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder; cells in two lanes.
+    """`dvc repro` in a folder, with this environment's python and the saqlib of that folder.
+
+    First every core fills the store, task by task; then the stages find the work done and draw, in two lanes.
 
     Raises ParamsError if its params.yaml is not usable, before DVC removes or runs anything, and PipelineError if a
-    stage fails.
+    task or a stage fails.
     """
     settings = study.load(folder / "params.yaml")
-    cells = settings.grid.cells
     print(_computed_by(settings), flush=True)
     _dvc(folder, ["repro", "source", "code", "data"])
-    for stage in _stages_of_cells(folder):
-        lanes = _lanes([f"{stage}@{cell}" for cell in cells])
+    with started([sys.executable, "-m", "saqlib.pipeline.tasks"], folder, env=environment(folder)) as process:
+        if process.wait():
+            raise PipelineError(STOPPED)
+    for stage, names in _matrices(folder, settings.grid).items():
+        lanes = _lanes([f"{stage}@{name}" for name in names])
         beside = [["deploy"]] if stage == "clarity" else []  # needs trained networks too, and no scores
         # Without what comes before them: the lanes would block one another there.
         _dvc(folder, *(["--wait-for-lock", "repro", "--single-item", *names] for names in [*lanes, *beside]))
@@ -113,10 +121,13 @@ def _computed_by(settings: study.Study) -> str:
     return fused.reason(settings.shape, settings.engine.pick_device().type)
 
 
-def _stages_of_cells(folder: Path) -> list[str]:
-    """The stages of dvc.yaml that run once a cell, in order."""
-    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    return [name for name, stage in stages.items() if "precision" in stage.get("matrix", {})]
+def _matrices(folder: Path, grid: Grid) -> dict[str, list[str]]:
+    """The stages of dvc.yaml that run once for each cell or each dataset, in order, and what they run for."""
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    axes = {name: set(stage.get("matrix", {})) for name, stage in stages.items()}
+    each = {"cells": [str(cell) for cell in grid.cells], "datasets": list(grid.datasets)}
+    kinds = {name: "cells" if "precision" in keys else "datasets" for name, keys in axes.items() if "dataset" in keys}
+    return {name: each[kind] for name, kind in kinds.items()}
 
 
 def _lanes(names: list[str]) -> list[list[str]]:
@@ -129,62 +140,54 @@ def _lanes(names: list[str]) -> list[list[str]]:
 
 
 def _dvc(folder: Path, *calls: list[str]) -> None:
-    """Run these calls of DVC side by side, each with its share of the cores; PipelineError if one of them fails."""
-    share = environment(folder) | {"LOKY_MAX_CPU_COUNT": str(max(1, joblib.cpu_count() // len(calls)))}
-    running = [subprocess.Popen([sys.executable, "-m", "dvc", *call], cwd=folder, env=share) for call in calls]
-    try:
-        if any([process.wait() for process in running]):
-            raise PipelineError(STOPPED)
-    finally:
-        for process in running:
-            if process.poll() is None:  # interrupted
-                process.terminate()
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Variables under which a stage's `python` is the one that runs now, and saqlib the one in `folder`."""
-
-    def first(entry: str, name: str) -> str:
-        return os.pathsep.join(filter(None, [entry, os.environ.get(name)]))
-
-    return os.environ | {
-        "PATH": first(str(Path(sys.executable).parent), "PATH"),
-        "PYTHONPATH": first(str(folder), "PYTHONPATH"),
-        "DVC_NO_ANALYTICS": "1",
-        "TQDM_DISABLE": "1",  # bars of two lanes would overwrite each other; DVC names each stage as it starts
-    }
+    """Run these calls of DVC side by side; PipelineError if one of them fails."""
+    if not side_by_side(folder, *calls):
+        raise PipelineError(STOPPED)
 
 
 def quick() -> Path:
     """The pipeline at scale quick in build/quick/; that folder."""
-    folder = workspace(paths.BUILD / "quick", "quick")
-    repro(folder)
+    folder = paths.BUILD / "quick"
+    study.load()  # before anything is written
+    with alone(folder):
+        repro(workspace(folder, "quick"))
     return folder
 
 
 def reproduce() -> Path:
     """The pipeline in the checkout; its folder."""
-    repro(paths.ROOT)
+    with alone(paths.ROOT):
+        repro(paths.ROOT)
     return paths.ROOT
 
 
 def check() -> str:
     """Whether dvc.lock still holds for all that the stages depend on; what DVC says. Runs nothing, needs no models.
 
-    Raises PipelineError, naming the first stage that would run, if not.
+    Raises PipelineError, naming the first stage that would run, if not, and if DVC cannot tell.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
-    said = subprocess.run(command, cwd=paths.ROOT, env=environment(paths.ROOT), capture_output=True, text=True)
-    if said.returncode == 0 and UP_TO_DATE in said.stdout:
+    status, output, errors = said(paths.ROOT, "repro", "--dry", "--allow-missing")
+    # With --allow-missing DVC takes a stage that never ran for one that has not changed.
+    never = [stage for stage in re.findall("Stage '(.+?)' didn't change", output) if stage not in _recorded()]
+    if status == 0 and UP_TO_DATE in output and not never:
         return UP_TO_DATE
-    everything = said.stdout + said.stderr
     # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
-    named = re.findall(r"(?:Running stage|failed to reproduce) '(.+?)'", everything)
+    lacking = LACKING.findall(errors)
+    named = never + re.findall("Running stage '(.+?)'", output) + lacking
+    if (status and not lacking) or not named:
+        reason = next(iter(re.findall("ERROR: (.+)", errors)), last_line(Exception(errors)))
+        raise PipelineError(f"whether results/ belong to the code could not be checked: {printable(reason)}")
     stale = [stage for stage in named if not _copies_the_same(stage)]
-    if named and not stale:
+    if not stale:
         return UP_TO_DATE
     advice = "results/ do not belong to the code as it stands: run `make reproduce`"
-    raise PipelineError(f"{advice}. DVC would begin with {stale[0]}." if stale else f"{advice}.\n{everything}")
+    raise PipelineError(f"{advice}. DVC would begin with {stale[0]}.")
+
+
+def _recorded() -> dict[str, Any]:
+    """What dvc.lock holds of each stage that has run."""
+    path = paths.ROOT / "dvc.lock"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
 
 
 def _copies_the_same(stage: str) -> bool:
@@ -195,7 +198,7 @@ def _copies_the_same(stage: str) -> bool:
     kind, _, name = stage.partition("@")
     if kind not in COPIES:
         return False
-    known = yaml.safe_load((paths.ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"].get(stage)
+    known = _recorded().get(stage)
     return known is not None and known["outs"][0]["md5"] == hashlib.md5(COPIES[kind](name).encode()).hexdigest()
 
 
@@ -210,15 +213,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.run", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("quick", "reproduce", "check"))
     command = parser.parse_args(arguments).command
-    try:
+    with told(ParamsError, DataError, PipelineError, CallError, stopped=STOPPED):
         if command == "check":
             print(check())
         else:
             print(where_to_look(quick() if command == "quick" else reproduce()))
-    except (ParamsError, DataError, PipelineError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

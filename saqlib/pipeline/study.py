@@ -11,10 +11,12 @@ from saqlib.evidence.settings import Claims, claims
 from saqlib.grid import SCALES, TRAININGS, Cell, Grid, Scale
 from saqlib.network.settings import Precision, Quantization, Shape, precisions
 from saqlib.params import ParamsError, one_of, require
+from saqlib.pipeline import ablations, limits
+from saqlib.pipeline.ablations import Ablation
 from saqlib.training.settings import Guided, Optimizer, Recipe
 from saqlib.workers import Engine
 
-SECTIONS = ("scale", "grid", "network", "precisions", "quantization", "optimizer", "trainings", "clarity", "executor",
+SECTIONS = ("scale", "grid", "network", "precisions", "quantization", "optimizer", "trainings", "clarity", "ablations",
             "device", "scales", "claims")  # fmt: skip
 
 
@@ -33,6 +35,7 @@ class Study:
     engine: Engine
     size: Scale
     claims: Claims
+    ablations: dict[str, Ablation]
 
     def cell(self, dataset: str, precision: str, training: str) -> Cell:
         """The cell of three names; ParamsError with the nearest valid name for one that is not in the grid."""
@@ -75,16 +78,25 @@ def load(path: Path | None = None, scale: str | None = None) -> Study:
     return from_dict(params.read(path), scale)
 
 
+def variant(name: str, scale: str | None = None) -> tuple[Ablation, Study]:
+    """An ablation of params.yaml, and the Study with its patch; ParamsError names the nearest for an unknown one."""
+    raw = params.read()
+    there = ablations.read(raw)
+    chosen = there[one_of(name, there, "ablation")]
+    return chosen, from_dict(chosen.applied(raw), scale)
+
+
 def from_dict(raw: Any, scale: str | None = None) -> Study:
-    """The Study of a params.yaml that is already parsed."""
+    """The Study of a params.yaml that is already parsed, of usable numbers; every ablation of it has been tried."""
     params.check_keys(raw, SECTIONS, "params.yaml")
     name = one_of(raw["scale"] if scale is None else scale, SCALES, "scale")
     grid = params.build(Grid, raw["grid"], "grid")
+    require("standard" in grid.trainings, "grid.trainings lacks standard, whose networks decide which fills qualify")
     quantization = params.build(Quantization, raw["quantization"], "quantization")
     there = precisions(raw["precisions"], quantization.edges)
     for precision in grid.precisions:
         one_of(precision, there, "precision in grid.precisions")
-    return Study(
+    study = Study(
         scale=name,
         grid=grid,
         shape=params.build(Shape, raw["network"], "network"),
@@ -93,10 +105,26 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
         optimizer=params.build(Optimizer, raw["optimizer"], "optimizer"),
         guided=_guided(raw["trainings"]),
         clarity=params.build(Clarity, raw["clarity"], "clarity"),
-        engine=Engine(raw["executor"], raw["device"]),
+        engine=Engine(raw["device"]),
         size=_sizes(raw["scales"], grid)[name],
-        claims=claims(raw["claims"], there),
+        claims=claims(raw["claims"], there, grid.precisions),
+        ablations=_ablations(raw),
     )
+    limits.check(study)
+    return study
+
+
+def _ablations(raw: Any) -> dict[str, Ablation]:
+    """Every ablation, after its patch has made a Study that has its cells."""
+    found = ablations.read(raw)
+    for name, ablation in found.items():
+        try:
+            study = from_dict(ablation.applied(raw))
+            for cell in ablation.cells:
+                study.recipe(cell)
+        except ParamsError as error:
+            raise ParamsError(f"ablations.{name}: {error}") from None
+    return found
 
 
 def _guided(raw: Any) -> Guided:

@@ -18,7 +18,7 @@ GAIN_COLOUR = "#e3e3e3"
 
 @styled
 def removal(frame: pd.DataFrame) -> Figure:
-    """Probability of the predicted class as pixels are removed; the shaded area is the relevance gain.
+    """Probability of the predicted class as pixels become 0; the shaded area is the relevance gain with that fill.
 
     frame: dataset, training, precision, seed, level (share of removed pixels), and most, least, random (the
     value with the most salient, the least salient, or random pixels removed first). One row per dataset and
@@ -43,7 +43,7 @@ def removal(frame: pd.DataFrame) -> Figure:
         Line2D([], [], color=REMOVALS["least"][1], label="least salient first"),
         Line2D([], [], color=REMOVALS["random"][1], linestyle="--", label="random"),
         Line2D([], [], color=REMOVALS["most"][1], label="most salient first"),
-        plt.Rectangle((0, 0), 1, 1, facecolor=GAIN_COLOUR, label="relevance gain"),
+        plt.Rectangle((0, 0), 1, 1, facecolor=GAIN_COLOUR, label=words.name("relevance_gain_zero")),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
@@ -51,11 +51,10 @@ def removal(frame: pd.DataFrame) -> Figure:
 
 @styled
 def deletion_accuracy(frame: pd.DataFrame) -> Figure:
-    """Test accuracy as the most salient pixels are removed, and beside it as random ones are.
+    """Test accuracy as the most salient pixels become 0, and beside it as random ones do.
 
-    frame: dataset, training, precision, seed, level (share of removed pixels), most and random (accuracy in
-    percent). One row per dataset, one column per
-    training, one line per precision: the mean over the seeds.
+    frame: dataset, training, precision, seed, level (share of removed pixels), most and random (accuracy in percent).
+    One row per dataset, one column per training, one line per precision: the mean over the seeds.
     """
     trainings = list(dict.fromkeys(frame.training))
     figure, panels = panels_of(frame, trainings, height=1.7)
@@ -100,8 +99,7 @@ def outline(frame: pd.DataFrame) -> Figure:
                 axes.plot(there.distance, there.relative, color=colour(precision), marker=marker(precision))
             axes.set(title=f"{words.dataset(dataset)}, {training} training", xlim=span, ylim=(0, top))
         next(iter(line.values())).set_ylabel("magnitude / mean")
-    for axes in line.values():
-        axes.set_xlabel("distance from the outline (pixels, negative outside)")
+    figure.supxlabel("distance from the outline (pixels, negative outside)", size=7)
     lines = [Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label="mean of the map"),
              plt.Rectangle((0, 0), 1, 1, facecolor=GAIN_COLOUR, label="object")]  # fmt: skip
     handles = [*precision_handles(frame), *lines]

@@ -16,30 +16,32 @@ from matplotlib.lines import Line2D
 
 from saqlib import words
 from saqlib.evidence.statistics import t_interval
-from saqlib.names import PRIMARY, UNTRAINED
+from saqlib.names import ANSWERS, FAITHFULNESS, UNTRAINED
 from saqlib.report.panels import panels_of, precision_handles, training_handles, training_legend, training_lines
 from saqlib.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, colour, in_order, marker, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
-BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "sobel": (0, (5, 1.5, 1, 1.5))}
+BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
+SHOWN = (*ANSWERS, "amplitude")  # what answers a question, and what is seen first
 
 
 @styled
-def trade_off(runs: pd.DataFrame) -> Figure:
-    """Accuracy against each clarity score: one point per network, the precisions of a seed joined.
+def trade_off(runs: pd.DataFrame, metric: str = FAITHFULNESS) -> Figure:
+    """Accuracy against one score of maps: one point per network, the precisions of a seed joined.
 
-    One row per dataset, one column per score. Filled points: standard training; open ones: guided.
+    One panel per dataset on which the score was measured. Filled points: standard training; open ones: guided.
     """
-    figure, panels = panels_of(runs, PRIMARY, height=1.55)
-    for dataset, line in panels.items():
-        for metric, axes in line.items():
-            for training, group in runs[runs.dataset == dataset].groupby("training", sort=False):
-                _joined(axes, group, "test_accuracy", metric, filled=training == "standard")
-            axes.set_xlabel(f"{words.dataset(dataset)} accuracy (%)")
-            axes.set_ylabel(words.name(metric))
+    there = runs[runs[metric].notna()]
+    datasets = list(dict.fromkeys(there.dataset)) or list(dict.fromkeys(runs.dataset))
+    figure, panels = plt.subplots(len(datasets), 1, figsize=(SINGLE, 0.4 + 1.75 * len(datasets)), squeeze=False)
+    for dataset, axes in zip(datasets, panels[:, 0], strict=True):
+        for training, group in runs[runs.dataset == dataset].groupby("training", sort=False):
+            _joined(axes, group, "test_accuracy", metric, filled=training == "standard")
+        axes.set(ylabel=words.name(metric), title=words.dataset(dataset))
+    axes.set_xlabel("test accuracy (%)")
     handles = [*precision_handles(runs), *training_handles(runs)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -58,7 +60,7 @@ def _joined(axes: Axes, group: pd.DataFrame, x: str, y: str, filled: bool) -> No
 
 
 @styled
-def clarity(runs: pd.DataFrame, controls: pd.DataFrame, metrics: Sequence[str] = PRIMARY) -> Figure:
+def clarity(runs: pd.DataFrame, controls: pd.DataFrame, metrics: Sequence[str] = SHOWN) -> Figure:
     """Each score over the precisions, every seed joined, with what controls score as grey bands.
 
     controls: dataset, training, control, seed and the scores. A band spans the controls of all seeds and
@@ -69,7 +71,7 @@ def clarity(runs: pd.DataFrame, controls: pd.DataFrame, metrics: Sequence[str] =
         there = controls[controls.dataset == dataset].groupby("control")
         for metric, axes in line.items():
             for control, dashes in BANDS.items():
-                if control in there.groups:
+                if control in there.groups and metric in controls:
                     _band(axes, there.get_group(control)[metric], GREY, dashes)
             _paired(axes, runs[runs.dataset == dataset], metric)
     _label_rows(panels)
@@ -185,33 +187,54 @@ def gradients(sample: pd.DataFrame) -> Figure:
 
 
 @styled
-def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("test_accuracy", "retained_gini")) -> Figure:
-    """Size of the packed network against what it keeps; the line joins what no smaller network beats.
+def pareto(frame: pd.DataFrame, metrics: Sequence[str] = ("test_accuracy", FAITHFULNESS)) -> Figure:
+    """Size of the packed network against what it is worth; a line for each training joins what no smaller one beats.
+
+    Scores themselves, not shares of what training gives: those of two trainings are shares of two different things.
 
     frame: dataset, precision, training, packed_bytes and the metrics, one row per cell. One row of panels per dataset,
     one column per metric; a metric without any value is left out.
     """
     metrics = [metric for metric in metrics if frame[metric].notna().any()]
-    figure, panels = panels_of(frame, metrics, height=1.6, width=DOUBLE if len(metrics) > 2 else SINGLE * 1.5)
+    figure, panels = panels_of(frame, metrics, height=1.55, width=SINGLE)
     for dataset, line in panels.items():
         for metric, axes in line.items():
             group = frame[frame.dataset == dataset]
-            for row in group.itertuples():
-                face = colour(row.precision) if row.training == "standard" else "white"
-                axes.scatter(
-                    row.packed_bytes / 1000, getattr(row, metric), s=26, marker=marker(row.precision),
-                    facecolor=face, edgecolor=colour(row.precision), linewidth=1.0, zorder=2,
-                )  # fmt: skip
-            best = front(group, "packed_bytes", metric)
-            axes.step(best.packed_bytes / 1000, best[metric], where="post", color=GREY, linewidth=0.8, zorder=1)
-            axes.set(xscale="log", xlabel="packed size (kB)")
+            for training, own in group.groupby("training", sort=False):
+                _sizes(axes, own, metric, filled=training == "standard", shade=TRAINING_COLOURS[training])
+            axes.set(xscale="log", title=words.dataset(dataset), ylabel=_short(metric))
             axes.margins(0.12)
             _plain_log_ticks(axes, group.packed_bytes / 1000)
-            axes.set_ylabel(words.name(metric))
-            axes.set_title(words.dataset(dataset))
-    handles = [*precision_handles(frame), *training_handles(frame)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if len(metrics) > 2 else 3)
+    figure.supxlabel("packed size (kB)", size=7)
+    handles = [*precision_handles(frame), *_front_handles(frame)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
+
+
+def _short(metric: str) -> str:
+    """The name of a score, with its unit, for the side of a small panel."""
+    return "accuracy (%)" if metric == "test_accuracy" else words.name(metric).lower()
+
+
+def _sizes(axes: Axes, group: pd.DataFrame, metric: str, filled: bool, shade: str) -> None:
+    """The networks of one training, and the line that joins its best ones."""
+    for row in group.itertuples():
+        axes.scatter(
+            row.packed_bytes / 1000, getattr(row, metric), s=26, marker=marker(row.precision), linewidth=1.0, zorder=2,
+            facecolor=colour(row.precision) if filled else "white", edgecolor=colour(row.precision),
+        )  # fmt: skip
+    best = front(group, "packed_bytes", metric)
+    line = "-" if filled else "--"
+    axes.step(best.packed_bytes / 1000, best[metric], line, where="post", color=shade, linewidth=0.8, zorder=1)
+
+
+def _front_handles(frame: pd.DataFrame) -> list[Line2D]:
+    """Points and line of each training."""
+    return [
+        Line2D([], [], color=TRAINING_COLOURS[t], linestyle="-" if t == "standard" else "--", marker="o",
+               markeredgecolor=GREY, markerfacecolor=GREY if t == "standard" else "white", label=f"{t} training")
+        for t in dict.fromkeys(frame.training)
+    ]  # fmt: skip
 
 
 def front(frame: pd.DataFrame, cost: str, value: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures made of pictures: the classes, the saliency grid, maps during training.
+"""Figures made of pictures: the classes, saliency maps of a few images and of all classes; how a map is shown.
 
 A map is shown as the magnitude of the gradient. Gradients of different networks have different units, so each
 panel has a scale of its own unless said otherwise: black is 0, and the brightest colour is the 99th percentile
@@ -20,6 +20,7 @@ from saqlib.evidence.kept_maps import Maps
 from saqlib.report.style import DOUBLE, RED, bare, styled
 
 PERCENTILE = 99
+SMALLEST = 6.1  # points: what is smaller cannot be read in print
 MAP_COLOURS = "inferno"
 
 
@@ -61,9 +62,7 @@ def classes(images: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]
     blocks = figure.subfigures(len(images), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for block, (title, rows) in zip(blocks, images.items(), strict=True):
         block.suptitle(title, x=0.01, ha="left", weight="bold")
-        panels = block.subplots(
-            len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0}
-        )
+        panels = block.subplots(len(rows), len(rows[0]), squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0})
         for line, row in zip(panels, rows, strict=True):
             for axes, image in zip(line, row, strict=True):
                 show_image(axes, image)
@@ -82,7 +81,7 @@ def saliency_grid(
     """Rows: one test image a class. Columns: the image, then for each training the precisions.
 
     images: uint8 (K, 28, 28); names: K classes; blocks: training -> precision -> Maps. Below each map stand its
-    Gini index, Moran's I and the probability of the class that it explains; a wrong class has a red frame.
+    Gini index and Moran's I; a wrong class has a red frame.
     scale: each panel's own 99th percentile, or one for all maps of a row.
     """
     columns = [(training, precision) for training, group in blocks.items() for precision in group]
@@ -98,13 +97,44 @@ def saliency_grid(
             _caption(axes, network, i)
     _titles(panels[0], columns)
     whose = "panel's" if scale == "panel" else "row's"
-    _scale_bar(figure, f"|gradient of the predicted class's logit| / the {whose} {PERCENTILE}th percentile")
+    scale_bar(figure, f"|gradient of the predicted class's logit| / the {whose} {PERCENTILE}th percentile")
     return figure
 
 
-def _panels(rows: int, blocks: Sequence[int]) -> tuple[Figure, np.ndarray]:
-    """Square panels with a line of text below each, and a gap before each block; the axes without the gaps."""
-    gap, text = 0.18, 0.19  # in panels
+@styled
+def few_maps(
+    images: np.ndarray, names: Sequence[str], blocks: Mapping[str, Mapping[str, Maps]], control: np.ndarray
+) -> Figure:
+    """A few images, enlarged, each with all its maps on one scale, the control's too: brightness can be compared.
+
+    images: uint8 (K, 28, 28), every fourth of which is shown; names: K classes; blocks: training -> precision -> Maps;
+    control: maps (K, 28, 28) of a network that was not trained. A wrong class has a red frame.
+    """
+    columns = [(training, precision) for training, group in blocks.items() for precision in group]
+    chosen = range(0, len(images), 4)
+    figure, panels = _panels(len(chosen), [*(len(group) for group in blocks.values()), 1], text=0.06)
+    for i, line in zip(chosen, panels, strict=True):
+        show_image(line[0], images[i])
+        line[0].set_ylabel(names[i], rotation=0, ha="right", va="center", labelpad=4)
+        networks = [blocks[training][precision] for training, precision in columns]
+        maps = [*(network.maps[i] for network in networks), control[i]]
+        alive = [each for each in maps[:-1] if not is_dead(each)]
+        vmax = top(np.abs(np.stack(alive))) if alive else None
+        for axes, each in zip(line[1:], maps, strict=True):
+            show_map(axes, each, vmax)
+        for axes, network in zip(line[1:], networks, strict=False):
+            _framed(axes, network, i)
+    _titles(panels[0][:-1], columns)
+    panels[0][-1].set_title("untrained")
+    scale_bar(
+        figure, f"|gradient of the predicted class's logit| / the {PERCENTILE}th percentile of the row's networks"
+    )
+    return figure
+
+
+def _panels(rows: int, blocks: Sequence[int], text: float = 0.19) -> tuple[Figure, np.ndarray]:
+    """Square panels with `text` of their height below each, and a gap before each block; the axes without the gaps."""
+    gap = 0.18  # in panels
     widths = [1.0] + [width for block in blocks for width in (gap, *[1.0] * block)]
     left, right, above, below = 0.55, 0.05, 0.42, 0.6  # inches
     side = (DOUBLE - left - right) / (sum(widths) + 0.05 * (len(widths) - 1))
@@ -119,11 +149,14 @@ def _panels(rows: int, blocks: Sequence[int]) -> tuple[Figure, np.ndarray]:
 
 
 def _caption(axes: Axes, network: Maps, i: int) -> None:
-    values = {"G": network.gini[i], "I": network.morans_i[i], "p": network.probability[i]}
-    text = (
-        "dead map" if is_dead(network.maps[i]) else "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-    )
-    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=4.6)
+    values = {"G": network.gini[i], "I": network.morans_i[i]}
+    text = "dead map" if is_dead(network.maps[i]) else ", ".join(f"{k} {_short(v)}" for k, v in values.items())
+    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=SMALLEST)
+    _framed(axes, network, i)
+
+
+def _framed(axes: Axes, network: Maps, i: int) -> None:
+    """A red frame where the class that is explained is wrong."""
     if not network.correct[i]:
         axes.spines[:].set(visible=True, color=RED, linewidth=1.6)
 
@@ -146,45 +179,13 @@ def _titles(line: Sequence[Axes], columns: Sequence[tuple[str, str]]) -> None:
             )  # fmt: skip
 
 
-def _scale_bar(figure: Figure, label: str) -> None:
+def scale_bar(figure: Figure, label: str) -> None:
+    """The colours of all maps below the panels, from 0 to the brightest, under what they mean."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.35, 0.2 / height, 0.3, 0.07 / height))
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP_COLOURS), cax=axes, orientation="horizontal")
     bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "≥ 1"])
-    bar.ax.tick_params(pad=1, length=1.5, labelsize=6)
+    bar.ax.tick_params(pad=1, length=1.5, labelsize=SMALLEST)
     bar.ax.annotate(label, (0.5, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="center",
                     size=6.5)  # fmt: skip
     bar.outline.set_visible(False)
-
-
-@styled
-def training_maps(records: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], most: int = 9) -> Figure:
-    """How the maps of fixed validation images come about while networks train.
-
-    records: for each title the steps (R,), images uint8 (K, 28, 28) and maps (R, K, 28, 28). Columns: the
-    image, then up to `most` of the recorded steps, evenly chosen. Each panel has its own scale.
-    """
-    count = sum(len(images) for _, images, _ in records.values())
-    columns = min(most, min(len(steps) for steps, *_ in records.values()))
-    side, head, below = (DOUBLE - 0.35) / (columns + 1), 0.45, 0.5
-    height = count * side + head * len(records) + below
-    figure = plt.figure(figsize=(DOUBLE, height), layout="none")
-    ceiling = height
-    for title, (steps, images, maps) in records.items():
-        chosen = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
-        bottom = ceiling - head - len(images) * side
-        panels = figure.add_gridspec(
-            len(images), columns + 1, left=0.3 / DOUBLE, right=1 - 0.05 / DOUBLE, wspace=0.04, hspace=0.04,
-            top=(ceiling - head) / height, bottom=bottom / height,
-        ).subplots(squeeze=False)  # fmt: skip
-        for k, line in enumerate(panels):
-            show_image(line[0], images[k])
-            for axes, r in zip(line[1:], chosen, strict=True):
-                show_map(axes, maps[r, k])
-        panels[0, 0].set_title("input")
-        for axes, r in zip(panels[0, 1:], chosen, strict=True):
-            axes.set_title(f"step {steps[r]}")
-        figure.text(0.3 / DOUBLE, (ceiling - 0.1) / height, title, weight="bold", va="top", size=7.5)
-        ceiling = bottom
-    _scale_bar(figure, f"|gradient of the true class's logit| / the panel's {PERCENTILE}th percentile")
-    return figure

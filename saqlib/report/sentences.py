@@ -1,33 +1,48 @@
-"""What a test of a claim says, in words, with the numbers that decided."""
+"""What was found of a claim, in words, with every number that the verdict rests on."""
 
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
-from saqlib import words
-from saqlib.evidence.claims import NOT_SUPPORTED, OPPOSITE, SUPPORTED
+from saqlib.evidence.settings import ACCURACY
+from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
+from saqlib.report.verdict_tables import digits_of
 
 ENDINGS = {
     SUPPORTED: "as claimed",
     OPPOSITE: "the opposite of the claim",
-    NOT_SUPPORTED: "which does not bear the claim out",
+    EQUIVALENT: "no change that would matter",
+    UNDECIDED: "undecided",
 }
 
 
-def sentence(row: Mapping, level: float) -> str:
-    """One row of saqlib.evidence.claims.evaluate as a sentence; level: of the tests."""
-    if np.isnan(row["p"]):
-        return f"Could not be tested: {row['seeds']} seed(s), or a network without a value."
-    digits = 2 if row["metric"] == "test_accuracy" else 3
-    unit = " points" if row["metric"] == "test_accuracy" and "<" not in row["comparison"] else ""
+def sentence(verdict: Mapping, tests: pd.DataFrame, column: str) -> str:
+    """One verdict as a sentence that says what decided.
+
+    Args:
+        verdict: a row of saqlib.evidence.claims.Answers.verdicts.
+        tests: the rows of Answers.tests; those of the verdict are found by its keys.
+        column: the column of the runs that answers its question.
+
+    Returns:
+        The question, what is said of it and why, then each comparison with estimate, 95 % interval and corrected p.
+    """
+    own = tests
+    for key in ("claim", "dataset", "training", "question"):
+        own = own[own[key] == verdict[key]]
+    because = f" ({verdict['why']})" if verdict["why"] else ""
+    found = "; ".join(_found(row, digits_of(column), column) for row in own.to_dict("records"))
+    return f"{verdict['question'].capitalize()}: {ENDINGS[verdict['verdict']]}{because}. {found}."
+
+
+def _found(row: Mapping, digits: int, column: str) -> str:
+    if np.isnan(row["estimate"]):
+        return f"{row['comparison']}: not measured"
     estimate, low, high = (f"{row[key]:+.{digits}f}" for key in ("estimate", "low", "high"))
-    found = (
-        f"{words.name(row['metric'])}, {row['comparison']}: {estimate}{unit} "
-        f"(95 % interval {low} to {high}; corrected p {_p(row['p_holm'])})"
-    )
-    if row["least_p"] > level:
-        return f"{found}. Too few seeds: with {row['seeds']} the corrected p cannot fall below {row['least_p']:.3f}."
-    return f"{found}, {ENDINGS[row['verdict']]}."
+    unit = " points" if column == ACCURACY else ""
+    p = "not tested" if np.isnan(row["p_holm"]) else f"p {_p(row['p_holm'])}"
+    return f"{row['comparison']}: {estimate}{unit} [{low}, {high}], {p}"
 
 
 def _p(p: float) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from saqlib import files
 
 STYLE = Path(__file__).with_name("style.mplstyle")
-SINGLE, DOUBLE = 3.4, 7.0  # widths of one and of two columns, in inches
+SINGLE, DOUBLE = 3.317, 6.89  # widths of one and of two columns of the paper, in inches: figures are printed at 100 %
 
 # Okabe and Ito's colours: told apart with any colour vision, and in print by their lightness and markers.
 ORDER = ("fp32", "w4a4", "mixed", "w2a2")

@@ -1,10 +1,11 @@
 """The tables of the paper: from one frame of numbers a CSV for machines, Markdown and LaTeX for people.
 
 Means over seeds stand with half the width of their 95 % t-interval. The CSV holds the same numbers in tidy
-form; the LaTeX needs the package booktabs. The bytes depend on the numbers alone.
+form; the LaTeX needs the package booktabs. The bytes depend on the numbers alone. Tables of verdicts stand in
+saqlib.report.verdict_tables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from saqlib import files, words
 from saqlib.evidence.statistics import t_interval
-from saqlib.names import PRIMARY, SEED_TO_SEED
+from saqlib.names import ANSWERS, FAITHFULNESS, GAINS, PRIMARY, SEED_TO_SEED
 from saqlib.words import CONTROLS, METHODS, SCORES
 
 LATEX = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$", "≥": r"$\ge$", "ρ": r"$\rho$"}
@@ -59,6 +60,13 @@ def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
     if not np.isfinite(low) or not np.isfinite(high):
         return number(mean, digits)
     return f"{number(mean, digits)} ± {(high - low) / 2:.{digits}f}"
+
+
+def bracketed(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """`0.53 [−0.61, 0.77]`, as an interval stands that is not even; without a mean a dash."""
+    if not np.isfinite(mean):
+        return MISSING
+    return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -107,17 +115,25 @@ def accuracy(runs: pd.DataFrame) -> Table:
 
 
 def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
-    """The clarity scores: one row per network or control, one column per score.
+    """The scores of maps: one row per network or control, one column per score.
 
     controls: dataset, training, control, seed and the scores, on the same images as the networks of that
-    dataset, training and seed. They stand below those networks.
+    dataset, training and seed. They stand below those networks; only one that is a network has an amplitude.
     """
-    scores = [*PRIMARY, "dead_rate"]
+    return _maps("clarity", runs, controls, [*PRIMARY, FAITHFULNESS, "amplitude", "dead_rate"])
+
+
+def relevance_gain(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
+    """The relevance gain under every fill, whether it qualifies or not: as `clarity`, one column per fill."""
+    return _maps("relevance_gain", runs, controls, GAINS)
+
+
+def _maps(name: str, runs: pd.DataFrame, controls: pd.DataFrame, scores: Sequence[str]) -> Table:
     networks = over_seeds(runs, ["dataset", "training", "precision"], scores)
-    below = over_seeds(controls, ["dataset", "training", "control"], PRIMARY)
-    below = below.rename(columns={"control": "precision"})
+    below = over_seeds(controls, ["dataset", "training", "control"], [*PRIMARY, *GAINS, FAITHFULNESS, "amplitude"])
+    below = below[below.metric.isin(scores)].rename(columns={"control": "precision"})
     numbers = _together(networks, below).rename(columns={"precision": "map"})
-    return Table("clarity", numbers, _spread(_named(numbers, "map", CONTROLS), ["dataset", "training", "map"], scores))
+    return Table(name, numbers, _spread(_named(numbers, "map", CONTROLS), ["dataset", "training", "map"], scores))
 
 
 def secondary(runs: pd.DataFrame) -> Table:
@@ -133,7 +149,7 @@ def convergence(methods: pd.DataFrame, reference: str) -> Table:
     methods: dataset, training, precision, method, seed and the clarity scores.
     """
     keys = ["dataset", "training", "precision", "method"]
-    scores = list(PRIMARY)
+    scores = [*PRIMARY, FAITHFULNESS]
     index = ["dataset", "training", "method", "seed"]
     base = methods[methods.precision == reference].set_index(index)[scores]
     other = methods[methods.precision != reference].set_index(index)
@@ -156,58 +172,27 @@ def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str)
     return Table("preservation", numbers, _spread(shown, keys, scores))
 
 
-def claims(table: pd.DataFrame) -> Table:
-    """Every test of every claim, as saqlib.evidence.claims.evaluate gives them."""
-    digits = np.where(table.metric == "test_accuracy", 2, 3)
-    estimates = [
-        f"{number(row.estimate, d)} [{number(row.low, d)}, {number(row.high, d)}]"
-        for row, d in zip(table.itertuples(), digits, strict=True)
-    ]
-    shown = pd.DataFrame({
-        "Claim": table.claim,
-        "Dataset": table.dataset.map(words.dataset),
-        "Training": table.training,
-        "Score": table.metric.map(words.name),
-        "Comparison": table.comparison,
-        "Estimate [95 % interval]": estimates,
-        "p": table.p.map(p_value),
-        "p (Holm)": table.p_holm.map(p_value),
-        "Verdict": table.verdict,
-    })  # fmt: skip
-    return Table("claims", table, shown)
-
-
-def verdicts(summary: pd.DataFrame) -> Table:
-    """The verdict on each claim, as saqlib.evidence.claims.summary gives it, with how its tests came out."""
-    counts = summary[["supported", "not supported", "opposite"]].astype(str).agg(" / ".join, axis=1)
-    shown = pd.DataFrame({
-        "Claim": summary.claim + " " + summary.text,
-        "Dataset": summary.dataset.map(words.dataset),
-        "Training": summary.training,
-        "Supported / not / opposite": counts,
-        "Verdict": summary.verdict,
-    })  # fmt: skip
-    return Table("verdicts", summary, shown)
-
-
 def retained(numbers: pd.DataFrame) -> Table:
-    """Retained clarity, as saqlib.evidence.retained gives it: one row per dataset, training and precision."""
+    """What is left of what training gives, as saqlib.evidence.retained has it: a row per dataset, training, precision.
+
+    The intervals are those of ratios, which do not lie evenly around them, so both ends are shown.
+    """
     numbers = numbers.rename(columns={"estimate": "mean"})
     scores = list(dict.fromkeys(numbers.metric))
-    return Table("retained", numbers, _spread(numbers, ["dataset", "training", "precision"], scores))
+    return Table("retained", numbers, _spread(numbers, ["dataset", "training", "precision"], scores, bracketed))
 
 
 def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) -> Table:
-    """The table `deployment`: what each cell costs, with the accuracy and clarity that are left.
+    """The table `deployment`: what each cell costs, with the accuracy and the scores that are left.
 
-    costs: the rows of saqlib.deployment.cell.report. runs: one row per network, as results/runs.csv. retained: as
-    saqlib.evidence.retained gives it. test_accuracy is the mean over seeds in percent, retained_<score> the estimate
-    for each clarity score.
+    costs: the rows of saqlib.deployment.seed.report. runs: one row per network, as results/runs.csv. retained: as
+    saqlib.evidence.retained gives it. test_accuracy, in percent, and what answers a question are means over seeds,
+    retained_<score> is the estimate for each score.
     """
     keys = ["dataset", "training", "precision"]
-    accuracy = runs.groupby(keys, sort=False, as_index=False)["test_accuracy"].mean()
-    kept = retained.pivot(index=keys, columns="metric", values="estimate")[list(PRIMARY)].add_prefix("retained_")
-    numbers = costs.merge(accuracy, on=keys, how="left").merge(kept.reset_index(), on=keys, how="left")
+    means = runs.groupby(keys, sort=False, as_index=False)[["test_accuracy", *ANSWERS]].mean()
+    kept = retained.pivot(index=keys, columns="metric", values="estimate").add_prefix("retained_")
+    numbers = costs.merge(means, on=keys, how="left").merge(kept.reset_index(), on=keys, how="left")
     return Table("deployment", numbers, _costs_shown(numbers))
 
 
@@ -221,7 +206,7 @@ COSTS = (
     ("explanation_bit_operations", "with map (M)", 1e6, 1),
     ("zero_weights", "Zero weights (%)", 1e-2, 1),
     ("test_accuracy", "Accuracy (%)", 1, 2),
-    *((f"retained_{score}", f"{SCORES[score].name}, retained", 1, 2) for score in PRIMARY),
+    *((f"retained_{score}", f"{words.name(score)}, retained", 1, 2) for score in ANSWERS),
 )
 
 
@@ -248,14 +233,16 @@ def _together(upper: pd.DataFrame, lower: pd.DataFrame) -> pd.DataFrame:
     return both.iloc[np.argsort(group, kind="stable")].reset_index(drop=True)
 
 
-def _text(numbers: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def _text(numbers: pd.DataFrame, digits: int = 3, form: Callable[..., str] = interval) -> pd.DataFrame:
     bounds = numbers[["mean", "low", "high"]].itertuples(index=False)
-    return numbers.assign(text=[interval(*bound, digits) for bound in bounds])
+    return numbers.assign(text=[form(*bound, digits) for bound in bounds])
 
 
-def _spread(numbers: pd.DataFrame, keys: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
+def _spread(
+    numbers: pd.DataFrame, keys: Sequence[str], scores: Sequence[str], form: Callable[..., str] = interval
+) -> pd.DataFrame:
     """Tidy means as text: one row per key, one column per score, under headings with arrows."""
-    text = _text(numbers)
+    text = _text(numbers, form=form)
     text["dataset"] = text.dataset.map(words.dataset)
     rows = text[list(keys)].drop_duplicates()
     wide = text.pivot(index=list(keys), columns="metric", values="text")

@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 
 from saqlib import files, paths, words
+from saqlib.errors import last_line, of_the_system, told
 from saqlib.report import tables
 
-MEASURED = ("accuracy", "clarity", "retained", "preservation", "secondary", "convergence")  # mean, low, high a row
+# With mean, low and high in each row.
+MEASURED = ("accuracy", "clarity", "relevance_gain", "retained", "preservation", "secondary", "convergence")
 REPORT = paths.BUILD / "verify.csv"
 COLUMNS = ["table", "number", "committed", "fresh", "half_width", "difference"]
 
@@ -33,8 +35,8 @@ class VerifyError(RuntimeError):
 
 
 def verdicts(fresh: Path, committed: Path) -> pd.DataFrame:
-    """One row per claim, dataset and training: the committed verdict, the fresh one, and whether it has changed."""
-    keys = ["claim", "dataset", "training"]
+    """One row per claim, dataset, training and question: the committed verdict, the fresh one, whether it changed."""
+    keys = ["claim", "dataset", "training", "question"]
     both = _joined(fresh, committed, "verdicts", keys)
     both = both.rename(columns={"verdict_committed": "committed", "verdict_fresh": "fresh"})
     return both.assign(changed=both.committed != both.fresh)[[*keys, "committed", "fresh", "changed"]]
@@ -48,7 +50,7 @@ def numbers(fresh: Path, committed: Path) -> pd.DataFrame:
     rows = []
     for name in ("claims", *MEASURED):
         value = "estimate" if name == "claims" else "mean"
-        keys = ["claim", "dataset", "training", "metric", "comparison"] if name == "claims" else None
+        keys = ["claim", "dataset", "training", "question", "comparison"] if name == "claims" else None
         both = _joined(fresh, committed, name, keys)
         labels = [column for column in both if not column.endswith(("_fresh", "_committed"))]
         for _, row in both.iterrows():
@@ -69,10 +71,13 @@ def _joined(fresh: Path, committed: Path, name: str, keys: list[str] | None) -> 
     """One table of both runs, row beside row; the committed one's further rows are left out."""
     new, old = (_table(folder, name) for folder in (fresh, committed))
     keys = keys or list(old.columns[: list(old.columns).index("mean")])
+    for folder, table in ((fresh, new), (committed, old)):
+        if missing := [key for key in keys if key not in table]:
+            raise VerifyError(f"{name}.csv of {folder} has no column {missing[0]}: another version of saqlib wrote it")
     both = new.merge(old, on=keys, how="left", suffixes=("_fresh", "_committed"), indicator=True, validate="1:1")
-    if (missing := both[both._merge == "left_only"][keys]).size:
+    if (alone := both[both._merge == "left_only"][keys]).size:
         raise VerifyError(
-            f"{name}.csv of {committed} has no row {' '.join(missing.iloc[0])}: these are runs of other settings"
+            f"{name}.csv of {committed} has no row {' '.join(alone.iloc[0])}: these are runs of other settings"
         )
     return both.drop(columns="_merge")
 
@@ -103,16 +108,16 @@ def report(fresh: Path, committed: Path) -> tuple[str, bool]:
 
 
 def _claims(changes: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim, dataset and training, with the largest difference among its tests."""
+    """One row per claim, dataset, training and question, with the largest difference among its tests."""
     own = differences[differences.table == "claims"]
     return pd.DataFrame(
         [
             {
-                "what": f"{row.claim}, {words.dataset(row.dataset)}, {row.training}",
+                "what": f"{row.claim}, {words.dataset(row.dataset)}, {row.training}, {row.question}",
                 "committed": row.committed,
                 "fresh": row.fresh if not row.changed else f"{row.fresh} (CHANGED)",
             }
-            | _largest(own[own.number.str.startswith(f"{row.claim} {row.dataset} {row.training} ")])
+            | _largest(own[own.number.str.startswith(f"{row.claim} {row.dataset} {row.training} {row.question} ")])
             for row in changes.itertuples()
         ]
     )
@@ -141,12 +146,19 @@ def _largest(differences: pd.DataFrame) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- command line
 
 
+OTHERWISE = "name the folder to compare with: --committed FOLDER"
+
+
 def committed_results(folder: Path) -> Path:
     """results/ as git has it, unpacked into a folder; VerifyError outside git or before anything was committed."""
     command = ["git", "-C", str(paths.ROOT), "archive", "--format=zip", "HEAD", "results/tables"]
-    done = subprocess.run(command, capture_output=True)
+    try:
+        done = subprocess.run(command, capture_output=True)
+    except OSError as error:
+        raise VerifyError(f"git cannot be run ({of_the_system(error)}); {OTHERWISE}") from None
     if done.returncode:
-        raise VerifyError("git has no results/ here; name the folder to compare with: --committed FOLDER")
+        said = last_line(Exception(done.stderr.decode("utf-8", "replace")))
+        raise VerifyError(f"git has no results/ here ({said}); {OTHERWISE}")
     with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder)
     return folder / "results"
@@ -158,12 +170,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fresh", type=Path, default=paths.RESULTS, metavar="FOLDER")
     parser.add_argument("--committed", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    try:
+    with told(VerifyError):
         with tempfile.TemporaryDirectory() as scratch:
             text, same = report(options.fresh, options.committed or committed_results(Path(scratch)))
-    except VerifyError as error:
-        sys.exit(str(error))
-    print(text)
+        print(text)
     sys.exit(0 if same else 1)
 
 

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "gradient": ["DeadNetworkError", "check_alive", "input_gradient"],
         "masking": ["mask_least_salient"],
-        "methods": ["log_probability_gradient", "occlusion", "smoothgrad"],
+        "methods": ["finite_differences", "integrated_gradients", "log_probability_gradient", "occlusion",
+                    "smoothgrad"],
     },
-)
+)  # fmt: skip

@@ -1,12 +1,16 @@
 """What guided training hides: the least salient pixels of each image, replaced by noise."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saqlib.errors import check_finite
 from saqlib.saliency.settings import RANKINGS
+
+ROUNDING = 6  # decimals of a count of pixels: 0.29 * 100 is a little less than 29
 
 
 def mask_least_salient(
@@ -24,7 +28,7 @@ def mask_least_salient(
 
     Args:
         images: float (B, C, H, W).
-        saliency: maps (B, H, W).
+        saliency: maps, float (B, H, W), with or without a gradient.
         fraction: share of the pixels in [0, 1].
         generator: of the noise; or several, each for as many images, in order.
         ranking: `magnitude` masks the smallest |saliency| (the words of saliency-guided training, Ismail et al.,
@@ -35,7 +39,7 @@ def mask_least_salient(
 
     Raises:
         ValueError: a fraction or ranking outside these, maps that do not fit the images, or generators that cannot
-            share them equally.
+            share them equally; as NotFiniteError, a pixel or a map that is NaN or infinite.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must lie in [0, 1], not {fraction!r}")
@@ -45,12 +49,17 @@ def mask_least_salient(
         raise ValueError(
             f"images (B, C, H, W) and maps (B, H, W) must fit, not {tuple(images.shape)} and {tuple(saliency.shape)}"
         )
+    if not (images.is_floating_point() and saliency.is_floating_point()):
+        raise ValueError(f"images and maps must be float, not {images.dtype} and {saliency.dtype}")
+    check_finite(images.detach(), "images are")
+    check_finite(saliency.detach(), "the map is")
     flat = images.flatten(1)
-    key = saliency.flatten(1)
-    least = least_salient(key.abs() if ranking == "magnitude" else key, int(fraction * key.shape[1]))
+    key = saliency.detach().flatten(1)
+    count = math.floor(round(fraction * key.shape[1], ROUNDING))
+    least = least_salient(key.abs() if ranking == "magnitude" else key, count)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     generators = [generator] if isinstance(generator, torch.Generator) else generator
-    if len(flat) % len(generators):
+    if not generators or len(flat) % len(generators):
         raise ValueError(f"{len(generators)} generators cannot share {len(flat)} images equally")
     share = len(flat) // len(generators), flat.shape[1]
     noise = torch.cat([torch.rand(share, generator=g, device=g.device) for g in generators]).to(flat.device)
@@ -76,5 +85,5 @@ def _kth_smallest(key: Tensor, count: int) -> Tensor:
     """The `count`-th smallest value of each row, (B, 1); NumPy's vectorised selection is ten times kthvalue's speed."""
     if key.is_cuda:
         return key.kthvalue(count, dim=1, keepdim=True).values
-    ordered = np.partition(key.numpy(), count - 1, axis=1)
-    return torch.from_numpy(ordered[:, count - 1 : count])
+    ordered = np.partition(key.float().numpy() if key.dtype == torch.bfloat16 else key.numpy(), count - 1, axis=1)
+    return torch.from_numpy(ordered[:, count - 1 : count]).to(key.dtype)

@@ -5,13 +5,13 @@ notebooks and every table. Nothing is trained, executed or fetched. The pages op
 """
 
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jinja2
 
 from saqlib import paths
+from saqlib.errors import told
 from saqlib.report.paper import PaperError
 from saqlib.site import front, glance, lines, networks, notebooks, paper, pictures
 from saqlib.site.findings import Runs
@@ -106,10 +106,8 @@ def _sphinx(pages: Path, out: Path) -> None:
 
 def main() -> None:
     """The command line above; one readable message and exit code 1 where something is missing."""
-    try:
+    with told(SiteError, PaperError, pictures.PictureError):
         print(build() / "index.html")
-    except (SiteError, PaperError, pictures.PictureError) as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

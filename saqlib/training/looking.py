@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from saqlib.data.images import as_input
+from saqlib.errors import check_finite
 from saqlib.network.quantization import PACT, pact_layers
-from saqlib.saliency.gradient import evaluating, logit_gradient
+from saqlib.saliency.gradient import check_targets, evaluating, logit_gradient
 
 CHUNK = 500  # images a forward pass without gradients takes at once
 
@@ -20,13 +21,25 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
         model: any network of images to logits (B, classes).
         images: uint8 (N, H, W), or of several channels (N, C, H, W).
         labels: int64 (N,).
+
+    Raises:
+        ValueError: there are no images, or not one label for each; as NotFiniteError, a logit is NaN or infinite.
     """
+    if not len(images):
+        raise ValueError("there are no images to classify")
+    check_targets(labels, len(images))
+    right = 0
     with evaluating(model):
-        right = sum(
-            int((model(as_input(some)).argmax(1) == truth).sum())
-            for some, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
-        )
+        for some, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
+            logits = model(as_input(some))
+            check_finite(logits, "the network's logits are")
+            right += int((logits.argmax(1) == truth).sum())
     return 100 * right / len(labels)
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether no weight, clip or scale is NaN or infinite."""
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ once, and each precision goes on from what it left.
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from saqlib.data.images import as_input
+from saqlib.errors import NotFiniteError
 from saqlib.network.quantization import calibrate, set_quantizing
 from saqlib.network.settings import Quantization
-from saqlib.training.looking import accuracy, activation_shares, saliency_now
-from saqlib.training.records import History, Images, Point, Watch
+from saqlib.training.looking import accuracy, activation_shares, finite, saliency_now
+from saqlib.training.records import History, Images, Point, Watch, copies, load_weights
 from saqlib.training.settings import Guided, Optimizer
 from saqlib.training.stacked import Stacked
 from saqlib.training.steps import guided_step, make_optimizer, standard_step
@@ -28,7 +29,7 @@ OBSERVED = 1000  # validation images on which the shares of clipped and zero cod
 
 
 class DivergedError(RuntimeError):
-    """The loss stopped being finite."""
+    """A loss, a weight or a map stopped being finite."""
 
 
 def train(
@@ -75,7 +76,8 @@ def train_together(
         on_epoch: called at the end of every epoch but the last, for one network, with the point that was reached.
 
     Raises:
-        DivergedError: an epoch's loss is not finite; the message names seed and epoch.
+        DivergedError: a loss, a weight or a map is not finite; the message names seed and epoch.
+        ValueError: a seed is missing for a network, or the warm-up is as long as the training.
     """
     run = _Training(models, images, seeds, optimizer, quantization, guided, watch, on_progress)
     run.on_epoch = on_epoch
@@ -113,6 +115,8 @@ class _Training:
     """The networks that train, with everything that changes while they do."""
 
     def __init__(self, models, images, seeds, optimizer, quantization, guided, watch, on_progress):
+        if len(models) != len(seeds):
+            raise ValueError(f"there must be one seed for each network, not {len(seeds)} for {len(models)}")
         self.models, self.images, self.seeds = models, images, seeds
         self.settings, self.quantization = optimizer, quantization
         self.watch, self.on_progress = watch, on_progress
@@ -130,7 +134,11 @@ class _Training:
         self.steps_per_epoch = math.ceil(len(self.images.train) / self.settings.batch_size)
         self.step, self.total = 0, epochs * self.steps_per_epoch
         self.switch = int(warmup_epochs * self.steps_per_epoch)  # rounded down: at least the last step is quantized
+        if self.quantization and self.switch >= self.total:
+            raise ValueError(f"warmup_epochs must be less than epochs ({epochs}), not {warmup_epochs}")
         self.due = _record_steps(self.watch, self.total)
+        for history in self.histories:
+            history.switch = self.switch if self.quantization else None
         peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peaks, total_steps=self.total)
         for model in self._everyone():
@@ -142,19 +150,31 @@ class _Training:
         while self.step < stop:
             if self.step % self.steps_per_epoch == 0:
                 self._begin_epoch()
-            x, y = next(self.batches)
-            if self.step == self.switch and self.quantization:
-                self._quantize()
-            self._record_if_due()
-            self.losses.append(self.advance(self.learner, self.optimizer, x, y))
-            self.schedule.step()
-            self.step += 1
+            try:
+                self._advance()
+            except NotFiniteError as error:  # as a map, before there is a loss
+                raise _diverged(self._spoilt(), str(error), self.step // self.steps_per_epoch + 1) from None
             if self.step % self.steps_per_epoch == 0:
                 self._end_epoch()
 
+    def _advance(self) -> None:
+        x, y = next(self.batches)
+        if self.step == self.switch and self.quantization:
+            self._quantize()
+        self._record_if_due()
+        self.losses.append(self.advance(self.learner, self.optimizer, x, y))
+        self.schedule.step()
+        self.step += 1
+
+    def _spoilt(self) -> list[int]:
+        """The seeds with a weight that is not finite; all of them where each weight is."""
+        self._write_back()
+        pairs = zip(self.seeds, self.models, strict=True)
+        return [seed for seed, model in pairs if not finite(model)] or list(self.seeds)
+
     def _begin_epoch(self) -> None:
         self.begun = [order.get_state() for order in self.orders]
-        self.batches, self.losses = _batches(self.images, self.orders, self.settings.batch_size), []
+        self.batches, self.losses = self.images.batches(self.orders, self.settings.batch_size), []
 
     def _end_epoch(self) -> None:
         self._write_back()
@@ -162,12 +182,12 @@ class _Training:
         means = torch.stack(self.losses).mean(0).view(-1).tolist()
         for seed, loss, model, history in zip(self.seeds, means, self.models, self.histories, strict=True):
             if not math.isfinite(loss):
-                raise DivergedError(
-                    f"seed {seed}: the loss is not finite in epoch {epoch}; lower optimizer.learning_rate"
-                )
+                raise _diverged([seed], "the loss is not finite", epoch)
+            if not finite(model):  # the last step may have spoilt what no loss has seen
+                raise _diverged([seed], "a weight is not finite", epoch)
             history.epochs.append(_summary(epoch, loss, model, self.images))
         if self.step <= self.switch:
-            self.ends.append(_copies(self.models[0].state_dict()))
+            self.ends.append(copies(self.models[0].state_dict()))
         self._report(self.seeds)
         if self.on_epoch and self.step < self.total:
             self.on_epoch(self.point())
@@ -177,7 +197,7 @@ class _Training:
         between = self.step % self.steps_per_epoch == 0
         return {
             "step": self.step,
-            "weights": _copies(self.models[0].state_dict()),
+            "weights": copies(self.models[0].state_dict()),
             "adam": self.optimizer.state_dict()["state"],
             "order": self.orders[0].get_state() if between else self.begun[0],
             "noise": self.noise[0].get_state(),
@@ -189,11 +209,12 @@ class _Training:
     def resume(self, start: Point) -> None:
         """Go on from there, with a network whose weights have the same names."""
         (model,), (history,) = self.models, self.histories
-        history.steps, history.maps = list(start["history"]["steps"]), list(start["history"]["maps"])
+        for name in ("steps", "maps", "states"):
+            setattr(history, name, list(start["history"][name]))
         history.epochs = [entry | {} for entry in start["history"]["epochs"]]
         # The clips stay what they are here: what they would have cut in the warm-up is this network's own.
         for weights, entry in zip(start["ends"], history.epochs, strict=False):
-            _load_weights(model, weights)
+            load_weights(model, weights)
             entry["layers"] = activation_shares(model, self.images.validation[:OBSERVED])
         self.ends = list(start["ends"])
         self.step = start["step"]
@@ -201,7 +222,7 @@ class _Training:
             set_quantizing(model, True)
             model.load_state_dict(start["weights"])
         else:
-            _load_weights(model, start["weights"])
+            load_weights(model, start["weights"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": start["adam"]})
         self._catch_up(start)
 
@@ -238,6 +259,8 @@ class _Training:
             self.histories[0].steps.append(self.step)
             maps = saliency_now(self.models[0], as_input(self.watch.images), self.watch.labels)
             self.histories[0].maps.append(maps.cpu())
+            state = self.models[0].state_dict()
+            self.histories[0].states.append({name: value.clone().cpu() for name, value in state.items()})
             self._report(self.seeds[:1])
 
     def _write_back(self) -> None:
@@ -250,15 +273,8 @@ class _Training:
                 self.on_progress(seed, history)
 
 
-def _load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Those of every precision; clips and scales stay."""
-    own = dict(model.named_parameters())
-    shared = {name: value for name, value in weights.items() if name in own and not name.endswith(".alpha")}
-    model.load_state_dict(shared, strict=False)
-
-
-def _copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in state.items()}
+def _diverged(seeds: Sequence[int], what: str, epoch: int) -> DivergedError:
+    return DivergedError(f"seed {', '.join(map(str, seeds))}: {what} in epoch {epoch}; lower optimizer.learning_rate")
 
 
 def _step(guided: Guided | None, noise: list[torch.Generator]) -> Callable[..., Tensor]:
@@ -266,14 +282,6 @@ def _step(guided: Guided | None, noise: list[torch.Generator]) -> Callable[..., 
         return standard_step
     options = {"fraction": guided.fraction, "weight": guided.weight, "ranking": guided.ranking}
     return functools.partial(guided_step, generator=noise, **options)
-
-
-def _batches(images: Images, orders: list[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: the batches of each order side by side, as a network takes them."""
-    epochs = [torch.randperm(len(images.train), generator=order).split(size) for order in orders]
-    for some in zip(*epochs, strict=True):
-        which = torch.cat(some)
-        yield as_input(images.train[which]), images.train_labels[which]
 
 
 def _record_steps(watch: Watch | None, total: int) -> set[int]:

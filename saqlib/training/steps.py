@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from saqlib.network.quantization import pact_layers, quantized_once
 from saqlib.network.settings import Quantization
-from saqlib.saliency.gradient import logit_gradient
+from saqlib.saliency.gradient import check_targets, logit_gradient
 from saqlib.saliency.masking import mask_least_salient
 from saqlib.training.settings import Optimizer
 from saqlib.training.stacked import Stacked
+
+NONE_IGNORED = -(2**31)  # a label that is no class is an error, also -100, which PyTorch would leave out
 
 
 def make_optimizer(
@@ -60,9 +62,14 @@ def standard_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Te
 
     Returns:
         The loss ().
+
+    Raises:
+        ValueError: there is not one label, int64, for each image.
     """
+    check_targets(labels, len(images))
     optimizer.zero_grad()
-    return _descend(model, optimizer, F.cross_entropy(model(images), labels, reduction="none"))
+    logits = model(images)
+    return _descend(model, optimizer, F.cross_entropy(logits, labels, ignore_index=NONE_IGNORED, reduction="none"))
 
 
 def guided_step(
@@ -84,12 +91,17 @@ def guided_step(
         model, optimizer, images, labels: as in standard_step.
         generator: of the noise; for a Stacked a list, one for each network.
         fraction: share of the pixels that is replaced, in [0, 1].
-        weight: of the Kullback-Leibler term.
+        weight: of the Kullback-Leibler term, at least 0.
         ranking: see mask_least_salient.
 
     Returns:
         The loss ().
+
+    Raises:
+        ValueError: a weight below 0, or what standard_step and mask_least_salient refuse, such as a map of NaN.
     """
+    if not weight >= 0:
+        raise ValueError(f"weight must be at least 0, not {weight}")
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
     with quantized_once(model):
@@ -107,7 +119,9 @@ def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor)
     """One step on the mean of the images' losses (B,), or on those of each network of a Stacked."""
     loss = losses.view(len(model.networks), -1).mean(1) if isinstance(model, Stacked) else losses.mean()
     # Naming the inputs spares the gradient of the images, which a guided step made require one.
-    loss.sum().backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
+    learning = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    with torch.autocast(loss.device.type, enabled=False):  # float16 holds no gradient below 6e-8
+        loss.sum().backward(inputs=learning)
     for group in optimizer.param_groups:
         if penalty := group.get("alpha_penalty"):
             for alpha in group["params"]:

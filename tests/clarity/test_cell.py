@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from saqlib.data import images as data
 from saqlib.evidence import reading
 from saqlib.evidence.runs import collect
 from saqlib.grid import Cell, Grid
-from saqlib.names import GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.names import FILLS, GAINS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from tests.clarity.conftest import CELLS, EXPENSIVE, FP32, IMAGES, SCORING, SEEDS, SMOKE, W2A2
+from tests.evidence.written import write_fills
 
 LEAST = replace(SCORING, images=12, images_expensive=1)  # of the store's tests, which score again and again
 
@@ -44,15 +44,13 @@ def calls(monkeypatch) -> list[str]:
     """What is computed from here on: the name of each task and of its seed."""
     made: list[str] = []
 
-    def spied(task, name: Callable[..., str]):
-        def call(*arguments):
-            made.append(name(*arguments))
-            return task(*arguments)
+    task = cells.score_seed
 
-        return call
+    def spied(dataset, scoring, seed, *rest):
+        made.append(f"seed {seed}")
+        return task(dataset, scoring, seed, *rest)
 
-    monkeypatch.setattr(cells, "score_seed", spied(cells.score_seed, lambda cell, scoring, seed, *_: f"seed {seed}"))
-    monkeypatch.setattr(cells, "score_controls", spied(cells.score_controls, lambda *_: "controls"))
+    monkeypatch.setattr(cells, "score_seed", spied)
     return made
 
 
@@ -61,17 +59,12 @@ def quick(monkeypatch) -> list[str]:
     """As `calls`, but nothing is computed: for what the store does with a result, whatever it is."""
     made: list[str] = []
 
-    def score_seed(cell, scoring, seed, *_):
+    def score_seed(dataset, scoring, seed, *_):
         made.append(f"seed {seed}")
         kept = {name: ("kept", [1.5, 2.5]) for name in ("kept_image", "kept_map")}
         return xr.Dataset({"label": ("image", [4]), "scores": ("image", [float(seed)]), **kept})
 
-    def score_controls(*_):
-        made.append("controls")
-        return xr.Dataset({"control_scores": ("image", [0.25])})
-
     monkeypatch.setattr(cells, "score_seed", score_seed)
-    monkeypatch.setattr(cells, "score_controls", score_controls)
     return made
 
 
@@ -95,7 +88,7 @@ def kept(build: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-ALL = ["seed 0", "seed 1", "controls"]
+ALL = ["seed 0", "seed 1"]
 
 
 # ------------------------------------------------------------------------------------------ what is in a dataset
@@ -108,8 +101,18 @@ def test_arrays_have_the_documented_dimensions(scored):
         "scores": ("seed", "map", "score", "image"),
         "preservation": ("seed", "likeness", "image"),
         "sensitivity_max": ("seed", "few"),
+        "relevance_gain": ("seed", "map", "fill", "image"),
+        "amplitude": ("seed", "map", "image"),
         "method_scores": ("seed", "explainer", "score", "few"),
-        "control_scores": ("control", "score", "image"),
+        "method_gain": ("seed", "explainer", "fill", "few"),
+        "switched_scores": ("seed", "weights", "activations", "score", "few"),
+        "switched_gain": ("seed", "weights", "activations", "fill", "few"),
+        "switched_predicted": ("seed", "weights", "activations", "few"),
+        "difference_scores": ("seed", "difference", "score", "few"),
+        "difference_gain": ("seed", "difference", "fill", "few"),
+        "cascade": ("seed", "redrawn", "likeness", "few"),
+        "control_scores": ("seed", "control", "score", "image"),
+        "control_gain": ("seed", "control", "fill", "image"),
         "curves": ("seed", "order", "level"),
         "accuracies": ("seed", "accuracy_order", "accuracy_level"),
         "gradient": ("seed", "draw"),
@@ -118,7 +121,8 @@ def test_arrays_have_the_documented_dimensions(scored):
         "kept_map": ("kept", "y", "x"),
     }
     assert {name: array.dims for name, array in scored[W2A2].items()} == expected
-    both = expected | {"seed_to_seed": ("seed", "likeness", "image")}
+    whole = {name: dims for name, dims in expected.items() if not name.startswith("switched")}  # nothing to switch off
+    both = whole | {"seed_to_seed": ("seed", "likeness", "image")}
     assert {name: array.dims for name, array in scored[FP32].items()} == both
     sizes = {"seed": SEEDS, "image": IMAGES, "few": EXPENSIVE, "level": SMOKE.clarity.steps + 1, "accuracy_level": 10}
     sizes |= {"draw": 2000, "y": 28, "x": 28}
@@ -131,6 +135,7 @@ def test_labels_are_the_names_that_everybody_uses(scored):
         labels = {name: scores[name].values.tolist() for name in scores.dims if name in scores.coords}
         assert labels["seed"] == list(range(SEEDS))
         assert labels["score"] == list(PRIMARY) and labels["likeness"] == list(PRESERVATION)
+        assert labels["fill"] == list(FILLS)
         assert labels["map"] == [GRADIENT, UNTRAINED]
         assert {UNTRAINED, *labels["control"]} == set(words.CONTROLS)
         assert sorted(labels["explainer"]) == sorted(OTHER_METHODS)
@@ -159,7 +164,7 @@ def test_any_number_of_workers_makes_the_same_bytes(cell, root, build, monkeypat
     files_of_one = kept(build)
     monkeypatch.setattr(paths, "BUILD", build / "again")
     two = score(root, cell, n_jobs=2)
-    assert kept(build / "again") == files_of_one and len(files_of_one) == 3
+    assert kept(build / "again") == files_of_one and len(files_of_one) == 2
     xr.testing.assert_identical(one, two)
     for folder, scores in (("one", one), ("two", two)):
         cells.save_cell(cell, scores, build / folder)
@@ -170,12 +175,12 @@ def test_any_number_of_workers_makes_the_same_bytes(cell, root, build, monkeypat
 # ------------------------------------------------------------------------------------------------------ the store
 
 
-def test_the_store_has_one_file_for_each_seed_and_one_for_the_controls(root, build):
-    """scored/<key>/<seed>.nc and controls.nc, each under a key of its own."""
+def test_the_store_has_one_file_for_each_seed(root, build):
+    """scored/<key>/<seed>.nc, each under a key of its own."""
     score(root)
     names = [name.split("/") for name in kept(build)]
-    assert sorted(file for _, file in names) == ["0.nc", "1.nc", "controls.nc"]
-    assert len({key for key, _ in names}) == 3 and all(len(key) == 16 for key, _ in names)
+    assert sorted(file for _, file in names) == ["0.nc", "1.nc"]
+    assert len({key for key, _ in names}) == 2 and all(len(key) == 16 for key, _ in names)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -192,33 +197,33 @@ def test_scoring_again_computes_nothing(cell, root, build, calls):
 def test_a_seed_more_computes_only_that(root, quick):
     """What one seed has computed is there when two are asked for."""
     score(root, seeds=1)
-    assert quick == ["seed 0", "controls"]
+    assert quick == ["seed 0"]
     score(root)
-    assert quick == ["seed 0", "controls", "seed 1"]
+    assert quick == ["seed 0", "seed 1"]
 
 
 def test_the_last_seed_of_the_reference_has_another_neighbour_among_more(root, quick):
     """Of the reference the seed before the new one is likened to the new one, so it is scored again."""
     score(root, FP32, seeds=1)
     score(root, FP32)
-    assert quick == ["seed 0", "controls", "seed 0", "seed 1"]
+    assert quick == ["seed 0", "seed 0", "seed 1"]
 
 
 @pytest.mark.parametrize(
     ("changed", "seed", "scored_cell", "anew"),
     [
-        (W2A2, 0, W2A2, ["seed 0", "controls"]),
+        (W2A2, 0, W2A2, ["seed 0"]),
         (W2A2, 1, W2A2, ["seed 1"]),
         (FP32, 0, W2A2, ["seed 0"]),
         (FP32, 1, W2A2, ["seed 1"]),
-        (FP32, 0, FP32, ["seed 0", "seed 1", "controls"]),
+        (FP32, 0, FP32, ["seed 0", "seed 1"]),
         (FP32, 1, FP32, ["seed 0", "seed 1"]),
         (W2A2, 0, FP32, []),
     ],
     ids=str,
 )
 def test_other_weights_compute_anew_what_they_touch(changed, seed, scored_cell, anew, models, calls):
-    """A seed's own network, its reference's or its neighbour's; controls are those of seed 0; nothing else."""
+    """A seed's own network, its reference's or its neighbour's; nothing else."""
     before = score(models, scored_cell)
     change_weights(models, changed, seed)
     del calls[:]
@@ -226,13 +231,12 @@ def test_other_weights_compute_anew_what_they_touch(changed, seed, scored_cell, 
     assert calls == anew
     for each in range(SEEDS):
         untouched = f"seed {each}" not in anew
-        one, two = (scores.sel(seed=each).drop_vars(["kept_map", "control_scores"]) for scores in (before, after))
+        one, two = (scores.sel(seed=each).drop_vars("kept_map") for scores in (before, after))
         assert one.identical(two) == untouched
-    assert before.control_scores.identical(after.control_scores) == ("controls" not in anew)
 
 
 def test_other_bits_compute_anew(models, calls):
-    """The same weights at other bits are another network: its own scores and its controls are computed anew."""
+    """The same weights at other bits are another network: it is scored anew."""
     before = score(models)
     path = models / "models" / f"{W2A2}.pt"
     content = torch.load(path)
@@ -288,15 +292,15 @@ def edit(library: Path, file: str, line: str) -> None:
     """A line more at the end of a file of the library."""
     with (library / file).open("a", encoding="utf-8") as text:
         text.write(f"\n{line}\n")
-    codebase._digestible.cache_clear()  # a process reads its own code once
+    codebase.forget()  # a process reads its own code once
 
 
-SCORERS = [module for module in codebase.modules() if codebase.room(module) == "clarity" and "settings" not in module]
+SCORERS = [module for module in codebase.texts("clarity.seed") if codebase.room(module) == "clarity"]
 
 
 @pytest.mark.parametrize("module", SCORERS)
 def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
-    """A statement more in a module of saqlib.clarity, and scored seeds count no longer; a comment changes nothing."""
+    """A statement more in a module that scores, and scored seeds count no longer; a comment changes nothing."""
     score(root)
     edit(library, f"{module.replace('.', '/')}.py", "# a comment")
     score(root)
@@ -306,18 +310,20 @@ def test_other_code_of_the_scores_computes_anew(module, root, library, quick):
     assert quick == ALL * 2
 
 
-@pytest.mark.parametrize("file", ["saliency/gradient.py", "saliency/methods.py", "network/lenet.py", "stored.py"])
+@pytest.mark.parametrize("file", ["saliency/gradient.py", "saliency/methods.py", "network/lenet.py"])
 def test_other_code_below_the_scores_computes_anew(file, root, library, quick):
-    """So does one in what scoring quick: the gradient, the network, the reader of model files."""
+    """So does one in what scoring quick: the gradient, the network."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
     assert quick == ALL * 2
 
 
-@pytest.mark.parametrize("file", ["training/loop.py", "evidence/claims.py", "report/tables.py", "clarity/settings.py"])
+@pytest.mark.parametrize(
+    "file", ["training/loop.py", "evidence/claims.py", "stored.py", "clarity/settings.py", "clarity/cell.py"]
+)
 def test_code_that_decides_no_score_computes_nothing(file, root, library, quick):
-    """Training code, evidence, the report, the checks of settings: scored seeds stay."""
+    """Training code, evidence, what reads files, checks settings, schedules: scored seeds stay."""
     score(root)
     edit(library, file, "CHANGED = True")
     score(root)
@@ -334,23 +340,23 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["0.nc", "controls.nc"])
-def test_a_damaged_file_is_put_aside_and_scored_anew(damage, name, root, build, quick):
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_damaged_file_is_put_aside_and_scored_anew(damage, seed, root, build, quick):
     """The file keeps its bytes under another name, and what it held is computed anew; the others stay."""
     first, before = score(root), kept(build)
-    (path,) = build.rglob(name)
+    (path,) = build.rglob(f"{seed}.nc")
     spoilt = DAMAGES[damage](path.read_bytes())
     path.write_bytes(spoilt)
     del quick[:]
     xr.testing.assert_identical(score(root), first)
-    assert quick == ["seed 0" if name == "0.nc" else "controls"]
-    assert kept(build) == before | {f"{path.parent.name}/{name}.damaged": spoilt}
+    assert quick == [f"seed {seed}"]
+    assert kept(build) == before | {f"{path.parent.name}/{seed}.nc.damaged": spoilt}
 
 
 def test_scores_in_place_of_damaged_ones_are_equal(root, build, calls):
     """With every real file cut short, wherever the cut falls, all is scored anew to the same bytes."""
     first, before = score(root), kept(build)
-    for share, place in zip((0.2, 0.5, 0.9), before, strict=True):
+    for share, place in zip((0.2, 0.9), before, strict=True):
         content = before[place]
         (build / "store" / "scored" / place).write_bytes(content[: int(share * len(content))])
     xr.testing.assert_identical(score(root), first)
@@ -361,14 +367,17 @@ def test_scores_in_place_of_damaged_ones_are_equal(root, build, calls):
 def test_a_killed_run_goes_on_where_it_stopped(root, calls, monkeypatch):
     """Seeds that were finished before an error are not scored again."""
 
-    def broken(*_):
-        raise InterruptedError
+    def broken(dataset, scoring, seed, *rest):
+        if seed == 1:
+            raise InterruptedError
+        return task(dataset, scoring, seed, *rest)
 
+    task = cells.score_seed
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "score_controls", broken)
+        patch.setattr(cells, "score_seed", broken)
         with pytest.raises(InterruptedError):
             score(root)
-    assert calls == ["seed 0", "seed 1"]
+    assert calls == ["seed 0"]
     score(root)
     assert calls == ALL
 
@@ -376,9 +385,8 @@ def test_a_killed_run_goes_on_where_it_stopped(root, calls, monkeypatch):
 def test_scoring_side_by_side_leaves_whole_files(root, build, quick, monkeypatch):
     """Two that score the same cell at once, as two stages may, end with the same files and nothing half-written."""
     together, results = threading.Barrier(2), {}
-    for name in ("score_seed", "score_controls"):
-        task = getattr(cells, name)
-        monkeypatch.setattr(cells, name, lambda *arguments, task=task: (together.wait(), task(*arguments))[1])
+    task = cells.score_seed
+    monkeypatch.setattr(cells, "score_seed", lambda *arguments: (together.wait(), task(*arguments))[1])
     threads = [threading.Thread(target=lambda name=name: results.update({name: score(root)})) for name in "ab"]
     for thread in threads:
         thread.start()
@@ -386,7 +394,7 @@ def test_scoring_side_by_side_leaves_whole_files(root, build, quick, monkeypatch
         thread.join()
     assert sorted(quick) == sorted(ALL * 2)
     xr.testing.assert_identical(results["a"], results["b"])
-    assert sorted(Path(name).name for name in kept(build)) == ["0.nc", "1.nc", "controls.nc"]
+    assert sorted(Path(name).name for name in kept(build)) == ["0.nc", "1.nc"]
 
 
 # ------------------------------------------------------------------------------------------------------ the files
@@ -411,7 +419,8 @@ def test_summary_holds_each_seeds_means(cell, scored, tmp_path):
     summary = json.loads((tmp_path / "results" / "clarity" / f"{cell}.json").read_text())
     assert (summary["cell"], summary["images"], list(summary["seeds"])) == (str(cell), IMAGES, ["0", "1"])
     likenesses = ("preservation", "seed_to_seed") if cell == FP32 else ("preservation",)
-    names = {"probability", "entropy", "auroc", "dead", *PRIMARY, *(f"{UNTRAINED}_{name}" for name in PRIMARY)}
+    of_maps = (*PRIMARY, *GAINS, "amplitude")
+    names = {"probability", "entropy", "auroc", "dead", *of_maps, *(f"{UNTRAINED}_{name}" for name in of_maps)}
     names |= {f"{array}_{name}" for array in likenesses for name in PRESERVATION}
     for seed, found in summary["seeds"].items():
         assert set(found) == names
@@ -421,6 +430,11 @@ def test_summary_holds_each_seeds_means(cell, scored, tmp_path):
             for which, prefix in ((GRADIENT, ""), (UNTRAINED, f"{UNTRAINED}_")):
                 values = scores.scores.sel(map=which, score=name).values
                 assert found[f"{prefix}{name}"] == pytest.approx(np.nanmean(values), abs=1e-6)
+        for which, prefix in ((GRADIENT, ""), (UNTRAINED, f"{UNTRAINED}_")):
+            arrays = {"amplitude": scores.amplitude.sel(map=which)}
+            arrays |= {f"relevance_gain_{fill}": scores.relevance_gain.sel(map=which, fill=fill) for fill in FILLS}
+            for name, values in arrays.items():
+                assert found[f"{prefix}{name}"] == pytest.approx(np.nanmean(values.values), abs=1e-6)
         for array in likenesses:
             for name in PRESERVATION:
                 values = scores[array].sel(likeness=name).values
@@ -444,6 +458,7 @@ def test_the_comparison_reads_what_was_scored(scored, root, tmp_path):
     shutil.copytree(root / "results", tmp_path / "results")
     for cell, scores in scored.items():
         cells.save_cell(cell, scores, tmp_path)
+    write_fills(tmp_path, "mnist")
     found = collect(Grid(("mnist",), ("fp32", "w2a2"), ("standard",)), "fp32", tmp_path)
     assert len(found.runs["primary"]) == 4 and found.runs["all"][list(PRIMARY)].notna().all(axis=None)
     assert set(found.controls.control) == set(words.CONTROLS)

@@ -14,7 +14,7 @@ from saqlib.clarity.controls import control_maps
 from saqlib.clarity.maps import dead
 from saqlib.clarity.preservation import preservation_scores
 from saqlib.clarity.removal import symmetric_relevance_gain
-from saqlib.clarity.scores import auroc, clarity_scores, entropy, foreground_mass, gini, map_scores, morans_i
+from saqlib.clarity.scores import amplitude, auroc, clarity_scores, entropy, foreground_mass, gini, map_scores, morans_i
 from saqlib.names import PRESERVATION, PRIMARY
 from saqlib.saliency.gradient import input_gradient
 from saqlib.words import CONTROLS, SCORES
@@ -111,6 +111,31 @@ def test_entropy_closed_forms():
     """One pixel gives exactly 0, a uniform map 1."""
     assert entropy(one_hot_map()).item() == 0
     assert entropy(torch.full((1, SIDE, SIDE), 3.0)).item() == pytest.approx(1, abs=1e-14)
+
+
+# --- amplitude ---
+
+
+@given(maps=small_maps)
+def test_amplitude_is_the_median(maps):
+    """Half of the pixels have no larger magnitude; of an even number the two in the middle count as their mean."""
+    ordered = sorted(abs(value) for value in maps.ravel())
+    assert amplitude(torch.from_numpy(maps)).item() == (ordered[9] + ordered[10]) / 2
+
+
+@given(maps=small_maps, scale=st.floats(-1e3, 1e3).filter(lambda scale: abs(scale) > 1e-3))
+def test_amplitude_is_the_scale_of_a_map(maps, scale):
+    """The one number that grows with the map, whatever its sign."""
+    found = amplitude(torch.from_numpy(scale * maps)).item()
+    assert found == pytest.approx(abs(scale) * amplitude(torch.from_numpy(maps)).item(), rel=1e-12)
+
+
+def test_amplitude_of_sparse_and_dead_maps():
+    """A map of few pixels has a median of 0, and a dead one has none."""
+    maps = torch.cat([one_hot_map(), torch.zeros(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), -0.25)])
+    np.testing.assert_array_equal(amplitude(maps), [0.0, np.nan, 0.25])
+    with pytest.raises(ValueError, match="maps must have shape"):
+        amplitude(maps[0])
 
 
 # --- Moran's I ---

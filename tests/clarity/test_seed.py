@@ -9,23 +9,40 @@ import xarray as xr
 
 from saqlib import stored
 from saqlib.clarity.controls import control_maps
+from saqlib.clarity.fills import fill_images
 from saqlib.clarity.preservation import preservation_scores
-from saqlib.clarity.removal import random_ranks, remains
+from saqlib.clarity.removal import random_ranks, remains, symmetric_relevance_gain
 from saqlib.clarity.scores import clarity_scores, foreground_mass, gini, map_scores
-from saqlib.clarity.seed import score_controls, score_seed
+from saqlib.clarity.seed import score_seed
 from saqlib.clarity.sensitivity import sensitivity_max
 from saqlib.data import images as data
-from saqlib.names import GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.names import FILLS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.network.initial import build
 from saqlib.network.quantization import calibrate
 from saqlib.saliency.gradient import input_gradient
-from saqlib.saliency.methods import log_probability_gradient, occlusion, smoothgrad
+from saqlib.saliency.methods import integrated_gradients, log_probability_gradient, occlusion, smoothgrad
 from tests.clarity.conftest import FP32, SCORING, W2A2
 
 
 def images_of(scores: xr.Dataset) -> torch.Tensor:
     """The scored images, found by their places in the test split."""
     return data.as_input(data.load("mnist", "test", sample=True)[0][scores.image.values.copy()])
+
+
+def fill_of(fill: str, images: torch.Tensor) -> torch.Tensor:
+    """What takes the place of the images' pixels; the mean is that of the training images."""
+    training = data.as_input(data.load("mnist", "train", sample=True)[0])
+    return fill_images(training.mean(0, keepdim=True) if fill == "mean" else fill, images)
+
+
+def check_gains(found: xr.DataArray, network, images, targets, maps, **tolerance) -> None:
+    """Relevance gains (fill, image) are those of these maps, each fill computed by itself."""
+    assert found.fill.values.tolist() == list(FILLS)
+    for fill in FILLS:
+        expected = symmetric_relevance_gain(
+            network, images, targets, maps, SCORING.clarity.steps, fill_of(fill, images)
+        )
+        np.testing.assert_allclose(found.sel(fill=fill), expected, **tolerance)
 
 
 def map_of(root, cell, seed, images, targets) -> torch.Tensor:
@@ -69,6 +86,32 @@ def test_primary_scores_stand_under_their_names(scored, root):
         np.testing.assert_allclose(scores.scores.sel(map=GRADIENT, score=name), expected[name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("cell", "seed"), [(FP32, 0), (W2A2, 1)], ids=str)
+def test_each_fill_has_its_relevance_gain(scored, root, cell, seed):
+    """The network's own map, with each fill; that with zeros stands among the primary scores, too, for every map."""
+    scores = scored[cell].sel(seed=seed)
+    images, predicted = images_of(scores), torch.from_numpy(scores.predicted.values).long()
+    network = stored.load_model(cell, seed, root)
+    maps = map_of(root, cell, seed, images, scores.predicted.values)
+    check_gains(scores.relevance_gain.sel(map=GRADIENT), network, images, predicted, maps, rtol=1e-5, atol=1e-6)
+    for scored_so, gains in (("scores", "relevance_gain"), ("method_scores", "method_gain"),
+                             ("control_scores", "control_gain")):  # fmt: skip
+        zero = scored[cell][scored_so].sel(score="symmetric_relevance_gain").drop_vars("score")
+        xr.testing.assert_equal(zero, scored[cell][gains].sel(fill="zero").drop_vars("fill"))
+        assert not np.allclose(scored[cell][gains].sel(fill="mean"), zero, equal_nan=True)
+
+
+def test_amplitude_is_the_median_magnitude(scored, root):
+    """Of the network's map and of its untrained twin's, in units of the logit."""
+    for cell in (FP32, W2A2):
+        scores = scored[cell].sel(seed=1)
+        images = images_of(scores)
+        maps = map_of(root, cell, 1, images, scores.predicted.values)
+        expected = np.median(maps.abs().double().flatten(1), axis=1)
+        np.testing.assert_array_equal(scores.amplitude.sel(map=GRADIENT), expected)
+        assert not np.array_equal(scores.amplitude.sel(map=UNTRAINED), expected)
+
+
 def test_preservation_is_against_the_same_seed_and_seed_to_seed_against_the_next(scored, root):
     """A reference network is like itself; a quantized one is compared with the reference's map of the same class."""
     images = images_of(scored[FP32])
@@ -87,8 +130,10 @@ def test_preservation_is_against_the_same_seed_and_seed_to_seed_against_the_next
 def test_without_a_neighbour_there_is_no_seed_to_seed(root):
     """The likeness of two reference networks is scored where a neighbour is named, and nowhere else."""
     scoring = replace(SCORING, images=5, images_expensive=1)
-    assert "seed_to_seed" not in score_seed(FP32, scoring, 0, None, root)
-    alone = score_seed(FP32, scoring, 0, 0, root)
+    network = stored.load_model(FP32, 0, root)
+    both = {"preservation": network, "seed_to_seed": network}
+    assert "seed_to_seed" not in score_seed("mnist", scoring, 0, network, both | {"seed_to_seed": None})
+    alone = score_seed("mnist", scoring, 0, network, both)
     xr.testing.assert_equal(alone.seed_to_seed, alone.preservation.rename("seed_to_seed"))
 
 
@@ -97,7 +142,7 @@ def test_without_a_neighbour_there_is_no_seed_to_seed(root):
 
 @pytest.mark.parametrize(("cell", "seed"), [(FP32, 0), (FP32, 1), (W2A2, 1)], ids=str)
 def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(scored, root, cell, seed):
-    """Sensitivity, SmoothGrad, the random line, the sampled gradients, the random line of accuracies: anew, in turn."""
+    """Sensitivity, SmoothGrad, both random lines with the sampled gradients between, the controls: anew, in turn."""
     scores = scored[cell].sel(seed=seed)
     images, network = images_of(scores), stored.load_model(cell, seed, root)
     predicted, labels = (torch.from_numpy(scores[name].values).long() for name in ("predicted", "label"))
@@ -110,6 +155,7 @@ def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(score
         "smoothgrad": smoothgrad(network, few, targets, generator=generator),
         "occlusion": occlusion(network, few, targets),
         "log_probability": log_probability_gradient(network, few, targets),
+        "integrated_gradients": integrated_gradients(network, few, targets, fill_of("mean", few)),
     }
     assert set(scores.explainer.values) == set(maps) == set(OTHER_METHODS)
     for name, each in maps.items():
@@ -117,6 +163,7 @@ def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(score
         for score in PRIMARY:
             found = scores.method_scores.sel(explainer=name, score=score)
             np.testing.assert_allclose(found, expected[score], rtol=1e-3, atol=1e-5)
+        check_gains(scores.method_gain.sel(explainer=name), network, few, targets, each, rtol=1e-3, atol=1e-5)
     counts = (784 * scores.level.values).round().astype(int)
     blank = torch.zeros_like(images[:1])
     line = remains(network, images, predicted, random_ranks(images, generator)[None], counts, blank).probability[0]
@@ -126,6 +173,12 @@ def test_what_is_drawn_comes_from_the_seeds_own_generator_in_a_fixed_order(score
     counts = (784 * scores.accuracy_level.values).round().astype(int)
     line = remains(network, images, labels, random_ranks(images, generator)[None], counts, blank).correct[0]
     np.testing.assert_array_equal(scores.accuracies.sel(accuracy_order="random"), line.double().mean(0))
+    for name, each in control_maps(images, generator).items():
+        expected = clarity_scores(network, images, predicted, each, clarity.steps)
+        for score in PRIMARY:
+            found = scores.control_scores.sel(control=name, score=score)
+            np.testing.assert_allclose(found, expected[score], rtol=1e-5, atol=1e-7)
+        check_gains(scores.control_gain.sel(control=name), network, images, predicted, each, rtol=1e-5, atol=1e-6)
 
 
 def test_expensive_scores_are_of_the_first_images(scored):
@@ -146,29 +199,33 @@ def test_controls_know_nothing(scored):
     assert abs(controls.sel(control="white_noise", score="foreground_mass").mean()) < 0.05
 
 
-def test_controls_are_scored_on_the_network_of_seed_0(scored, root):
-    """Every control's four scores, from the model file anew, on all images and for the predictions of seed 0."""
-    images = images_of(scored[W2A2])
-    predicted = torch.from_numpy(scored[W2A2].predicted.sel(seed=0).values).long()
-    network = stored.load_model(W2A2, 0, root)
-    for name, maps in control_maps(images, torch.Generator().manual_seed(0)).items():
-        expected = clarity_scores(network, images, predicted, maps, SCORING.clarity.steps)
-        for score in PRIMARY:
-            found = scored[W2A2].control_scores.sel(control=name, score=score)
-            np.testing.assert_allclose(found, expected[score], rtol=1e-5, atol=1e-7)
-    assert score_controls(W2A2, replace(SCORING, images=5), root).sizes["image"] == 5
+def test_controls_are_scored_with_the_network_of_each_seed(scored):
+    """Whatever depends on the network or on a draw differs between seeds: no control is one score shown ten times."""
+    for scores in scored.values():
+        first, second = (scores.sel(seed=seed) for seed in (0, 1))
+        for control in scores.control.values:
+            for fill in FILLS:
+                one, two = (each.control_gain.sel(control=control, fill=fill) for each in (first, second))
+                assert not np.allclose(one, two)
+        for score in ("gini", "morans_i", "foreground_mass"):
+            one, two = (each.control_scores.sel(control="white_noise", score=score) for each in (first, second))
+            assert not np.allclose(one, two)
+            one, two = (each.control_scores.sel(control="intensity", score=score) for each in (first, second))
+            np.testing.assert_array_equal(one, two)
 
 
 def test_untrained_twin_is_a_network_of_another_seed_before_training(scored):
-    """Calibrated on the scored images, explained for its own predictions."""
+    """Calibrated on the scored images; its map is for its own predictions, and it is the one that is asked."""
     for cell, scores in scored.items():
         images = images_of(scores)
         for seed in (0, 1):
             twin = build(cell.precision, seed=1000 + seed).eval()
             calibrate(twin, images)
-            expected = map_scores(images, input_gradient(twin, images))["gini"]
-            found = scores.scores.sel(map=UNTRAINED, score="gini", seed=seed)
-            np.testing.assert_allclose(found, expected, rtol=1e-3)
+            predicted = twin(images).argmax(1)
+            maps = input_gradient(twin, images, predicted)
+            found = scores.sel(map=UNTRAINED, seed=seed)
+            np.testing.assert_allclose(found.scores.sel(score="gini"), gini(maps), rtol=1e-3)
+            check_gains(found.relevance_gain, twin, images, predicted, maps, rtol=1e-3, atol=1e-6)
 
 
 # --- curves ---
@@ -242,16 +299,25 @@ def test_a_dead_network_has_dead_maps(root, tmp_path):
     (tmp_path / "models").mkdir()
     torch.save(content, tmp_path / "models" / f"{W2A2}.pt")
     torch.save(torch.load(root / "models" / f"{FP32}.pt"), tmp_path / "models" / f"{FP32}.pt")
-    alive, dead = (score_seed(W2A2, SCORING, seed, None, tmp_path) for seed in (0, 1))
+    alive, dead = (
+        score_seed("mnist", SCORING, seed, network, {"preservation": stored.load_model(FP32, seed, tmp_path)})
+        for seed, network in enumerate(stored.load_model(W2A2, seed, tmp_path) for seed in (0, 1))
+    )
     assert (alive.dead == 0).all() and (dead.dead == 1).all()
     for scores, missing in ((alive, False), (dead, True)):
         found = {
             "scores": scores.scores.sel(map=GRADIENT),
+            "relevance_gain": scores.relevance_gain.sel(map=GRADIENT),
+            "amplitude": scores.amplitude.sel(map=GRADIENT),
             "curves": scores.curves.sel(order=["most", "least"]),
             "accuracies": scores.accuracies.sel(accuracy_order="most"),
         }
-        found |= {name: scores[name] for name in ("method_scores", "sensitivity_max", "preservation", "entropy")}
+        found |= {
+            name: scores[name]
+            for name in ("method_scores", "method_gain", "sensitivity_max", "preservation", "entropy")
+        }
         for name, values in found.items():
             assert (values.isnull() == missing).all(), name
     assert dead.scores.sel(map=UNTRAINED).notnull().all() and dead.curves.sel(order="random").notnull().all()
+    assert (dead.control_gain == 0).all() and dead.relevance_gain.sel(map=UNTRAINED).notnull().all()
     assert (dead.kept_map == 0).all() and (dead.gradient == 0).all()

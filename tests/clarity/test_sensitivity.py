@@ -46,14 +46,15 @@ def test_sensitivity_of_a_linear_network_is_zero(batch):
     assert (still == 0).all()
 
 
-def test_sensitivity_by_twin(batch):
-    """With gradient x the score is the largest |noise| / |x|; scaling the network changes nothing."""
-    images = batch[0]
-    targets = torch.zeros(37, dtype=torch.int64)
+@pytest.mark.parametrize("count", [1, 2, 37])
+def test_sensitivity_by_twin(batch, count):
+    """With gradient x the score is the largest |noise| / |x|, also of one image; scaling changes nothing."""
+    images = batch[0][:count]
+    targets = torch.zeros(count, dtype=torch.int64)
     arguments = {"generator": generator(), "radius": 0.05, "draws": 4}
     score = sensitivity_max(Quadratic(), images, targets, **arguments)
-    noise = 0.05 * (2 * torch.rand((37 * 4, 1, SIDE, SIDE), generator=generator()) - 1)
-    norms = noise.flatten(1).norm(dim=1).view(37, 4)
+    noise = 0.05 * (2 * torch.rand((count * 4, 1, SIDE, SIDE), generator=generator()) - 1)
+    norms = noise.flatten(1).norm(dim=1).view(count, 4)
     expected = norms.amax(1) / images.flatten(1).norm(dim=1)
     torch.testing.assert_close(score, expected.double(), rtol=1e-4, atol=0)
     arguments["generator"] = generator()

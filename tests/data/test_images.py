@@ -1,9 +1,13 @@
 """Tests of saqlib.data.images: nothing but whole, verified files is ever used."""
 
+import errno
 import gzip
 import hashlib
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +165,98 @@ def test_damaged_file_is_never_used(world, damage):
     assert len(images.load("mnist", "train")[0]) == 22, "files of the other part are whole"
 
 
+NO_FILE = {
+    "folder": (lambda path: path.mkdir(), "is no file"),
+    "pipe": (lambda path: os.mkfifo(path), "is no file"),
+    "link to nowhere": (lambda path: path.symlink_to("nowhere"), "is a link that leads nowhere"),
+    "loop": (lambda path: path.symlink_to(path), "is a link that leads nowhere"),
+    "link to itself's folder": (lambda path: path.symlink_to("."), "is no file"),
+}
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_what_is_no_file_is_refused(world, kind, ending):
+    """Neither a traceback nor a wait for ever: what it is, and what to do."""
+    make, said = NO_FILE[kind]
+    put({name: content for name, content in world.items() if name != TEST_IMAGES})
+    path = paths.DATA / "mnist" / f"{TEST_IMAGES}{ending}"
+    make(path)
+    for use in (lambda: images.load("mnist", "test"), lambda: images.verify("mnist")):
+        with pytest.raises(images.DataError) as caught:
+            use()
+        assert str(caught.value) == f"{path.name} {said}. Delete {path} and run `make data`."
+
+
+def test_what_may_not_be_read_is_refused(world, monkeypatch):
+    """Another user's file, say."""
+    put(world)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(images.DataError, match=f"{TEST_IMAGES}: Permission denied. Delete .* and run `make data`"):
+        images.load("mnist", "test")
+
+
+def test_a_link_to_a_file_is_that_file(world, arrays, tmp_path):
+    """data/ may lie on another disk."""
+    put(world)
+    path = paths.DATA / "mnist" / TEST_IMAGES
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to("../../elsewhere")
+    assert np.array_equal(images.load("mnist", "test")[0].numpy(), arrays[TEST_IMAGES])
+
+
+def mutated(content: bytes, data) -> bytes:
+    """The content with a few bytes changed, cut, put in or taken away."""
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, max(len(changed) - 1, 0)))
+        changed[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=4))
+    return bytes(changed)
+
+
+@given(st.data())
+def test_no_other_bytes_are_images(data):
+    """Whatever is changed in a verified file, plain or packed: it is refused, or what is read is the very same."""
+    arrays = random_arrays()
+    files = {name: idx(array) for name, array in arrays.items()}
+    packed = data.draw(st.booleans())
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        take_for_mnist(files, Path(folder), patch)
+        if packed:
+            files = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}
+        name = data.draw(st.sampled_from(sorted(files)))
+        put(files | {name: mutated(files[name], data)})
+        for split in ("train", "test"):
+            try:
+                pixels, labels = images.load("mnist", split)
+            except images.DataError as error:
+                assert "\n" not in str(error) and "run `make data`" in str(error)
+            else:
+                part = slice(22) if split == "train" else slice(None)
+                images_file, labels_file = (
+                    (TRAIN_IMAGES, TRAIN_LABELS) if split == "train" else (TEST_IMAGES, TEST_LABELS)
+                )
+                assert np.array_equal(pixels.numpy(), arrays[images_file][part])
+                assert np.array_equal(labels.numpy(), arrays[labels_file][part])
+
+
+@given(st.data())
+def test_an_idx_file_is_read_or_refused(data):
+    """Any bytes, and a good file with some changed: items as many as the header says, or DataError."""
+    good = idx(np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28))
+    content = data.draw(st.binary(max_size=40)) if data.draw(st.booleans()) else mutated(good, data)
+    try:
+        items = images._parse_idx(content, (28, 28))
+    except images.DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert idx(items.numpy()) == content
+
+
 # ------------------------------------------------------------------------------------------------- fingerprint
 
 
@@ -204,6 +300,20 @@ def test_as_input_keeps_several_channels(codes):
     x = images.as_input(torch.from_numpy(codes))
     assert x.shape == codes.shape
     assert np.array_equal(x.numpy(), codes.astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.bool])
+def test_as_input_refuses_what_are_no_bytes(kind):
+    """Values in [0, 1], divided once more by 255, would be a nearly black picture, and nobody would notice."""
+    with pytest.raises(ValueError, match=f"uint8 images of three or four axes, not {kind}"):
+        images.as_input(torch.ones(2, 28, 28, dtype=kind))
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, 5])
+def test_as_input_refuses_other_axes(axes):
+    """One picture is a batch of one."""
+    with pytest.raises(ValueError, match="three or four axes"):
+        images.as_input(torch.zeros([28] * axes if axes < 5 else [1] * 5, dtype=torch.uint8))
 
 
 # ---------------------------------------------------------------------------------------------------- the room

@@ -1,91 +1,101 @@
-"""Tests of saqlib.deployment.cell: the files of a cell are its network, and its row says what they cost."""
+"""A cell deployed from its model file, through the store: verified once, and the same files ever after."""
 
-import dataclasses
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from saqlib import stored
-from saqlib.deployment import cell as deployment
-from saqlib.deployment.costs import cost
-from saqlib.deployment.layers import DeploymentError
+from saqlib import files, paths, stored
+from saqlib.deployment import cell as cells
+from saqlib.deployment import seed
 from saqlib.grid import Cell
 from saqlib.network.initial import build
 from tests.trained import network, sample
 
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory):
-    """The files of the 2-bit network."""
-    return deployment.deploy(network("w2a2"), Cell("mnist", "w2a2", "standard"), tmp_path_factory.mktemp("models"))
+CELL = Cell("mnist", "w2a2", "standard")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "mixed"])
-def test_report_is_the_cells_row(precision, tmp_path):
-    """A row has the cell's names, its costs and the sizes of the three files on disk."""
-    cell = Cell("mnist", precision, "guided")
-    row = deployment.report(network(precision), cell, tmp_path, sample("test")[0])
-    assert list(row)[:3] == ["dataset", "precision", "training"] and row["precision"] == precision
-    assert row.items() >= dataclasses.asdict(cost(network(precision))).items()
-    for kind in ("qcdq", "packed", "explain"):
-        assert row[f"{kind}_file_bytes"] == (tmp_path / f"mnist-{precision}-guided.{kind}.onnx").stat().st_size
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_cell_is_reported_from_its_model_file(tmp_path, monkeypatch):
-    """Seed 0 of the model file below the root becomes the files in results/models, checked on so many test images."""
-    cell, trained, checked = Cell("mnist", "w2a2", "standard"), network("w2a2"), []
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A folder with a model file of two seeds, and a store of its own."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    trained = network("w2a2")
     states = {0: trained.state_dict(), 1: build(trained.precision, shape=trained.shape, seed=1).state_dict()}
-    stored.write_cell(cell, trained.precision, trained.shape, states, {}, tmp_path)
-    verify = deployment.verify
-    monkeypatch.setattr(deployment, "verify", lambda *given: checked.append(given[2]) or verify(*given))
-    row = deployment.report_cell(cell, True, 40, tmp_path)
+    stored.write_cell(CELL, trained.precision, trained.shape, states, {}, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def checked(monkeypatch) -> list[torch.Tensor]:
+    """The images on which networks are verified, as they come."""
+    images, verify = [], seed.verify
+    monkeypatch.setattr(seed, "verify", lambda *given: images.append(given[2]) or verify(*given))
+    return images
+
+
+def written(root: Path) -> dict[str, bytes]:
+    """What lies in results/models."""
+    return {path.name: path.read_bytes() for path in (root / "results" / "models").iterdir()}
+
+
+def test_a_cell_is_reported_from_its_model_file(root, checked):
+    """Seed 0 of the model file below the root becomes the files in results/models, checked on so many test images."""
+    row = cells.report_cell(CELL, True, 40, root)
     (images,) = checked
     np.testing.assert_array_equal(images, sample("test")[0][:40])
-    found = {path.name for path in (tmp_path / "results" / "models").iterdir()}
-    expected = deployment.deploy(trained, cell, tmp_path / "expected")
-    assert found == {path.name for path in expected.values()} | {f"{cell}.pt"}
+    expected = seed.deploy(network("w2a2"), CELL, root / "expected")
+    assert written(root).keys() == {path.name for path in expected.values()} | {f"{CELL}.pt"}
     for path in expected.values():
-        assert (tmp_path / "results" / "models" / path.name).read_bytes() == path.read_bytes()
+        assert written(root)[path.name] == path.read_bytes()
     assert row["packed_file_bytes"] == expected["packed"].stat().st_size < row["qcdq_file_bytes"]
 
 
-def test_the_untrained_network_is_that_of_seed_0(tmp_path):
-    """The file of the control is the network before its first step, map included."""
-    trained = network("fp32")
-    path = deployment.deploy_untrained(trained.precision, trained.shape, tmp_path)
-    assert path.name == "untrained.explain.onnx"
-    before = build(trained.precision, shape=trained.shape, seed=0).eval()
-    deployment.verify(before, {"explain": path}, sample("test")[0][:40])
+def test_a_network_is_verified_once(root, checked):
+    """What the store holds gives the same row, in the same order, and the same bytes."""
+    row, first = cells.report_cell(CELL, True, 40, root), written(root)
+    for path in (root / "results" / "models").iterdir():
+        path.unlink()
+    again = cells.report_cell(CELL, True, 40, root)
+    assert list(again.items()) == list(row.items()) and written(root) == first and len(checked) == 1
 
 
-@pytest.mark.parametrize("kind", ["qcdq", "packed", "explain"])
-def test_verify_finds_the_file_that_is_another_network(kind, deployed, tmp_path):
-    """A file whose logits differ is an error that names it and the level."""
-    other = deployment.deploy(network("w4a4"), Cell("mnist", "w4a4", "standard"), tmp_path)
-    with pytest.raises(DeploymentError, match=rf"w4a4-standard.{kind}.onnx at ORT_DISABLE_ALL .* a logit by"):
-        deployment.verify(network("w2a2"), deployed | {kind: other[kind]}, sample("test")[0][:20])
+@pytest.mark.parametrize("what", ["weights", "images", "name"])
+def test_another_network_is_verified_anew(what, root, checked):
+    """Another weight, more images to check, or a cell's name, which stands in the files."""
+    cells.report_cell(CELL, True, 40, root)
+    cell, images, path = CELL, 40, root / "models" / f"{CELL}.pt"
+    if what == "weights":
+        content = files.read_torch(path)
+        content["seeds"][0]["conv2.weight"][0] *= -1
+        files.write_torch(path, content)
+    elif what == "images":
+        images = 41
+    else:
+        cell = Cell("mnist", "w2a2", "guided")
+        files.write_torch(root / "models" / f"{cell}.pt", files.read_torch(path) | {"cell": str(cell)})
+    cells.report_cell(cell, True, images, root)
+    assert len(checked) == 2
 
 
-def test_verify_finds_a_wrong_map(deployed, monkeypatch):
-    """Equal logits with another map are an error that counts the images."""
-    monkeypatch.setattr(deployment, "input_gradient", lambda model, images: torch.ones(len(images), 28, 28))
-    with pytest.raises(DeploymentError, match="the map of 20 images"):
-        deployment.verify(network("w2a2"), deployed, sample("test")[0][:20])
+def test_a_network_that_its_files_are_not_leaves_no_file(root, monkeypatch):
+    """Neither in results nor in the store: what lies there is verified."""
+
+    def verify(*_):
+        raise seed.DeploymentError("the class of 3 images")
+
+    monkeypatch.setattr(seed, "verify", verify)
+    with pytest.raises(seed.DeploymentError):
+        cells.report_cell(CELL, True, 40, root)
+    assert written(root).keys() == {f"{CELL}.pt"} and not (root / "build").exists()
+    assert not list(root.rglob("*.onnx"))
 
 
-def test_verify_finds_wrong_integers(deployed, monkeypatch):
-    """Integers that give other classes are an error."""
-    always_zero = SimpleNamespace(classes=lambda images: np.zeros(len(images), int))
-    monkeypatch.setattr(deployment, "integer_network", lambda _: always_zero)
-    with pytest.raises(DeploymentError, match="integer inference differs"):
-        deployment.verify(network("w2a2"), deployed, sample("test")[0][:20])
-
-
-def test_a_class_counts_as_wrong_only_beyond_the_tolerance():
-    """Two logits that the network itself hardly separates may swap; two that it separates may not."""
-    expected = np.array([[0.0, 1.0], [1.00001, 1.0], [1.0, 0.0]])
-    found = np.array([[1.0, 0.0], [1.0, 1.00001], [1.0, 0.0]])
-    assert deployment._wrong_classes(found, expected).tolist() == [True, False, False]
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"", lambda content: b"text"])
+def test_a_damaged_file_of_the_store_is_put_aside(damage, root, checked):
+    """And the network deployed anew."""
+    row, first = cells.report_cell(CELL, True, 40, root), written(root)
+    (path,) = (root / "build").rglob(f"{CELL}.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    assert cells.report_cell(CELL, True, 40, root) == row and written(root) == first and len(checked) == 2
+    assert path.with_name(f"{path.name}.damaged").exists()

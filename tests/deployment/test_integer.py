@@ -55,6 +55,41 @@ def test_classes_are_the_networks(precision):
     np.testing.assert_array_equal(classes, behaviour(network(precision), inputs())["dense3"].argmax(1))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images / 255,
+        lambda images: images.astype(np.float32),
+        lambda images: images.astype(np.int64),
+        lambda images: images.astype(np.int8),
+        lambda images: images > 127,
+        lambda images: images[0],
+        lambda images: images[:, None],
+        lambda images: images[:, :27],
+        lambda images: images.tolist(),
+        lambda images: np.where(images > 0, np.nan, 0),
+    ],
+    ids=["unit interval", "float", "int64", "int8", "bool", "one", "channel", "cut", "list", "nan"],
+)
+def test_images_that_are_no_bytes_are_refused(change):
+    """A cast to bytes would make another picture: of values in [0, 1] a black one, always of the same class."""
+    integers = integer.integer_network(network("w2a2"))
+    images = change(sample("test")[0].numpy())
+    for use in (integers.classes, integers.codes):
+        with pytest.raises(DeploymentError, match=r"takes uint8 images \(B, 28, 28\), .* not (float|int|bool|uint)"):
+            use(images)
+
+
+@pytest.mark.parametrize("count", [0, 1, integer.BATCH, integer.BATCH + 1])
+def test_any_number_of_images(count):
+    """None, one, and more than are taken at once."""
+    integers = integer.integer_network(network("w2a2"))
+    images = np.resize(sample("test")[0].numpy(), (count, 28, 28))
+    classes = integers.classes(images)
+    assert classes.dtype == np.int64 and classes.shape == (count,)
+    np.testing.assert_array_equal(classes, np.resize(integers.classes(sample("test")[0].numpy()), count))
+
+
 def test_only_whole_numbers_are_used():
     """Weights, biases, thresholds, multipliers and all that leaves a layer have integer types."""
     integers = integer.integer_network(network("mixed"))

@@ -7,12 +7,25 @@ import pytest
 import torch
 from torch import nn
 
+from saqlib.deployment.costs import cost
+from saqlib.deployment.integer import integer_network
 from saqlib.deployment.layers import DeploymentError, read
+from saqlib.deployment.onnx import export_explanation, export_onnx
 from saqlib.network import quantization
 from saqlib.network.initial import build
 from saqlib.network.lattice import quantize_weight
 from saqlib.network.settings import Bits, Precision, Shape
 from tests.trained import network
+
+BEHIND = {"act1": "conv1", "act2": "conv2", "act3": "dense1", "act4": "dense2"}
+USES = {
+    "layers": lambda model, path: read(model),
+    "prediction": lambda model, path: export_onnx(model, path, packed=False),
+    "packed": lambda model, path: export_onnx(model, path, packed=True),
+    "explanation": lambda model, path: export_explanation(model, path, packed=True),
+    "integers": lambda model, path: integer_network(model),
+    "costs": lambda model, path: cost(model),
+}
 
 
 def test_shapes_by_hand():
@@ -90,3 +103,34 @@ def test_another_network_is_refused():
     """A module that network.build did not make is an error that names its type."""
     with pytest.raises(DeploymentError, match="not a Sequential"):
         read(nn.Sequential())
+
+
+PARTS = [
+    (precision, name)
+    for precision in ("fp32", "w2a2")
+    for name in build(precision, seed=0).state_dict()
+    if not name.endswith("floor")  # of the optimiser: nothing that is deployed reads it
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("precision", "name"), PARTS)
+def test_a_network_that_is_not_finite_is_refused_by_all(precision, name, value, tmp_path):
+    """Whatever of it: no file, no integers, no costs. NaN would become code 0, and its answer a class."""
+    broken = copy.deepcopy(network(precision))
+    layer, part = name.split(".")
+    with torch.no_grad():
+        values = broken.state_dict()[name]
+        values[(-1,) * values.ndim] = value
+    said = f"clip behind {BEHIND[layer]}" if part == "alpha" else f"the {part} of {layer} is not finite"
+    for use in USES.values():
+        with pytest.raises(DeploymentError, match=said):
+            use(broken, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bias_whose_code_is_no_number_is_refused(monkeypatch):
+    """A comparison with NaN is false, whichever way it is meant."""
+    monkeypatch.setattr(quantization._QuantizedLayer, "bias_codes", lambda layer, scale: layer.bias * float("nan"))
+    with pytest.raises(DeploymentError, match="bias of conv1 does not fit int32"):
+        read(network("w2a2"))

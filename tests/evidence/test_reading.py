@@ -5,6 +5,7 @@ import xarray as xr
 
 from saqlib.evidence import reading
 from saqlib.grid import Cell
+from tests.evidence.written import QUALIFYING, write_fills
 
 CELL = Cell("mnist", "w4a4", "standard")
 
@@ -35,3 +36,13 @@ def test_report_is_read_as_it_is(grid):
     assert found["cell"] == str(CELL) and list(found["seeds"]) == ["0", "1", "2"]
     assert [epoch["epoch"] for epoch in found["seeds"]["1"]["history"]] == [1, 2]
     assert found["seeds"]["1"]["history"][1]["validation_accuracy"] == 92.0
+
+
+def test_the_fills_that_qualify_are_read_in_order(grid, tmp_path):
+    """Those of a dataset, of all or of none; a dataset that was not looked at is named with its stage."""
+    assert reading.fills("mnist", grid[0]) == QUALIFYING
+    for qualifying in (("zero", "blur"), ()):
+        write_fills(tmp_path, "mnist", qualifying)
+        assert reading.fills("mnist", tmp_path) == qualifying
+    with pytest.raises(reading.MissingError, match="fills/fashion_mnist.csv does not exist.*fills@fashion_mnist"):
+        reading.fills("fashion_mnist", tmp_path)

@@ -9,10 +9,10 @@ from saqlib.evidence import claims, reading
 from saqlib.evidence.retained import retained
 from saqlib.evidence.runs import Collection, collect
 from saqlib.grid import Cell, Grid
-from saqlib.names import GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.names import FILLS, GAINS, GRADIENT, OTHER_METHODS, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.pipeline import study
 from saqlib.report import tables
-from tests.evidence.written import FEW, IMAGES, LEVELS, SEEDS, write_cell
+from tests.evidence.written import FEW, IMAGES, LEVELS, QUALIFYING, SEEDS, write_cell, write_fills
 
 STUDY = study.load()
 KEYS = {"dataset": "fashion_mnist", "training": "guided", "seed": 2}
@@ -46,7 +46,10 @@ def test_columns_of_the_runs(collection):
     """The columns are those that the design fixes, in its order; one row per network."""
     for frame in collection.runs.values():
         assert list(frame.columns) == [
-            "dataset", "precision", "training", "seed", "test_accuracy", *PRIMARY, "dead_rate",
+            "dataset", "precision", "training", "seed", "test_accuracy",
+            "gini", "morans_i", "foreground_mass", "symmetric_relevance_gain", "relevance_gain_zero",
+            "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur", "faithfulness", "amplitude",
+            "dead_rate",
             "preservation_spearman", "preservation_top_overlap", "preservation_cosine", "preservation_ssim",
         ]  # fmt: skip
         assert len(frame) == 16 * SEEDS
@@ -61,6 +64,10 @@ def test_primary_images(grid, collection, primary):
     for name in PRIMARY:
         values = cell.scores.sel(map=GRADIENT, score=name).values
         assert found[name] == pytest.approx(np.nanmean(values[primary]))
+    for fill in FILLS:
+        values = cell.relevance_gain.sel(map=GRADIENT, fill=fill).values
+        assert found[f"relevance_gain_{fill}"] == pytest.approx(np.nanmean(values[primary]))
+    assert found.amplitude == pytest.approx(np.nanmean(cell.amplitude.sel(map=GRADIENT).values[primary]))
     assert found.dead_rate == pytest.approx(cell.dead.values[primary].mean())
     for name in PRESERVATION:
         values = cell.preservation.sel(likeness=name).values
@@ -82,17 +89,53 @@ def test_accuracy_is_that_of_the_run(grid, collection):
         assert row(frame, precision="w2a2", **KEYS).test_accuracy == written
 
 
-def test_controls_share_the_primary_images(grid, collection, primary):
-    """A control of images alone is averaged over the same images as the networks, hence once for each seed."""
-    cell = grid[1][FP32]
+def test_faithfulness_is_the_mean_over_the_fills_that_qualify(grid, collection, tmp_path):
+    """In every frame that has relevance gains; without such a fill there is no faithfulness."""
+    frames = [*collection.runs.values(), *collection.untrained.values(), collection.controls, collection.methods]
+    for frame in frames:
+        expected = frame[[f"relevance_gain_{fill}" for fill in QUALIFYING]].mean(axis=1)
+        np.testing.assert_allclose(frame.faithfulness, expected)
+    assert collection.fills == dict.fromkeys(STUDY.grid.datasets, QUALIFYING)
+    narrow = Grid(("mnist",), ("fp32", "w2a2"), ("standard",))
+    for cell in narrow.cells:
+        write_cell(tmp_path, cell, np.random.default_rng(0))
+    write_fills(tmp_path, "mnist", ["blur"])
+    runs = collect(narrow, "fp32", tmp_path).runs["primary"]
+    assert runs.faithfulness.equals(runs.relevance_gain_blur)
+    write_fills(tmp_path, "mnist", [])
+    runs = collect(narrow, "fp32", tmp_path).runs["primary"]
+    assert runs.faithfulness.isna().all() and runs.relevance_gain_blur.notna().all()
+
+
+def test_controls_are_scored_with_the_network_of_each_seed(grid, collection, primary):
+    """Averaged over the same images as the networks, and another number for each seed."""
+    cell = grid[1][FP32].sel(seed=2)
+    noise = row(collection.controls, control="white_noise", **KEYS)
+    fresh = row(collection.controls, control=UNTRAINED, **KEYS)
     for name in PRIMARY:
-        noise = row(collection.controls, control="white_noise", **KEYS)
         expected = cell.control_scores.sel(control="white_noise", score=name).values
         assert noise[name] == pytest.approx(expected[primary].mean())
-        fresh = row(collection.controls, control=UNTRAINED, **KEYS)
-        expected = cell.scores.sel(map=UNTRAINED, score=name, seed=2).values
+        expected = cell.scores.sel(map=UNTRAINED, score=name).values
         assert fresh[name] == pytest.approx(np.nanmean(expected[primary]))
+    for fill in FILLS:
+        expected = cell.control_gain.sel(control="white_noise", fill=fill).values
+        assert noise[f"relevance_gain_{fill}"] == pytest.approx(expected[primary].mean())
     assert set(collection.controls.control) == {UNTRAINED, "white_noise", "sobel"}
+    own = collection.controls.query("dataset == 'fashion_mnist' and training == 'guided' and control == 'sobel'")
+    assert own.gini.nunique() == SEEDS
+
+
+def test_untrained_networks_on_every_set_of_images(grid, collection, primary):
+    """Those of the reference, over the images of the networks that they are compared with."""
+    cell = grid[1][FP32].sel(seed=2, map=UNTRAINED)
+    for images, chosen in (("primary", primary), ("all", slice(None))):
+        found = row(collection.untrained[images], **KEYS)
+        assert found.gini == pytest.approx(np.nanmean(cell.scores.sel(score="gini").values[chosen]))
+        gain = cell.relevance_gain.sel(fill="noise").values[chosen]
+        assert found.relevance_gain_noise == pytest.approx(np.nanmean(gain))
+        assert found.amplitude == pytest.approx(np.nanmean(cell.amplitude.values[chosen]))
+    same = collection.controls.query("control == @UNTRAINED")[["gini", *GAINS]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(collection.untrained["primary"][["gini", *GAINS]], same)
 
 
 def test_likeness_of_two_reference_seeds(grid, collection, primary):
@@ -125,13 +168,26 @@ def test_expensive_scores_use_the_first_images(grid, collection, primary):
         for name in PRIMARY:
             values = cell.method_scores.sel(explainer=method, score=name).values
             assert found[name] == pytest.approx(values[mask].mean())
+        for fill in FILLS:
+            values = cell.method_gain.sel(explainer=method, fill=fill).values
+            assert found[f"relevance_gain_{fill}"] == pytest.approx(values[mask].mean())
     gradient = row(collection.methods, method=GRADIENT, precision="mixed", **KEYS)
     values = cell.scores.sel(map=GRADIENT, score="gini").values[:FEW]
     assert gradient.gini == pytest.approx(np.nanmean(values[mask]))
+    values = cell.relevance_gain.sel(map=GRADIENT, fill="blur").values[:FEW]
+    assert gradient.relevance_gain_blur == pytest.approx(np.nanmean(values[mask]))
     found = row(collection.secondary, precision="mixed", **KEYS)
     assert found.sensitivity_max == pytest.approx(cell.sensitivity_max.values[mask].mean())
     for name in ("entropy", "auroc"):
         assert found[name] == pytest.approx(np.nanmean(cell[name].values[primary]))
+
+
+def test_image_sets_are_counted(grid, collection, primary):
+    """How many images each set leaves of those scored, for every seed."""
+    keys = KEYS | {"images": "primary"}
+    assert (row(collection.image_sets, **keys)[["count", "scored"]] == [primary.sum(), IMAGES]).all()
+    counts = collection.image_sets.pivot(index=["dataset", "training", "seed"], columns="images", values="count")
+    assert (counts["all"] == IMAGES).all() and (counts.matched < counts.primary).all() and len(counts) == 4 * SEEDS
 
 
 def test_curves_and_gradients(grid, collection):
@@ -161,13 +217,28 @@ def test_outline_is_that_of_the_kept_maps_of_seed_0(collection):
 
 def test_what_is_collected_can_be_used(collection):
     """Claims and tables take the frames as they are."""
-    tested = claims.evaluate(collection.runs, STUDY.claims)
-    assert set(tested.claim) == {claim.id for claim in STUDY.claims.hypotheses}
-    assert tested.p[tested.claim != "H9"].notna().all()  # random confidences leave no image matched
-    primary, untrained = collection.runs["primary"], collection.controls.query("control == @UNTRAINED")
-    assert len(retained(primary, untrained, "fp32")) == 2 * 2 * 4 * 4
+    answers = claims.evaluate(collection.evidence, STUDY.claims)
+    tests = answers.tests()
+    assert set(tests.claim) == {claim.id for claim in STUDY.claims.hypotheses}
+    assert tests.p[~tests.claim.isin(["B2", "B4"])].notna().all()  # those two are asked only where there is a loss
+    primary = collection.runs["primary"]
+    assert len(retained(primary, collection.untrained["primary"], "fp32")) == 2 * 2 * 4 * 5
     assert "untrained network" in set(tables.clarity(primary, collection.controls).shown["Map"])
     assert len(tables.preservation(primary, collection.seed_to_seed, "fp32").shown) == 2 * 2 * 4
+
+
+def test_the_numbers_of_every_seed(collection):
+    """All that a verdict or a table rests on, one row per seed, the sets of images told apart, in small files."""
+    found = collection.per_seed()
+    for name, frames in (("networks", collection.runs), ("untrained", collection.untrained)):
+        assert found[name].columns[0] == "images"
+        for images, frame in frames.items():
+            own = found[name][found[name].images == images].drop(columns="images").reset_index(drop=True)
+            pd.testing.assert_frame_equal(own, frame)
+    assert len(found["networks"]) == 3 * 16 * SEEDS and len(found["controls"]) == 3 * 4 * SEEDS
+    assert len(found["methods"]) == (1 + len(OTHER_METHODS)) * 16 * SEEDS
+    assert all("seed" in frame for frame in found.values())
+    assert sum(len(files.csv(frame)) for frame in found.values()) < 2**20
 
 
 def test_cells_scored_on_other_images_are_refused(tmp_path):

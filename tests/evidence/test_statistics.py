@@ -11,14 +11,15 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
+from saqlib.evidence import statistics
 from saqlib.evidence.statistics import (
     holm,
-    lies_between,
-    non_inferiority,
     page_trend,
     paired_sign_flip,
+    sign_flips,
+    signed_ranks,
     t_interval,
-    within_seed_spearman,
+    t_tests,
 )
 
 SIDES = ["two-sided", "greater", "less"]
@@ -98,51 +99,85 @@ def test_sign_flip_error_rate_under_the_null():
     assert low <= rejected <= high
 
 
-# --- lies between, non-inferiority ---
+# --- many columns at once ---
 
 
-def test_lies_between_needs_both_sides():
-    """The p-value is the larger of two one-sided ones: 1 / 2^n inside, 1 when outside."""
-    low = np.linspace(0, 0.9, 10)
-    assert lies_between(low + 1, low, low + 2) == 1 / 2**10
-    assert lies_between(low + 3, low, low + 2) == 1
-    assert lies_between(low - 1, low, low + 2) == 1
-    middle = low + np.array([1, 1, -0.5, 1, 1, 1, -0.2, 1, 1, 1])
-    assert lies_between(middle, low, low + 2) == paired_sign_flip(middle, low, "greater")
+@pytest.mark.parametrize("n", [2, 5, 10])
+def test_columns_are_tested_as_each_would_be_alone(n):
+    """One-sided p-values of every column, above and, of the negative, below 0; ties included."""
+    rng = np.random.default_rng(n)
+    columns = np.hstack([rng.normal(size=(n, 20)), rng.integers(-3, 4, (n, 20))])
+    for sign, side in ((1, "greater"), (-1, "less")):
+        expected = [paired_sign_flip(column, np.zeros(n), side) for column in columns.T]
+        np.testing.assert_allclose(sign_flips(sign * columns), expected, rtol=1e-12)
 
 
-def test_lies_between_error_rate_at_the_border():
-    """A middle equal to the low end is called between in at most about 5 % of 2,000 samples."""
-    rng = np.random.default_rng(5)
-    rejected = 0
-    for _ in range(2000):
-        low, middle = rng.normal(size=(2, 8))
-        rejected += lies_between(middle, low, low + 50) <= 0.05
-    share = 12 / 256  # one-sided: 12 of the 256 flips lie below .05
-    assert stats.binom.ppf(0.0005, 2000, share) <= rejected <= stats.binom.ppf(0.9995, 2000, share)
+def test_many_columns_are_taken_in_parts(monkeypatch):
+    """However few sums are held at once, the p-values are the same; none at all is no error."""
+    columns = np.random.default_rng(0).normal(size=(9, 37))
+    whole = sign_flips(columns)
+    monkeypatch.setattr(statistics, "MOST_SUMS", 2**10)
+    np.testing.assert_array_equal(sign_flips(columns), whole)
+    assert sign_flips(np.empty((9, 0))).size == 0
 
 
-def test_non_inferiority_equals_statsmodels():
-    """The p-value is the lower half of statsmodels' TOST."""
-    a, b = pairs(7, 10)
-    expected = DescrStatsW(a - b).ttost_mean(-0.5, 0.5)[1][1]
-    assert non_inferiority(a, b, 0.5) == pytest.approx(expected, abs=1e-12)
+def test_differences_of_percentages_are_tied_as_their_hundredths_are():
+    """99.18 - 99.22 is not -0.04 to the last bit, but its p-value is that of whole numbers."""
+    steps = np.random.default_rng(3).integers(-9, 10, (10, 200))
+    base = np.linspace(98.71, 99.43, 10)[:, None]
+    np.testing.assert_array_equal(sign_flips((base + steps * 0.01) - base), sign_flips(steps))
 
 
-def test_non_inferiority_direction():
-    """A loss well inside the margin is not inferior, one beyond it is, and a gain never is."""
-    b = np.linspace(99.0, 99.4, 10)
-    jitter = 0.01 * np.array([1, -1, 2, -2, 1, -1, 2, -2, 1, -1])
-    assert non_inferiority(b - 0.1 + jitter, b, 0.5) < 1e-6
-    assert non_inferiority(b + 5 + jitter, b, 0.5) < 1e-6
-    assert non_inferiority(b - 0.9 + jitter, b, 0.5) > 1 - 1e-6
+@pytest.mark.parametrize("test", [sign_flips, signed_ranks, t_tests])
+def test_a_column_with_a_gap_has_no_p_value(test):
+    """NaN in one seed is NaN of that column alone."""
+    columns = np.random.default_rng(1).normal(size=(8, 3))
+    expected = test(columns)
+    columns[2, 1] = np.nan
+    found = test(columns)
+    assert np.isnan(found[1])
+    np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
 
 
-def test_non_inferiority_without_spread():
-    """Differences that are all the same give certainty, not NaN."""
-    b = np.arange(4.0)
-    assert non_inferiority(b, b, 0.5) == 0
-    assert non_inferiority(b - 1, b, 0.5) == 1
+@given(
+    d=hnp.arrays(float, st.tuples(st.integers(3, 9), st.just(1)), elements=st.floats(-9, 9).map(lambda x: round(x, 1)))
+)
+def test_signed_ranks_by_enumeration(d):
+    """Mid-ranks of the magnitudes with every choice of signs, zeros and ties included."""
+    ranks = stats.rankdata(np.abs(d[:, 0])) * (d[:, 0] != 0)
+    observed = (np.sign(d[:, 0]) * ranks).sum()
+    sums = [np.dot(signs, ranks) for signs in itertools.product((1, -1), repeat=len(ranks))]
+    assert signed_ranks(d)[0] == pytest.approx(np.mean([s >= observed for s in sums]))
+
+
+def test_signed_ranks_equal_scipy():
+    """Without ties it is scipy's exact signed-rank test."""
+    columns = np.random.default_rng(2).normal(0.4, 1, size=(10, 12))
+    expected = [stats.wilcoxon(column, alternative="greater", method="exact").pvalue for column in columns.T]
+    np.testing.assert_allclose(signed_ranks(columns), expected, rtol=1e-12)
+
+
+def test_one_wild_seed_has_little_weight_in_ranks():
+    """Nine seeds rise and one falls a hundred times as far: the mean is torn, the ranks are not."""
+    column = np.append(np.linspace(1, 2, 9), -100.0)[:, None]
+    assert sign_flips(column)[0] > 0.4 and signed_ranks(column)[0] < 0.05
+
+
+def test_t_tests_equal_scipy():
+    """Column by column Student's one-sided test; without spread certainty, and for zeros an even chance."""
+    columns = np.random.default_rng(4).normal(0.3, 1, size=(7, 15))
+    np.testing.assert_allclose(
+        t_tests(columns), stats.ttest_1samp(columns, 0, alternative="greater").pvalue, rtol=1e-10
+    )
+    assert t_tests(np.array([[1.0, -1.0, 0.0]] * 4)).tolist() == [0, 1, 0.5]
+
+
+@pytest.mark.parametrize(("test", "share"), [(sign_flips, 51 / 1024), (signed_ranks, 51 / 1024), (t_tests, 0.05)])
+def test_error_rate_of_one_sided_tests_under_the_null(test, share):
+    """Of 20,000 null columns of 10 seeds a share of .05 or just below is rejected: the tests are no wider than told."""
+    p = test(np.random.default_rng(8).normal(size=(10, 20_000)))
+    low, high = stats.binom.interval(0.999, 20_000, share)
+    assert low * 0.85 <= np.count_nonzero(p <= 0.05) <= high
 
 
 # --- Holm ---
@@ -295,21 +330,6 @@ def test_t_interval_without_spread():
     assert t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
 
 
-# --- within-seed correlation ---
-
-
-def test_within_seed_spearman_equals_scipy():
-    """Each row's correlation, ties included, is scipy's; a row without variation is NaN."""
-    rng = np.random.default_rng(4)
-    x, y = rng.integers(0, 4, size=(2, 30, 5)).astype(float)
-    x[0] = 7.0
-    rho = within_seed_spearman(x, y)
-    assert np.isnan(rho[0])
-    varied = [i for i in range(30) if np.ptp(x[i]) and np.ptp(y[i])]
-    assert len(varied) > 20
-    np.testing.assert_allclose(rho[varied], [stats.spearmanr(x[i], y[i])[0] for i in varied], atol=1e-12)
-
-
 # --- errors ---
 
 
@@ -322,17 +342,14 @@ def test_within_seed_spearman_equals_scipy():
         (lambda: paired_sign_flip(np.ones((2, 2)), np.ones((2, 2))), r"shape \(2, 2\)"),
         (lambda: paired_sign_flip(np.ones(25), np.zeros(25)), "at most 24 pairs, not 25"),
         (lambda: paired_sign_flip([1, 2], [3, 4], "both"), "not 'both'"),
-        (lambda: lies_between([1, 2], [1, 2], [1, np.inf]), "a holds 1 value"),
-        (lambda: non_inferiority([1, 2], [1, 2], 0.0), "positive number, not 0.0"),
-        (lambda: non_inferiority([1, 2], [1, 2], np.nan), "positive number, not nan"),
+        (lambda: sign_flips(np.ones((1, 3))), "at least 2 pairs, not 1"),
+        (lambda: sign_flips(np.ones((25, 3))), "at most 24 pairs, not 25"),
         (lambda: holm([0.5, 1.2]), "between 0 and 1"),
         (lambda: holm([[0.5]]), "list of p-values"),
         (lambda: page_trend([[1, 2], [3, 4]]), "2 rows and 3 columns, not 2 x 2"),
         (lambda: page_trend([[1, 2, np.nan], [3, 4, 5]]), "table holds 1 value"),
         (lambda: t_interval([1.0]), "at least 2 values, not 1"),
         (lambda: t_interval([1.0, 2.0], level=95), "not 95"),
-        (lambda: within_seed_spearman(np.ones((3, 4)), np.ones((3, 5))), r"\(3, 4\) and \(3, 5\)"),
-        (lambda: within_seed_spearman(np.ones((3, 2)), np.ones((3, 2))), "3 or more columns"),
     ],
 )
 def test_bad_input_is_named(call, message):

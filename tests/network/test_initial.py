@@ -54,6 +54,16 @@ def test_one_seed_is_one_set_of_weights_for_every_precision():
         assert not torch.equal(getattr(other, name).weight, layer.weight)
 
 
+def test_weights_are_hes_and_biases_pytorchs():
+    """Uniform to sqrt(6 / inputs), so that ReLU keeps the variance; biases to sqrt(1 / inputs), none of them 0."""
+    for layer in layers(build("w2a2", seed=0)).values():
+        inputs = layer.weight[0].numel()
+        largest = layer.weight.abs().max().item() * inputs**0.5
+        assert 0.9 * 6**0.5 < largest <= 1.0001 * 6**0.5
+        assert layer.weight.square().mean().item() * inputs == pytest.approx(2, rel=0.2)
+        assert 0 < layer.bias.abs().min() and layer.bias.abs().max() <= 1.0001 * inputs**-0.5
+
+
 def test_without_a_seed_weights_come_from_the_global_generator():
     """torch.manual_seed fixes them, and the next network is another one."""
     torch.manual_seed(5)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saqlib.network.lattice import best_clip, pact, quantize_weight
+from saqlib.errors import NotFiniteError
+from saqlib.network.lattice import best_clip, on_lattice, pact, quantize_weight, straight_through
 
 ALL_BITS = range(2, 9)
 
@@ -339,3 +340,89 @@ def test_scale_belongs_to_the_output_channel():
         for channel in range(3):
             alone = quantize_weight(weight[channel : channel + 1], 4)
             assert torch.equal(codes[channel], alone[0][0]) and torch.equal(scale[channel], alone[1][0])
+
+
+# ------------------------------------------------------------------------------------------ what is refused, and how
+
+NARROW = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0])
+def test_a_clip_that_is_not_positive_is_refused(alpha):
+    """With it every value would become one number, or change its sign."""
+    with pytest.raises(ValueError, match=f"^the clip alpha must be positive, not {alpha}; calibrate the network$"):
+        pact(torch.ones(3), torch.tensor(alpha), 2)
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
+def test_a_clip_that_is_not_finite_is_refused(alpha):
+    """NaN compares with nothing, so it is asked for by name."""
+    with pytest.raises(NotFiniteError, match="^the clip alpha is not finite"):
+        pact(torch.ones(3), torch.tensor(alpha), 2)
+
+
+def test_a_clip_of_each_channel_is_refused():
+    """PACT has one clip a layer; broadcasting would go along another axis than meant."""
+    with pytest.raises(ValueError, match=r"^the clip alpha must be a scalar, not of shape \(3,\)$"):
+        pact(torch.ones(3), torch.ones(3), 2)
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, torch.int32])
+def test_types_that_do_not_hold_codes_are_refused(dtype):
+    """In eight bits of mantissa 8-bit codes turn into their neighbours."""
+    with pytest.raises(ValueError, match="^what PACT clips must be float32 or float64"):
+        pact(torch.ones(3, dtype=dtype), torch.tensor(1.0), 8)
+    with pytest.raises(ValueError, match="^weights must be float32 or float64"):
+        quantize_weight(torch.ones(2, 3, dtype=dtype), 8)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_and_activations_that_are_not_finite_are_refused(bad):
+    """No code stands for them, and no clip follows from them; minus infinity is nothing to a ReLU."""
+    with pytest.raises(NotFiniteError, match="^weights are not finite"):
+        quantize_weight(torch.tensor([[1.0, bad], [1.0, 2.0]]), 4)
+    if bad != -math.inf:
+        with pytest.raises(NotFiniteError, match="^the largest activation to calibrate on is not finite"):
+            best_clip(torch.tensor([1.0, bad, 2.0]), 4)
+    with pytest.raises(ValueError, match="the batch is empty"):
+        best_clip(torch.zeros(0, 3), 4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_in_training_a_weight_that_is_not_finite_stays_visible(bad, bits):
+    """It makes its channel NaN, so that the loss tells; no code hides it."""
+    weight = torch.ones(2, 5)
+    weight[0, 3] = bad
+    values, _ = on_lattice(weight, bits)
+    assert values[0].isnan().any() and values[1].isfinite().all()
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+@pytest.mark.parametrize("magnitude", [1e-45, 1e-44, 2e-38])
+def test_the_smallest_numbers_make_no_scale_of_zero(bits, magnitude):
+    """Weights and activations that have decayed to denormal numbers: no division by 0, nothing that is NaN."""
+    weight = torch.tensor([[magnitude, 0.0, -magnitude], [1.0, 0.0, -1.0]])
+    for values, scale in (on_lattice(weight, bits), on_lattice(weight.double(), bits)):
+        assert (scale > 0).all() and values.isfinite().all() and values[1, 0] > 0.9
+    alpha = best_clip(weight[0], bits)
+    assert alpha > 0 and pact(weight[0], alpha, bits).isfinite().all()
+
+
+def test_pact_has_no_curvature():
+    """Its first derivatives are steps: the second ones for x and alpha are 0, and 1 for what comes from above."""
+    x, alpha = double([-1.0, 0.5, 2.0, 4.0]).requires_grad_(), double(3.0).requires_grad_()
+    above = double([1.0, 2.0, 3.0, 4.0]).requires_grad_()
+    dx, dalpha = torch.autograd.grad(pact(x, alpha, 2), (x, alpha), above, create_graph=True)
+    found = torch.autograd.grad((dx**2).sum() + dalpha**2, (x, alpha, above), materialize_grads=True)
+    assert [each.tolist() for each in found] == [[0, 0, 0, 0], 0, [0, 4, 6, 8]]
+
+
+def test_a_straight_through_gradient_may_have_a_unit():
+    """The value is a number of units: its gradient for x is one unit's share, also once more."""
+    x, unit = double([1.0, 2.0]).requires_grad_(), double([4.0, 8.0])
+    y = straight_through(x, double([7.0, 9.0]), unit)
+    assert y.tolist() == [7, 9]
+    (first,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+    assert first.tolist() == [14 / 4, 18 / 8]
+    assert torch.autograd.grad(first.sum(), x)[0].tolist() == [2 / 16, 2 / 64]

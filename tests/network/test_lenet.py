@@ -236,3 +236,131 @@ def test_pooling_before_the_activation_is_pooling_behind_it(images):
             x = activation(lenet._call(dense, x, scale))
             scale = lenet.output_scale(activation)
         torch.testing.assert_close(lenet._call(net.dense3, x, scale), net(images))
+
+
+# ---------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("forward", ["forward", "run"])
+def test_evaluation_has_a_gradient_for_every_parameter(precision, forward, images):
+    """Written out: what an integer network loses by one code more, in units of the code; by kernels and without."""
+    net, some, labels = build(precision, seed=1).eval(), images[:20], torch.arange(20) % 10
+    F.cross_entropy(getattr(net, forward)(some), labels).backward()
+    x, scale, leaves = some, lenet.INPUT_SCALE, {}
+    for name, layer, activation, pooled in net.blocks():
+        codes = x / scale
+        codes = codes + (codes.round() - codes).detach()
+        unit, size = layer.output_scale(scale), layer.weight_scale
+        weight, bias = layer.codes().detach().requires_grad_(), layer.bias_codes(scale).requires_grad_()
+        leaves |= {f"{name}.weight": (weight, size), f"{name}.bias": (bias, unit)}
+        if pooled:
+            x = F.max_pool2d(F.conv2d(codes, weight, bias, padding=layer.padding) * unit[:, None, None], 2)
+        else:
+            x = F.linear(codes.flatten(1), weight, bias) * unit
+        if activation is not None:
+            x, scale = activation(x), activation.scale
+    F.cross_entropy(x, labels).backward(inputs=[leaf for leaf, _ in leaves.values()])
+    found = dict(net.named_parameters())
+    assert not [name for name, value in found.items() if value.grad is None or not value.grad.any()]
+    for name, (leaf, unit) in leaves.items():
+        expected = leaf.grad / unit
+        torch.testing.assert_close(found[name].grad, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_an_evaluated_network_can_be_fine_tuned(images):
+    """Three steps of plain SGD move every weight and bias, and the loss falls."""
+    net, some, labels = build("w2a2", seed=1).eval(), images[:20], torch.arange(20) % 10
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.5), []
+    for _ in range(12):
+        losses.append(F.cross_entropy(net(some), labels))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert not [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
+
+
+def twin(net: nn.Module) -> nn.Module:
+    """A full-precision network by PyTorch's own layers alone."""
+
+    def pooled() -> list[nn.Module]:
+        return [nn.MaxPool2d(2), nn.ReLU()]
+
+    dense = [net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), net.dense3]
+    conv = nn.Conv2d(1, net.conv1.out_channels, 5, padding=2, dtype=net.conv1.weight.dtype)
+    conv.weight, conv.bias = net.conv1.weight, net.conv1.bias
+    return nn.Sequential(conv, *pooled(), net.conv2, *pooled(), nn.Flatten(), *dense)
+
+
+def test_second_derivatives_of_the_reference(images):
+    """By `run`: the gradient of the squared norm of a map for all parameters and for the images is the plain twin's."""
+    net = build("fp32", seed=0).double()
+    found = []
+    for function in (net.run, twin(net)):
+        watched = images[:6].double().requires_grad_()
+        (maps,) = torch.autograd.grad(function(watched)[:, 3].sum(), watched, create_graph=True)
+        leaves = [value for name, value in net.named_parameters() if name.endswith("weight")]
+        found.append(torch.autograd.grad((maps**2).sum(), leaves))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-12)
+        assert expected.norm() > 0
+
+
+@pytest.mark.parametrize("forward", ["forward", "run"])
+def test_forward_mode_is_right_or_refused(forward, images):
+    """torch.func and dual numbers: the twin's derivative in full precision, an error for a low one; never 0."""
+    some, tangent = images[:3], torch.rand_like(images[:3])
+    net = build("fp32", seed=0)
+    _, found = torch.func.jvp(getattr(net, forward), (some,), (tangent,))
+    torch.testing.assert_close(found, torch.func.jvp(twin(net), (some,), (tangent,))[1], rtol=1e-4, atol=1e-5)
+    found = torch.func.jacrev(getattr(net, forward))(some)
+    torch.testing.assert_close(found, torch.func.jacrev(twin(net))(some), rtol=1e-4, atol=1e-5)
+    low = getattr(build("w2a2", seed=0).eval(), forward)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.func.jvp(low, (some,), (tangent,))
+    with pytest.raises((RuntimeError, NotImplementedError)), torch.autograd.forward_ad.dual_level():
+        low(torch.autograd.forward_ad.make_dual(some, tangent))
+
+
+# ------------------------------------------------------------------------------------------------ what comes in
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64])
+def test_images_of_another_type_are_refused(precision, dtype, images):
+    """One line says which is wanted and who makes it."""
+    with pytest.raises(ValueError, match=r"^this network takes torch.float32 in \[0, 1\], not .*saqlib.data.as_input$"):
+        build(precision)((images[:2] * 255).to(dtype))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("value", [255.0, -255.0, 11.0, torch.nan, torch.inf, -torch.inf])
+def test_images_far_from_0_to_1_are_refused(precision, value, images):
+    """Bytes as floats, NaN and infinity give a plausible class and map; noise around [0, 1] passes, and no image."""
+    net, some = build(precision).eval(), images[:2].clone()
+    some[1, 0, 13, 14] = value
+    with pytest.raises(ValueError, match=r"^this network takes values in \[0, 1\], not from .* to .*; see saqlib.data"):
+        net(some)
+    some[1, 0, 13, 14] = 1.9
+    assert net(some).isfinite().all() and net(some[:0]).shape == (0, 10)
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_no_bit(precision, dtype, images):
+    """Logits of a network whose every layer is quantized are exact under autocast, too."""
+    net = build(precision, seed=0).eval()
+    expected = net(images)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(net(images), expected)
+
+
+def test_export_and_compilation_stay_possible(images):
+    """The checks ask for no value where there is none yet."""
+    for precision in ("fp32", "w2a2"):
+        net, some = build(precision, seed=0).eval(), images[:3]
+        for strict in (True, False):
+            exported = torch.export.export(net, (some,), strict=strict).module()
+            torch.testing.assert_close(exported(some), net(some), rtol=1e-5, atol=1e-5)

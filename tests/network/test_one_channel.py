@@ -43,6 +43,46 @@ def test_the_image_branch_runs_only_when_it_is_asked_for(monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_second_derivatives_are_the_library_s(padding):
+    """Of each first gradient (images, weight, bias) for each of the three: the branches hide no argument."""
+    found = []
+    for function in (one_channel.one_channel_conv2d, lambda *given: F.conv2d(*given[:3], padding=given[3])):
+        leaves = _pair(2, 3, 9, 3)
+        output = function(*leaves, padding)
+        first = torch.autograd.grad((output**3).sum(), leaves, create_graph=True)
+        found.append([torch.autograd.grad((each**2).sum(), leaves, retain_graph=True) for each in first])
+    for ours, theirs in zip(*found, strict=True):
+        for mine, reference in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-9)
+            assert reference.abs().max() > 0
+
+
+def test_second_derivatives_by_differences():
+    """PyTorch's own numerical check of first and second derivatives."""
+    leaves = _pair(1, 2, 6, 3)
+    assert torch.autograd.gradcheck(one_channel.one_channel_conv2d, leaves)
+    assert torch.autograd.gradgradcheck(one_channel.one_channel_conv2d, leaves)
+
+
+def test_forward_mode_and_torch_func_see_the_images():
+    """A tangent of the images reaches the output: to these a branch of ours would be a constant, derivative 0."""
+    images, weight, bias = (value.detach() for value in _pair(2, 4, 12, 5))
+    tangent = torch.randn(images.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def ours(x):
+        return one_channel.one_channel_conv2d(x, weight, bias, 2)
+
+    expected = F.conv2d(tangent, weight, padding=2)
+    torch.testing.assert_close(torch.func.jvp(ours, (images,), (tangent,))[1], expected)
+    with torch.autograd.forward_ad.dual_level():
+        dual = ours(torch.autograd.forward_ad.make_dual(images, tangent))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, expected)
+    torch.testing.assert_close(torch.func.vmap(lambda x: ours(x[None])[0])(images), ours(images))
+    plain = torch.func.grad(lambda x: F.conv2d(x, weight, bias, padding=2).pow(2).sum())(images)
+    torch.testing.assert_close(torch.func.grad(lambda x: ours(x).pow(2).sum())(images), plain)
+
+
 def test_the_output_lies_channels_last():
     """The layout on which the network's speed rests: channels are neighbours in memory."""
     images, weight, bias = (value.detach().float() for value in _pair(2, 4, 28, 5))

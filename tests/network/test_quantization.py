@@ -76,10 +76,11 @@ def least_alpha_of_200_adversarial_steps() -> float:
 
 
 def test_alpha_stays_positive_over_200_adversarial_steps(monkeypatch):
-    """Alpha stops at a thousandth of its calibrated value; the same steps without a floor cross zero."""
+    """Alpha stops at a thousandth of its calibrated value; the same steps without a floor cross zero, and are told."""
     assert least_alpha_of_200_adversarial_steps() == pytest.approx(0.8e-3, rel=1e-6)
     monkeypatch.setattr(PACT, "keep_positive", lambda layer: None)
-    assert least_alpha_of_200_adversarial_steps() < 0
+    with pytest.raises(ValueError, match="^the clip alpha must be positive, not -"):
+        least_alpha_of_200_adversarial_steps()
 
 
 def test_every_parameter_is_in_exactly_one_group_and_the_alphas_in_their_own():
@@ -135,6 +136,58 @@ def test_layer_equals_the_plain_layer_on_quantized_weights(kind, bits):
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want)
     assert codes.abs().eq(2 ** (bits - 1) - 1).any()  # at or beyond the clip, and still trained
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_evaluation_has_the_gradients_of_training(kind, bits):
+    """On codes, too: for x, weight and bias those of the plain layer on quantized weights, first and second ones."""
+    torch.manual_seed(0)
+    make, shape = LAYERS[kind]
+    layer, input_scale = make(bits).double().eval(), 0.03
+    codes = torch.randint(0, 16, shape).double()
+    weight = (layer.codes() * layer.weight_scale).requires_grad_()
+    bias = (layer.bias_codes(input_scale) * layer.output_scale(input_scale)).detach().requires_grad_()
+    found = []
+    for function, parameters in (
+        (lambda x: layer(x, input_scale), (layer.weight, layer.bias)),
+        (lambda x: plain(layer, x, weight, bias), (weight, bias)),
+    ):
+        leaves = ((codes * input_scale).requires_grad_(), *parameters)
+        first = torch.autograd.grad((function(leaves[0]) ** 3).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum((each**2).sum() for each in first), leaves)
+        found.append([*first, *second])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+        assert expected.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_layer_refuses_types_in_which_codes_are_not_exact(kind, dtype):
+    """One line that names the layer: a sum of codes needs 24 bits, float16 has 11. Another type than its own, too."""
+    make, shape = LAYERS[kind]
+    layer, name = make(4), make(4).__class__.__name__
+    with pytest.raises(ValueError, match=f"^{name} takes torch.float32, as its parameters are, not {dtype}$"):
+        layer(torch.rand(shape, dtype=dtype))
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=f"^the parameters of {name} must be float32 or float64, .* not {dtype}$"):
+            layer.to(dtype).train(mode)(torch.rand(shape, dtype=dtype), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_stops_at_these_layers(dtype):
+    """Logits and gradients are the same bits under autocast, whatever comes in from a layer that follows it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(QuantConv2d(1, 4, 3, bits=4), PACT(4), nn.Flatten(), QuantLinear(4 * 36, 3, bits=8)).eval()
+    x = torch.rand(5, 1, 8, 8)
+    expected = model(x)
+    with torch.autocast("cpu", dtype=dtype):
+        found = model(x)
+        assert found.dtype == torch.float32 and torch.equal(found, expected)
+        mixed = nn.Sequential(nn.Conv2d(1, 1, 1), model)
+        assert mixed[0](x).dtype == dtype
+        assert torch.equal(mixed(x), model(mixed[0](x).float()))
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -2,11 +2,16 @@
 
 import ast
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
 
-from saqlib import paths
+from saqlib import paths, processes
 from saqlib.pipeline import forms, notebooks
 from saqlib.pipeline.notebooks import NotebookError
 
@@ -198,6 +203,98 @@ def test_command_line_says_one_sentence_and_exits_with_1(folder, arguments, mess
     with pytest.raises(SystemExit) as stop:
         notebooks.main(arguments)
     assert stop.value.code == message
+
+
+@pytest.mark.parametrize(
+    "name", ["../notebooks/toy", "notebooks/toy", "/etc/passwd", "", "..", "toy.ipynb", "to\ny", "toy\x00"]
+)
+def test_only_a_name_names_a_notebook(folder, name):
+    """Paths and what is no name are refused, although a file is there."""
+    put(folder, toy())
+    with pytest.raises(NotebookError, match="there is no notebook") as error:
+        notebooks.run(name, folder / "out.ipynb", {})
+    assert str(error.value).isprintable() and not (folder / "out.ipynb").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(folder):
+    """A folder, a device, another kind of file; and where a folder of it is a file, the system's word."""
+    put(folder, toy(f"open({str(folder / 'ran')!r}, 'w')"))
+    (folder / "there.ipynb").mkdir()
+    os.mkfifo(folder / "fifo.ipynb")
+    for name in ("there.ipynb", "fifo.ipynb", "out.txt", "out"):
+        with pytest.raises(NotebookError) as error:
+            notebooks.run("toy", folder / name, {})
+        assert name in str(error.value) and "\n" not in str(error.value)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\udcff", "\x1b[31m", "\x00"])
+def test_a_value_that_is_no_name_is_refused(folder, value):
+    """Also a byte that is no text, which papermill would find after the whole run."""
+    put(folder, toy(f"open({str(folder / 'ran')!r}, 'w')"))
+    with pytest.raises(NotebookError, match="parameter 'dataset' of notebook toy cannot be") as error:
+        notebooks.run("toy", folder / "out.ipynb", {"dataset": value})
+    assert str(error.value).isprintable() and not (folder / "ran").exists()
+
+
+def test_the_copy_that_runs_is_of_today(folder):
+    """One that an earlier version of the notebook left is never executed."""
+    put(folder, toy("print('old')"))
+    notebooks.code("toy")
+    put(folder, toy("print('new')"))
+    notebooks.run("toy", folder / "out.ipynb", {})
+    assert printed(folder / "out.ipynb")[-1] == "new\n"
+
+
+def test_the_kernel_is_this_interpreter(folder, monkeypatch, tmp_path):
+    """Whatever Jupyter finds under the name `python3`; and it is gone when the run has ended."""
+    foreign = tmp_path / "kernels" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "kernels"))
+    put(folder, toy("import sys, os\nprint(sys.executable, os.getpid())"))
+    notebooks.run("toy", folder / "out.ipynb", {})
+    executable, pid = printed(folder / "out.ipynb")[-1].split()
+    assert executable == sys.executable and not processes.runs(int(pid))
+
+
+def test_a_killed_kernel_is_one_line(folder):
+    """As when memory runs out; a worker that it started ends with it, and the output stays as it was."""
+    lines = (
+        "import os, subprocess, signal, time",
+        "child = subprocess.Popen(['sleep', '600'])",
+        f"open({str(folder / 'pid')!r}, 'w').write(str(child.pid))",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    put(folder, toy("\n".join(lines)))
+    with pytest.raises(NotebookError, match="^out stopped: its kernel was killed; is there enough memory[?]$"):
+        notebooks.run("toy", folder / "out.ipynb", {})
+    assert not (folder / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_stage_with_its_kernel_and_all_that_this_has_started(folder, number):
+    """One line, the exit code of a signal, no process left, no output."""
+    source = "import os, subprocess, time\nchild = subprocess.Popen(['sleep', '600'], start_new_session=True)"
+    note = f"open({str(folder / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\ntime.sleep(600)"
+    put(folder, toy(source, note))
+    code = (
+        "import sys; from pathlib import Path; from saqlib import paths; from saqlib.pipeline import notebooks; "
+        f"paths.NOTEBOOKS = Path({str(folder / 'notebooks')!r}); paths.BUILD = Path({str(folder / 'build')!r}); "
+        "notebooks.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "run", "toy", str(folder / "out.ipynb")]
+    with processes.started(command, folder, stderr=subprocess.PIPE) as stage:
+        while not (folder / "pids").exists() or len((folder / "pids").read_text().split()) < 2:
+            assert stage.poll() is None, stage.stderr.read()
+            time.sleep(0.05)
+        stage.send_signal(number)
+        errors = stage.communicate()[1]
+    assert stage.returncode == 128 + number and errors == "Stopped.\n"
+    assert not any(processes.runs(int(pid)) for pid in (folder / "pids").read_text().split())
+    assert not (folder / "out.ipynb").exists()
 
 
 # ----------------------------------------------------------------------------------------- copies to read

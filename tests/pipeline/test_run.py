@@ -12,7 +12,7 @@ import yaml
 
 from saqlib import paths
 from saqlib.params import ParamsError
-from saqlib.pipeline import run, study
+from saqlib.pipeline import calls, run, study
 from tests.workspaces import TINY, digests, finish, start
 
 
@@ -33,7 +33,8 @@ def test_two_runs_give_the_same_bytes(workspaces):
     """Everything under results/ and the paper are the same in two folders, executed notebooks included."""
     calm, killed, _ = workspaces
     results = digests(calm / "results")
-    assert {"runs/mnist-w2a2-standard.json", "notebooks/02_train-mnist-w2a2-standard.ipynb"} <= results.keys()
+    some = {"runs/mnist-w2a2-standard.json", "fills/mnist.csv", "notebooks/02_train-mnist-w2a2-standard.ipynb"}
+    assert some <= results.keys()
     assert results == digests(killed / "results")
     assert (calm / "paper" / "paper.pdf").read_bytes() == (killed / "paper" / "paper.pdf").read_bytes()
 
@@ -46,18 +47,20 @@ def test_results_do_not_name_the_machine(calm):
 
 
 def test_goes_on_after_a_kill(workspaces):
-    """The second call of a killed run skips the finished cell and runs the interrupted one."""
-    _, killed, log = workspaces
-    assert "Stage 'train@mnist-fp32-standard' didn't change, skipping" in log
-    assert "Running stage 'train@mnist-w2a2-standard'" in log
+    """Each call of a killed run skips what was finished; nothing half-written is left anywhere."""
+    _, killed, logs = workspaces
+    last = logs["end"]
+    for stage in ("data", "train@mnist-fp32-standard", "fills@mnist", "clarity@mnist-w2a2-standard", "compare"):
+        assert f"Stage '{stage}' didn't change, skipping" in last and f"Running stage '{stage}'" not in last
+    assert not [path for path in killed.rglob("*.partial") if ".dvc" not in path.parts]
 
 
 def test_the_store_keeps_what_was_computed(calm):
-    """Two seeds of two cells, trained and scored, the warm-ups of one, and the controls of both: for who asks next."""
+    """Two seeds of two cells, trained and scored, and the warm-ups of one: for who asks next."""
     store = calm / "build" / "store"
     kept = {kind: sorted(path.name for path in store.rglob(f"{kind}/*/*")) for kind in ("trained", "warmed", "scored")}
     assert kept["trained"] == ["0.pt", "0.pt", "1.pt", "1.pt"] and kept["warmed"] == ["0.pt", "1.pt"]
-    assert kept["scored"] == sorted(["0.nc", "1.nc", "controls.nc"] * 2)
+    assert kept["scored"] == ["0.nc", "0.nc", "1.nc", "1.nc"]
 
 
 # ------------------------------------------------------------------------------------------------- what runs again
@@ -103,7 +106,7 @@ def test_a_stale_stage_takes_its_seeds_from_the_store(copy):
 def check(folder: Path) -> tuple[int, str]:
     """`make check` in a folder: its exit code and its last line."""
     command = [sys.executable, "-m", "saqlib.pipeline.run", "check"]
-    done = subprocess.run(command, cwd=folder, env=run.environment(folder), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=calls.environment(folder), capture_output=True, text=True)
     return done.returncode, (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
@@ -115,7 +118,8 @@ def test_check_needs_no_models_and_names_what_is_stale(copy):
         shutil.rmtree(copy / ".dvc" / name)
     before = digests(copy)
     assert check(copy) == (0, run.UP_TO_DATE)
-    assert {name for name in digests(copy) if not name.startswith(".dvc/tmp")} == set(before)
+    here = {name for name in digests(copy) if not name.startswith(".dvc/tmp") and "__pycache__" not in name}
+    assert here == {name for name in before if "__pycache__" not in name}
     module = copy / "saqlib" / "evidence" / "claims.py"
     code = module.read_text()
     module.write_text(code + "# a comment\n")
@@ -185,10 +189,18 @@ def test_lanes_share_cells_of_both_trainings():
     assert run._lanes(names[:1]) == [names[:1]]
 
 
+def test_stages_with_a_matrix_run_in_order_for_all_that_they_name():
+    """Training, then the decision on fills, then scores: each once for every cell, or for every dataset."""
+    grid = study.load().grid
+    found = run._matrices(paths.ROOT, grid)
+    cells = [str(cell) for cell in grid.cells]
+    assert list(found.items()) == [("train", cells), ("fills", list(grid.datasets)), ("clarity", cells)]
+
+
 def test_stages_run_in_this_environment(tmp_path):
     """`python` in a stage is the interpreter that runs the pipeline, and saqlib the copy in the workspace."""
     folder = run.workspace(tmp_path / "w", "smoke", **TINY)
     probe = "python -c 'import sys, saqlib; print(sys.prefix, saqlib.__file__, sep=chr(10))'"
-    environment = run.environment(folder)
+    environment = calls.environment(folder)
     done = subprocess.run(probe, shell=True, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == [sys.prefix, str(folder / "saqlib" / "__init__.py")]

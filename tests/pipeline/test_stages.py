@@ -76,10 +76,21 @@ def test_stages_depend_on_exactly_the_rooms_that_they_import(stages):
     """A missing room would leave results stale; a superfluous one would make them stale for nothing."""
     needed = {stage: codebase.imported(code_of(name)) for stage, name, _, _ in runs(stages)}
     needed[stages["paper"]] = {"report.paper"}
+    needed |= {stages[name]: {"clarity.qualifying"} for name in stages if name.startswith("fills@")}
     for stage, modules in needed.items():
         rooms = {codebase.room(module) for module in codebase.needed(modules)}
         copies = {re.fullmatch(r"build/code/(.*)\.py", dep) for dep in dependencies(stage)}
         assert {copy[1] for copy in copies if copy} == rooms, stage.addressing
+
+
+def test_fills_are_decided_before_a_test_image_is_scored(stages):
+    """Every stage that scores test images waits for the decision on its dataset, and the decision knows no score."""
+    for name, stage in stages.items():
+        if name.startswith("clarity@"):
+            dataset = name.removeprefix("clarity@").split("-")[0]
+            assert f"results/fills/{dataset}.csv" in dependencies(stage), name
+    decisions = [stages[f"fills@{dataset}"] for dataset in study.load().grid.datasets]
+    assert not any(dep.startswith(("scores", "results")) for stage in decisions for dep in dependencies(stage))
 
 
 def test_every_room_that_a_stage_needs_has_its_copy(stages):

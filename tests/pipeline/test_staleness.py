@@ -4,6 +4,7 @@ DVC says what is stale, on the real dvc.yaml. So that no network need be trained
 files without meaning, and dvc.lock is written for them; what the stages depend on is real.
 """
 
+import copy
 import re
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import yaml
 from dvc.repo import Repo
 
 from saqlib import paths
-from saqlib.pipeline import run, study
-from saqlib.training.cell import key
+from saqlib.pipeline import calls, run, study
+from saqlib.training.seed import key
 
 CELLS = [str(cell) for cell in study.load().grid.cells]
 TWO_BITS = [cell for cell in CELLS if "-w2a2-" in cell]
@@ -30,7 +31,10 @@ def each(stage: str, cells: list[str]) -> set[str]:
 
 
 TRAIN, CLARITY = each("train", CELLS), each("clarity", CELLS)
-NUMBERS = {"data", *TRAIN, *CLARITY, "deploy", "compare"}  # all stages that run a notebook
+FILLS = {f"fills@{dataset}" for dataset in study.load().grid.datasets}
+ABLATE = {f"ablate@{name}" for name in study.load().ablations}
+TRAINED, SCORED = {*TRAIN, *ABLATE}, {*FILLS, *CLARITY, *ABLATE}
+NUMBERS = {"data", *TRAINED, *SCORED, "deploy", "compare"}  # all stages that make numbers
 
 
 def text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -63,8 +67,8 @@ def new_precision(values: dict) -> None:
 
 
 NEW_CELLS = sorted({re.sub("-.*-", "-w3a3-", cell) for cell in CELLS})
-CLAIM = {"id": "H10", "text": "Fewer bits, darker maps.", "test": "trend", "metrics": ["gini"],
-         "precisions": ["w2a2", "mixed", "fp32"], "expected": "lower", "images": "all"}  # fmt: skip
+CLAIM = {"id": "B5", "group": "ours", "text": "Two bits cost coherence.", "test": "loss", "questions": ["coherence"],
+         "precisions": ["w2a2"]}  # fmt: skip
 
 # What is changed: the change, the copies that are made anew, the stages that are stale then, the cells whose seeds the
 # store does not hold. The paper reads params.yaml as a whole: a compilation of seconds.
@@ -81,15 +85,18 @@ TABLE = {
     "a docstring in training code": (
         text("saqlib/training/steps.py", "One step on the cross-entropy.", "A step."), {"code@training"}, set(), []),
     "training code": (
-        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAIN, CELLS),
+        text("saqlib/training/looking.py", "CHUNK = 500", "CHUNK = 250"), {"code@training"}, TRAINED, CELLS),
     "the message of a setting's error": (
-        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAIN, []),
+        text("saqlib/training/settings.py", "must lie in [0, 1]", "must be a share"), {"code@training"}, TRAINED, []),
     "scoring code": (
-        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, CLARITY, []),
+        text("saqlib/clarity/scores.py", "i * (n - i)", "(n - i) * i"), {"code@clarity"}, {*SCORED, "compare"}, []),
     "an unused constant in paths": (text("saqlib/paths.py", "DATA = ", "OTHER = 1\nDATA = "), set(), set(), []),
     "where work is done": (
-        text("saqlib/workers.py", 'joblib.parallel_config("ray")', 'joblib.parallel_config("ray", n_jobs=-1)'),
+        text("saqlib/workers.py", "WORKER_BYTES = 1 << 30", "WORKER_BYTES = 1 << 31"),
         set(), set(), []),
+    "which network trains which seeds": (
+        text("saqlib/training/cell.py", "POLL_SECONDS = 0.5", "POLL_SECONDS = 0.6"), {"code@training"},
+        {*TRAIN, *ABLATE}, []),
     "a new source address": (
         text("saqlib/download.py", "TIMEOUT = 10", 'ADDRESS = "elsewhere"\nTIMEOUT = 10'), set(), set(), []),
     "a pytest release": (text("locks/tools.lock", "pytest==", "pytest==99."), set(), set(), []),
@@ -99,7 +106,10 @@ TABLE = {
     "another plot colour": (
         text("saqlib/report/style.py", "#8a8a8a", "#8b8b8b"), {"code@report"}, {"data", "compare", "paper"}, []),
     "a verdict's rule": (
-        text("saqlib/evidence/claims.py", "2 * verdicts", "3 * verdicts"), {"code@evidence"}, {"data", "compare"}, []),
+        text("saqlib/evidence/verdicts.py", "if p <= level", "if p < level"), {"code@evidence"}, {"data", "compare"},
+        []),
+    "a number of the first run": (
+        text("saqlib/evidence/first_run/runs.csv", "99.28", "99.29"), {"code@evidence"}, {"data", "compare"}, []),
     "another word for a score": (
         text("saqlib/words.py", "Gini index", "Gini's index"), {"code@words"},
         {"data", *CLARITY, "deploy", "compare"}, []),
@@ -107,26 +117,29 @@ TABLE = {
         params(lambda values: values["claims"]["hypotheses"].append(CLAIM)), set(), {"compare", "paper"}, []),
     "guided.fraction": (
         params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), set(),
-        {*each("train", GUIDED), "paper"}, GUIDED),
+        {*each("train", GUIDED), *ABLATE, "paper"}, GUIDED),
     "the weights of the edges": (
-        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAIN, "paper"}, QUANTIZED),
+        params(lambda values: values["quantization"].update(edges="same")), set(), {*TRAINED, "paper"}, QUANTIZED),
     "the rate of the clips": (
         params(lambda values: values["quantization"].update(alpha_learning_rate=0.1)), set(),
-        {*TRAIN, "paper"}, QUANTIZED),
-    "steps of removal": (params(lambda values: values["clarity"].update(steps=7)), set(), {*CLARITY, "paper"}, []),
+        {*TRAINED, "paper"}, QUANTIZED),
+    "steps of removal": (
+        params(lambda values: values["clarity"].update(steps=7)), set(), {*SCORED, "paper"}, []),
     "scored images": (
-        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*CLARITY, "paper"}, []),
+        params(lambda values: values["scales"]["smoke"].update(images=61)), set(), {*SCORED, "paper"}, []),
     "one more seed": (
         params(lambda values: values["scales"]["smoke"].update(seeds=3)), set(),
-        {*TRAIN, *CLARITY, "compare", "paper"}, []),
+        {*TRAINED, *SCORED, "compare", "paper"}, []),
     "a new precision": (
         params(new_precision), set(),
-        {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), "deploy", "compare", "paper"}, NEW_CELLS),
+        {*each("train", NEW_CELLS), *each("clarity", NEW_CELLS), *ABLATE, "deploy", "compare", "paper"}, NEW_CELLS),
     "other bits of a precision": (
         params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), set(),
-        {*each("train", TWO_BITS), "paper"}, TWO_BITS),
-    "one more ablation, a section that no stage of the grid reads": (
-        params(lambda values: values.update(ablations={"longer": {"epochs": 20}})), set(), {"paper"}, None),
+        {*each("train", TWO_BITS), *ABLATE, "paper"}, TWO_BITS),
+    "one more ablation": (
+        params(lambda values: values["ablations"].update(longer=copy.deepcopy(values["ablations"]["twenty_epochs"]))),
+        set(),
+        {"ablate@longer", "compare", "paper"}, []),
 }  # fmt: skip
 
 
@@ -153,7 +166,7 @@ class environment_of(chdir):
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.patch = pytest.MonkeyPatch()
-        self.variables = run.environment(folder)
+        self.variables = calls.environment(folder)
 
     def __enter__(self):
         for name, value in self.variables.items():
@@ -206,4 +219,4 @@ def test_a_change_makes_stale_what_it_can_change(settled, tmp_path, what):
 def test_every_stage_is_in_the_table():
     """Each kind of stage but the copies is made stale by something."""
     found = {re.sub("@.*", "", name) for _, _, stages, _ in TABLE.values() for name in stages}
-    assert found == {"data", "train", "clarity", "deploy", "compare", "paper"}
+    assert found == {"data", "train", "fills", "clarity", "ablate", "deploy", "compare", "paper"}

@@ -13,7 +13,7 @@ from saqlib.network.settings import EDGES, Bits
 from saqlib.params import ParamsError
 from saqlib.pipeline import study
 from saqlib.pipeline.study import SECTIONS, Study
-from saqlib.workers import DEVICES, EXECUTORS
+from saqlib.workers import DEVICES
 from tests.parameters import BAD_NUMBERS, RAW, changed, refusal, without
 
 SCALES = tuple(RAW["scales"])
@@ -54,7 +54,7 @@ def test_every_section_is_read_into_its_place():
         found = dataclasses.asdict(section)
         assert {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()} == RAW[name]
     assert {"standard": {}, "guided": dataclasses.asdict(settings.guided)} == RAW["trainings"]
-    assert (settings.engine.executor, settings.engine.device) == (RAW["executor"], RAW["device"])
+    assert settings.engine.device == RAW["device"]
     assert (settings.claims.level, settings.claims.reference) == (RAW["claims"]["level"], RAW["claims"]["reference"])
     assert list(settings.precisions) == list(RAW["precisions"])
     assert set(SECTIONS) == set(RAW)
@@ -114,15 +114,13 @@ def test_limits_that_are_allowed_are_allowed():
     guided = study.from_dict(changed(trainings__guided__weight=1, trainings__guided__fraction=0)).guided
     assert guided.weight == 1.0 and isinstance(guided.weight, float) and isinstance(guided.fraction, float)
     assert study.from_dict(changed(scales__smoke__seeds=1), "smoke").size.seeds == 1
-    for executor in EXECUTORS:
-        for device in DEVICES:
-            engine = study.from_dict(changed(executor=executor, device=device)).engine
-            assert (engine.executor, engine.device) == (executor, device)
+    for device in DEVICES:
+        assert study.from_dict(changed(device=device)).engine.device == device
 
 
 def test_only_the_grid_s_datasets_need_epochs():
     """A dataset that is in no cell may have none, in any scale."""
-    raw = changed(grid__datasets=["mnist"])
+    raw = changed(grid__datasets=["mnist"], ablations={})
     for scale in raw["scales"].values():
         del scale["epochs"]["fashion_mnist"]
     assert study.from_dict(raw).size.epochs == {"mnist": RAW["scales"][RAW["scale"]]["epochs"]["mnist"]}
@@ -173,11 +171,16 @@ DECIDES = {
 }
 # What decides nothing of a network: where it runs, how many of them, how they are scored and judged.
 DECIDES_NOT = {
-    "executor": "ray", "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
-    "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__margin": 0.77, "claims__reference": "w4a4",
-    "claims__hypotheses": [], "grid__trainings": ["guided", "standard"],
+    "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
+    "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__reference": "w4a4",
+    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__margins__recovered": 0.77,
+    "claims__questions__accuracy": "gini",
+    "claims__questions__focus": "morans_i", "claims__questions__coherence": "gini",
+    "claims__questions__faithfulness": "gini", "claims__hypotheses": RAW["claims"]["hypotheses"][:1],
+    "grid__trainings": ["guided", "standard"],
     "scales__smoke__seeds": 7, "scales__smoke__images": 77, "scales__smoke__images_expensive": 7,
-    "scales__smoke__images_deployed": 7, "scales__full__records": 77, "scales__full__epochs__mnist": 77,
+    "scales__smoke__images_deployed": 7, "scales__smoke__seeds_ablated": 1,
+    "scales__full__records": 77, "scales__full__epochs__mnist": 77,
 }  # fmt: skip
 
 
@@ -190,14 +193,16 @@ def leaves(section, *path: str) -> list[str]:
 
 def test_every_value_is_told_to_decide_or_not():
     """A new parameter has to be added to one of the two lists; rows, axes and other scales are as those there."""
-    raw = {key: value for key, value in RAW.items() if key not in ("scale", "grid", "precisions", "scales")}
+    listed_elsewhere = ("scale", "grid", "precisions", "scales", "ablations")
+    raw = {key: value for key, value in RAW.items() if key not in listed_elsewhere}
     expected = {*leaves(raw), *leaves({"smoke": RAW["scales"]["smoke"]}, "scales")}
     assert expected <= {*DECIDES, *DECIDES_NOT} and not DECIDES.keys() & DECIDES_NOT.keys()
 
 
 def stale(name: str, value, read) -> set[Cell]:
     """The cells for which `read(study, cell)` becomes another one when the value is changed."""
-    before, after = study.load(scale="smoke"), study.from_dict(changed(**{name: value}), "smoke")
+    alone = {"claims__hypotheses": []}  # for another reference other claims would have to be made
+    before, after = (study.from_dict(changed(**alone | change), "smoke") for change in ({}, {name: value}))
     return {cell for cell in before.grid.cells if read(before, cell) != read(after, cell)}
 
 
@@ -286,7 +291,6 @@ MISSPELT = {
     "training": (changed(grid__trainings=["guide"]), "'guide'", "guided"),
     "edges": (changed(quantization__edges="w16"), "quantization.edges 'w16'", "w8"),
     "ranking": (changed(trainings__guided__ranking="magnitud"), "'magnitud'", "magnitude"),
-    "executor": (changed(executor="rray"), "executor 'rray'", "ray"),
     "device": (changed(device="gpu cuda"), "device 'gpu cuda'", "cuda"),
     "section": (changed(training={}), "key in params.yaml 'training'", "trainings"),
     "key": (changed(optimizer__lerning_rate=0.1), "key in optimizer 'lerning_rate'", "learning_rate"),
@@ -311,8 +315,8 @@ def test_misspelt_name_is_answered_with_the_nearest_valid_one(kind):
 
 def test_name_like_no_other_gets_the_list_alone():
     """No guess is made up, but every valid name is told."""
-    text = message(changed(executor="zzz"))
-    assert text == "unknown executor 'zzz' (valid: local, ray)"
+    text = message(changed(device="zzz"))
+    assert text == "unknown device 'zzz' (valid: auto, cpu, cuda)"
 
 
 @pytest.mark.parametrize("scale", ["quik", "", "Full"])
@@ -357,7 +361,7 @@ def test_missing_section_is_named(key):
         ("scales.quick", "images_expensive"),
         ("network", "hidden"),
         ("clarity", "steps"),
-        ("claims", "margin"),
+        ("claims", "margins"),
     ],
 )
 def test_missing_key_is_named(section, key):
@@ -376,6 +380,12 @@ def test_missing_epochs_of_a_dataset_of_the_grid_are_named(scale):
 def test_empty_axis_of_the_grid_is_refused(axis):
     """A grid without cells would be a pipeline that does nothing and succeeds."""
     assert message(changed(**{f"grid__{axis}": []})) == f"grid.{axis} is empty; name at least one"
+
+
+def test_a_grid_without_standard_training_is_refused():
+    """Its full-precision networks decide which fills qualify: without them nothing could be scored."""
+    text = message(changed(grid__trainings=["guided"]))
+    assert text == "grid.trainings lacks standard, whose networks decide which fills qualify"
 
 
 def test_axis_that_names_a_value_twice_is_refused():
@@ -415,7 +425,7 @@ def test_layer_without_bits_is_refused():
 @pytest.mark.parametrize(
     "name",
     ["optimizer.learning_rate", "quantization.alpha_penalty", "trainings.guided.weight", "trainings.guided.fraction",
-     "clarity.sensitivity_radius", "scales.full.warmup_epochs", "claims.margin"],
+     "clarity.sensitivity_radius", "scales.full.warmup_epochs", "claims.margins.accuracy"],
 )  # fmt: skip
 def test_wrong_float_is_refused(name, kind):
     """Text, flags, nothing and lists are no numbers; nan is in no range."""
@@ -439,14 +449,13 @@ def test_wrong_flag_is_refused(value):
     assert message(changed(scales__smoke__sample=value)) == f"scales.smoke.sample must be of type bool, not {value!r}"
 
 
-def test_number_that_yaml_takes_for_text_is_named(tmp_path):
-    """YAML reads 1e-3 as text, 1.0e-3 as a number: the first is refused with what was found."""
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1.0e-3", 0.001), ("0_1", 1.0)])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path, text, value):
+    """YAML 1.2 takes 1e-3 for a number, 1.1 for a word."""
     path = tmp_path / "params.yaml"
-    text = paths.PARAMS.read_text()
-    path.write_text(re.sub(r"\n  learning_rate: \S+ ", "\n  learning_rate: 1e-3 ", text, count=1))
-    assert refusal(study.load, path) == "optimizer.learning_rate must be of type float, not '1e-3'"
-    path.write_text(re.sub(r"\n  learning_rate: \S+ ", "\n  learning_rate: 1.0e-3 ", text, count=1))
-    assert study.load(path).optimizer.learning_rate == 0.001
+    whole = paths.PARAMS.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"\n  learning_rate: \S+ ", f"\n  learning_rate: {text} ", whole, count=1), encoding="utf-8")
+    assert study.load(path).optimizer.learning_rate == value
 
 
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 32, 2.0, True, "4", None])
@@ -472,6 +481,7 @@ def test_fraction_outside_0_to_1_is_refused(fraction):
         ("scales.full.images", 0),
         ("scales.full.images_expensive", 0),
         ("scales.full.images_deployed", 0),
+        ("scales.full.seeds_ablated", -1),
         ("scales.full.epochs.fashion_mnist", 0),
         ("optimizer.batch_size", 0),
         ("optimizer.learning_rate", -0.1),

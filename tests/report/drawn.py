@@ -21,7 +21,7 @@ def check_files(draw: Callable[[], Figure], name: str, folder: Path) -> None:
     assert [path.name for path in first] == [f"{name}.png", f"{name}.pdf"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     picture = np.asarray(Image.open(first[0]).convert("L"))
-    assert picture.shape[1] >= 3.4 * 220 - 1
+    assert picture.shape[1] >= style.SINGLE * 220 - 1
     assert 0.01 < (picture < 200).mean() < 0.6
     assert first[1].read_bytes().startswith(b"%PDF") and b"CreationDate" not in first[1].read_bytes()
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from saqlib.names import PRIMARY, UNTRAINED
+from saqlib.names import UNTRAINED
 from saqlib.report import figures, style
 from tests import frames
 from tests.report.drawn import IN_ORDER, PRECISIONS, check_files, check_style, dashed_across
@@ -17,17 +17,17 @@ def make_runs(seeds=3):
 
 
 def make_controls():
-    """Three controls, each with a level of its own."""
+    """Four controls, each with a level of its own."""
     rows = make_runs().query("precision == 'fp32'").drop(columns="precision")
-    level = {UNTRAINED: 0.0, "white_noise": 2.0, "one_hot": 9.0}
-    return pd.concat([rows.assign(control=c, **dict.fromkeys(PRIMARY, v)) for c, v in level.items()])
+    level = {UNTRAINED: 0.0, "white_noise": 2.0, "one_hot": 9.0, "intensity": 4.0}
+    return pd.concat([rows.assign(control=c, **dict.fromkeys(figures.SHOWN, v)) for c, v in level.items()])
 
 
 def make_deployment():
     """Six networks: w2a2 smallest, then w4a4, then fp32."""
     size = {"w2a2": 10_000, "w4a4": 20_000, "fp32": 180_000}
     random = np.random.Generator.random
-    frame = frames.grid(seeds=1, precisions=PRECISIONS, test_accuracy=random, retained_gini=random)
+    frame = frames.grid(seeds=1, precisions=PRECISIONS, test_accuracy=random, faithfulness=random)
     return frame.assign(packed_bytes=frame.precision.map(size))
 
 
@@ -86,18 +86,27 @@ def points(axes):
 
 
 def test_trade_off_shows_every_network_and_mean():
-    """A panel holds a point for each network and mean, and a line for each seed and training, in order of bits."""
+    """A point for each network and mean, and a line for each seed and training, in order of bits."""
     runs = make_runs()
-    axes = figures.trade_off(runs).axes[1]
-    group = runs[runs.dataset == "mnist"]
-    expected = group[["test_accuracy", "morans_i"]].to_numpy()
-    means = group.groupby(["precision", "training"])[["test_accuracy", "morans_i"]].mean().to_numpy()
+    (axes,) = figures.trade_off(runs).axes
+    expected = runs[["test_accuracy", "faithfulness"]].to_numpy()
+    means = runs.groupby(["precision", "training"])[["test_accuracy", "faithfulness"]].mean().to_numpy()
     shown = points(axes)
     np.testing.assert_allclose(np.sort(shown, axis=0), np.sort(np.concatenate([expected, means]), axis=0))
     assert len(axes.lines) == 6
-    seed = group.query("training == 'standard' and seed == 0").set_index("precision").loc[IN_ORDER]
+    seed = runs.query("training == 'standard' and seed == 0").set_index("precision").loc[IN_ORDER]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), seed.test_accuracy)
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), seed.morans_i)
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), seed.faithfulness)
+
+
+def test_trade_off_has_a_panel_for_each_dataset_with_a_qualifying_fill():
+    """Where none qualifies faithfulness is not measured, and there is nothing to draw."""
+    runs = make_runs()
+    unknown = runs.assign(dataset="fashion_mnist", faithfulness=np.nan)
+    assert [axes.get_title() for axes in figures.trade_off(pd.concat([runs, unknown])).axes] == ["MNIST"]
+    both = pd.concat([runs, runs.assign(dataset="fashion_mnist")])
+    assert [axes.get_title() for axes in figures.trade_off(both).axes] == ["MNIST", "FashionMNIST"]
+    assert len(figures.trade_off(unknown).axes) == 1
 
 
 def test_clarity_shows_seeds_means_and_intervals():
@@ -126,7 +135,7 @@ def test_few_seeds_do_not_stretch_the_axis():
 def test_nothing_measured_is_an_empty_panel():
     """A score that no network has leaves its panel empty, without an error."""
     runs = make_runs().assign(gini=np.nan)
-    assert len(figures.clarity(runs, make_controls().assign(gini=np.nan)).axes) == 4
+    assert len(figures.clarity(runs, make_controls().assign(gini=np.nan)).axes) == len(figures.SHOWN)
 
 
 def test_one_row_for_each_dataset():
@@ -134,17 +143,19 @@ def test_one_row_for_each_dataset():
     runs = make_runs()
     both = pd.concat([runs, runs.assign(dataset="fashion_mnist", gini=runs.gini + 100)])
     axes = figures.clarity(both, make_controls()).axes
-    assert [axes[0].get_ylabel(), axes[4].get_ylabel()] == ["MNIST", "FashionMNIST"]
-    assert min(np.min(line.get_ydata()) for line in axes[4].lines) >= 100
+    second = len(figures.SHOWN)
+    assert [axes[0].get_ylabel(), axes[second].get_ylabel()] == ["MNIST", "FashionMNIST"]
+    assert min(np.min(line.get_ydata()) for line in axes[second].lines) >= 100
 
 
 def test_controls_are_bands():
-    """Two of the three controls are drawn at their levels in every panel; the single pixel is the table's."""
+    """The image itself among them, at their levels in every panel; the single pixel is the table's alone."""
     figure = figures.clarity(make_runs(), make_controls())
     for axes in figure.axes:
-        assert set(dashed_across(axes)) == {0.0, 2.0}
+        assert set(dashed_across(axes)) == {0.0, 2.0, 4.0}
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["standard training", "guided training", "untrained network", "white noise"]
+    assert words == ["standard training", "guided training", "untrained network", "white noise",
+                     "the image itself"]  # fmt: skip
 
 
 @pytest.mark.parametrize("reference", ["fp32", "w4a4"])
@@ -179,8 +190,17 @@ def test_pareto_front():
     assert best[["bytes", "value"]].to_numpy().tolist() == [[1, 1.0], [2, 4.0], [3, 5.0]]
 
 
+def test_pareto_has_a_front_for_each_training():
+    """The line of a training joins its own networks alone, whatever the other one's are worth."""
+    frame = make_deployment().sort_values("packed_bytes", kind="stable")
+    frame["test_accuracy"] = [50.0, 90, 60, 95, 70, 99]  # standard, guided, by size
+    axes = figures.pareto(frame).axes[0]
+    heights = [list(dict.fromkeys(line.get_ydata())) for line in axes.lines]
+    assert sorted(heights) == [[50, 60, 70], [90, 95, 99]]
+
+
 def test_pareto_leaves_out_what_nobody_measured():
-    """With few seeds retained clarity may be NaN throughout: its column is left out."""
+    """Where no fill qualifies nobody knows how faithful maps are: the column is left out."""
     frame = make_deployment()
     assert len(figures.pareto(frame).axes) == 2
-    assert len(figures.pareto(frame.assign(retained_gini=np.nan)).axes) == 1
+    assert len(figures.pareto(frame.assign(faithfulness=np.nan)).axes) == 1

@@ -6,6 +6,7 @@ from matplotlib.colors import same_color
 
 from saqlib.evidence.kept_maps import Maps
 from saqlib.report import pictures, style
+from saqlib.words import CLASSES
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (3, 28, 28), dtype=np.uint8)
@@ -83,10 +84,47 @@ def test_a_wrong_class_has_a_red_frame():
 
 
 def test_captions():
-    """Below a map stand Gini, Moran's I and the probability."""
+    """Below a map stand Gini and Moran's I."""
     _, panels = draw(make_blocks())
-    assert panels[0, 1].texts[0].get_text() == "G .50  I -.25  p 1.0"
+    assert panels[0, 1].texts[0].get_text() == "G .50, I -.25"
     assert len(panels[0, 0].texts) == 0
+
+
+def few(blocks, control):
+    """Three of nine images with all their maps, and the panels as an array of axes."""
+    images = RNG.integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    nine = {t: {p: enlarge(maps) for p, maps in group.items()} for t, group in blocks.items()}
+    figure = pictures.few_maps(images, list("abcdefghi"), nine, control)
+    return figure, nine, np.array(figure.axes[:18]).reshape(3, 6)
+
+
+def enlarge(maps):
+    """The same of nine images."""
+    parts = (np.concatenate([part] * 3) for part in (maps.maps, maps.gini, maps.morans_i, maps.probability))
+    return Maps(*parts, np.concatenate([maps.correct] * 3))
+
+
+def test_few_maps_share_one_scale_with_the_control():
+    """Every fourth image, enlarged, the untrained network's map at the right, on the scale of the trained ones."""
+    control = 1e6 * RNG.normal(size=(9, 28, 28))
+    figure, blocks, panels = few(make_blocks(), control)
+    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["a", "e", "i"]
+    assert [axes.get_title() for axes in panels[0]] == ["input", "fp32", "w2a2", "fp32", "w2a2", "untrained"]
+    pooled = np.stack([network.maps[4] for group in blocks.values() for network in group.values()])
+    for axes in panels[1, 1:]:
+        assert axes.images[0].get_clim() == (0, pytest.approx(np.percentile(np.abs(pooled), 99)))
+    np.testing.assert_array_equal(panels[1, 5].images[0].get_array(), np.abs(control[4]))
+    np.testing.assert_array_equal(panels[2, 4].images[0].get_array(), np.abs(blocks["guided"]["w2a2"].maps[8]))
+
+
+def test_few_maps_mark_wrong_classes_and_dead_maps():
+    """As in the large grid: a red frame, and hatching; the scale is that of the others."""
+    dead = make_maps()
+    dead.maps[:] = 0
+    _, _, panels = few(make_blocks(guided={"fp32": dead, "w2a2": make_maps(wrong=[0])}), np.ones((9, 28, 28)))
+    assert panels[0, 3].patches[0].get_hatch() and not panels[0, 3].images
+    assert same_color(panels[0, 4].spines["left"].get_edgecolor(), style.RED)
+    assert np.isfinite(panels[0, 4].images[0].get_clim()[1])
 
 
 def test_scale_of_a_map_with_one_pixel():
@@ -94,16 +132,6 @@ def test_scale_of_a_map_with_one_pixel():
     one = np.zeros((28, 28))
     one[3, 4] = 5.0
     assert pictures.top(one) == 5.0
-
-
-def test_training_maps_choose_steps_evenly():
-    """First and last record are shown, and each block has its title, its images and the steps above its columns."""
-    steps, maps = np.arange(0, 250, 10), RNG.normal(size=(25, 2, 28, 28))
-    figure = pictures.training_maps({"one": (steps, IMAGES[:2], maps), "two": (steps, IMAGES[:2], maps)}, most=5)
-    titles = [axes.get_title() for axes in figure.axes[:6]]
-    assert titles == ["input", "step 0", "step 60", "step 120", "step 180", "step 240"]
-    np.testing.assert_array_equal(figure.axes[11].images[0].get_array(), np.abs(maps[24, 1]))
-    assert [text.get_text() for text in figure.texts] == ["one", "two"]
 
 
 def test_classes():
@@ -128,3 +156,26 @@ def test_saved_twice_the_same(tmp_path):
     first = style.save(draw(blocks)[0], "grid", tmp_path / "one")
     second = style.save(draw(blocks)[0], "grid", tmp_path / "two")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def drawn_grid():
+    """Ten classes of garments, with four precisions of both trainings."""
+    images, names, blocks = ten_classes()
+    return pictures.saliency_grid(images, names, blocks)
+
+
+def ten_classes():
+    """What a grid is made of."""
+    maps = Maps(RNG.normal(size=(10, 28, 28)), np.full(10, 0.58), np.full(10, -0.25), np.ones(10), np.ones(10, bool))
+    blocks = {t: dict.fromkeys(style.ORDER, maps) for t in ("standard", "guided")}
+    return RNG.integers(0, 256, (10, 28, 28), dtype=np.uint8), CLASSES["fashion_mnist"], blocks
+
+
+DRAWN = {
+    "classes": lambda: pictures.classes(
+        {"MNIST": RNG.integers(0, 256, (3, 10, 28, 28)), "FashionMNIST": RNG.integers(0, 256, (3, 10, 28, 28))},
+        {"MNIST": CLASSES["mnist"], "FashionMNIST": CLASSES["fashion_mnist"]},
+    ),
+    "few_maps": lambda: pictures.few_maps(*ten_classes(), RNG.normal(size=(10, 28, 28))),
+    "saliency_grid": drawn_grid,
+}

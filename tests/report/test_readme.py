@@ -9,12 +9,15 @@ import pytest
 import saqlib.data
 from saqlib import paths
 from saqlib.data import images as data
+from saqlib.deployment import explain
+from saqlib.explore import networks
 from saqlib.report import readme, tables
 
 TEXT = (paths.ROOT / "README.md").read_text()
 SUMMARY = pd.DataFrame({
-    "claim": ["H1", "H1", "H6"], "text": ["Lower.", "Lower.", "Clearer."], "dataset": "mnist",
-    "training": ["standard", "guided", "guided"], "verdict": ["supported", "opposite", "not supported"],
+    "claim": ["A2", "A2", "A5", "B1"], "group": ["abstract", "abstract", "abstract", "ours"], "dataset": "mnist",
+    "training": ["standard", "guided", "guided", "guided"], "text": ["Lower.", "Lower.", "More.", "Free."],
+    "question": "focus", "verdict": ["supported", "opposite", "equivalent", "undecided"],
 })  # fmt: skip
 
 
@@ -23,19 +26,39 @@ def test_the_answer_is_that_of_results():
     assert readme.filled(TEXT) == TEXT
 
 
+def write(root, summary: pd.DataFrame) -> None:
+    """results/tables below `root`, as far as the answer reads them."""
+    folder = root / "results" / "tables"
+    folder.mkdir(parents=True)
+    summary.to_csv(folder / "verdicts.csv", index=False)
+    (folder / "accuracy.md").write_text("| Precision |\n")
+
+
 def test_the_answer_holds_accuracy_and_verdicts(tmp_path):
     """Both tables as results/ have them; a claim that compares trainings stands under one of them."""
-    folder = tmp_path / "results" / "tables"
-    folder.mkdir(parents=True)
-    SUMMARY.to_csv(folder / "verdicts.csv", index=False)
-    (folder / "accuracy.md").write_text("| Precision |\n")
+    write(tmp_path, SUMMARY)
     answer = readme.answer(tmp_path)
     assert "| Precision |\n" in answer
     assert "| Claim | MNIST, standard | MNIST, guided |" in answer
-    assert "| H1 Lower. | supported | opposite |" in answer
-    assert f"| H6 Clearer. | {tables.MISSING} | not supported |" in answer
+    assert "| A2 Lower. Focus. | supported | opposite |" in answer
+    assert f"| A5 More. Focus. | {tables.MISSING} | equivalent |" in answer
+    assert readme.RULE in answer and "first run" not in answer
+    assert "B1" not in answer, "ours stand behind the link"
     changed = readme.filled(TEXT, tmp_path)
     assert changed != TEXT and readme.filled(changed) == TEXT, "what stands around the answer stays"
+
+
+def test_the_first_run_is_told_as_the_first_run(tmp_path):
+    """Its verdicts answer no question, and follow a rule that is no longer the code's: the paper tells it."""
+    write(tmp_path, SUMMARY.drop(columns=["group", "question"]))
+    answer = readme.answer(tmp_path)
+    assert readme.FIRST_RULE in answer and readme.RULE not in answer
+    assert "| A2 Lower. | supported | opposite |" in answer and "| B1 Free. |" in answer
+
+
+def test_without_tables_there_is_a_sentence(tmp_path):
+    """Before any run."""
+    assert readme.answer(tmp_path) == readme.NOT_YET
 
 
 def test_a_mark_that_is_gone_is_named():
@@ -71,3 +94,13 @@ def test_its_targets_are_in_the_makefile():
     """Every `make x` that it names is a target with a line of help."""
     targets = set(re.findall(r"^(\w+):.*## ", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make (\w+)", TEXT, flags=re.MULTILINE)) <= targets
+
+
+def test_its_explanation_runs(tmp_path):
+    """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
+    (command,) = re.findall(r"`python (-m saqlib\.deployment\.explain [^`]+)`", TEXT)
+    arguments = command.split()[2:-1] + [str(tmp_path / "seven.png")]
+    explain.main(arguments)
+    assert (tmp_path / "seven.png").exists()
+    shipped, truth = networks.picture("mnist", 7)
+    assert truth == "7" and (explain.read_image(paths.SAMPLE / "seven.png") == shipped).all()

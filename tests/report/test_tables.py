@@ -8,12 +8,11 @@ import pytest
 from scipy import stats
 
 from saqlib.deployment.costs import cost
-from saqlib.evidence import claims
-from saqlib.evidence.retained import retained
+from saqlib.evidence.retained import METRICS, retained
 from saqlib.names import PRIMARY, SEED_TO_SEED, UNTRAINED
-from saqlib.pipeline import study
 from saqlib.report import tables
 from tests import frames
+from tests.report.tabled import check
 from tests.trained import network
 
 
@@ -28,7 +27,7 @@ def make_controls(runs):
     return pd.concat([rows.assign(control=UNTRAINED), rows.assign(control="white_noise")])
 
 
-@pytest.fixture(scope="module", params=["accuracy", "clarity", "preservation", "retained", "claims", "verdicts"])
+@pytest.fixture(scope="module", params=["accuracy", "clarity", "relevance_gain", "preservation", "retained"])
 def table(request):
     """Each of the paper's tables in turn."""
     runs = make_runs()
@@ -38,49 +37,14 @@ def table(request):
         return tables.clarity(runs, make_controls(runs))
     if request.param == "preservation":
         return tables.preservation(runs, runs[runs.precision == "fp32"].drop(columns="precision"), "fp32")
-    if request.param == "retained":
-        return tables.retained(retained(runs, make_controls(runs).query("control == 'white_noise'"), "fp32"))
-    settings = study.load().claims
-    tested = claims.evaluate({"primary": runs, "all": runs, "matched": runs}, settings)
-    return tables.claims(tested) if request.param == "claims" else tables.verdicts(claims.summary(tested, settings))
+    if request.param == "relevance_gain":
+        return tables.relevance_gain(runs, make_controls(runs))
+    return tables.retained(retained(runs, make_controls(runs).query("control == 'white_noise'"), "fp32"))
 
 
-def test_three_files_with_the_same_bytes_each_time(table, tmp_path):
-    """A table writes CSV, Markdown and LaTeX of its name, byte for byte the same twice, and nothing else."""
-    first = [path.read_bytes() for path in tables.write(table, tmp_path / "one")]
-    second = [path.read_bytes() for path in tables.write(table, tmp_path / "two")]
-    assert first == second
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == [f"{table.name}.{end}" for end in ("csv", "md", "tex")]
-    assert all(content.endswith(b"\n") and b"\r" not in content for content in first)
-
-
-def test_csv_holds_the_numbers(table, tmp_path):
-    """Read back, the CSV has the columns and, to 8 digits, the values of the frame."""
-    read = pd.read_csv(tables.write(table, tmp_path)[0], keep_default_na=True)
-    assert list(read.columns) == list(table.numbers.columns)
-    numeric = table.numbers.select_dtypes("number").columns
-    np.testing.assert_allclose(read[numeric], table.numbers[numeric].astype(float), rtol=1e-7)
-    assert len(read) == len(table.numbers)
-
-
-def test_markdown_is_one_table(table):
-    """Every line has the same number of cells, below a head and a rule."""
-    lines = tables.markdown(table.shown).splitlines()
-    assert len(lines) == len(table.shown) + 2
-    assert {line.replace(r"\|", "").count("|") for line in lines} == {table.shown.shape[1] + 1}
-    assert set(lines[1]) == set("| -")
-
-
-def test_latex_is_booktabs_and_plain_ascii(table):
-    """The LaTeX has the three rules of booktabs, as many cells a row as columns, and no bare special sign."""
-    text = tables.latex(table.shown)
-    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {row.replace(r"\&", "").count("&") for row in rows} == {table.shown.shape[1] - 1}
-    assert not set(text) & set("±↑↓−≥")
-    assert "_" not in text.replace(r"\_", "")
-    assert "%" not in text.replace(r"\%", "")
+def test_every_table_has_its_three_files(table, tmp_path):
+    """The same bytes each time, the numbers in the CSV, one table in Markdown, one of booktabs in LaTeX."""
+    check(table, tmp_path)
 
 
 def test_mean_and_interval_over_seeds():
@@ -129,6 +93,29 @@ def test_clarity_shows_controls_below_their_networks():
     assert shown.index[shown.Dataset == "MNIST"].max() < shown.index[shown.Dataset == "FashionMNIST"].min()
 
 
+def test_the_relevance_gain_has_a_column_for_each_fill():
+    """Networks and controls, whether the fill qualifies or not; amplitude and death are of networks alone."""
+    runs = make_runs()
+    made = tables.relevance_gain(runs, make_controls(runs))
+    assert list(made.shown.columns[3:]) == [f"Relevance gain, {fill} ↑" for fill in ("zero", "mean", "noise", "blur")]
+    assert not (made.shown == tables.MISSING).any(axis=None)
+    controls = make_controls(runs)
+    controls.loc[controls.control != UNTRAINED, "amplitude"] = np.nan
+    clarity = tables.clarity(runs, controls).shown.set_index("Map")
+    assert not (clarity.loc[["untrained network", "fp32"], "Amplitude"] == tables.MISSING).any()
+    assert {"Faithfulness ↑", "Amplitude"} <= set(clarity.columns)
+    assert set(clarity.loc["white noise", "Amplitude"]) == {tables.MISSING}
+
+
+def test_a_retained_share_shows_both_ends_of_its_interval():
+    """Which is not even: half its width would say something else; a share of nothing is a dash."""
+    kept = pd.DataFrame({
+        "dataset": "mnist", "training": "standard", "metric": ["gini", "gini"], "precision": ["w4a4", "w2a2"],
+        "estimate": [0.53, np.nan], "low": [-0.61, np.nan], "high": [0.77, np.nan],
+    })  # fmt: skip
+    assert tables.retained(kept).shown["Gini index ↑"].tolist() == ["0.530 [−0.610, 0.770]", "–"]
+
+
 def test_convergence_is_a_paired_difference():
     """Each method's score minus that of the same seed and method at fp32, by hand for one cell."""
     rng = np.random.default_rng(0)
@@ -144,7 +131,7 @@ def test_convergence_is_a_paired_difference():
         " and precision == 'w2a2' and metric == 'gini'"
     )
     assert found["mean"].item() == pytest.approx((wide.w2a2 - wide.fp32).mean())
-    assert len(numbers) == 2 * 2 * 2 * 2 * 4
+    assert len(numbers) == 2 * 2 * 2 * 2 * 5
     assert set(numbers.method) == {"gradient", "occlusion"}
     assert set(table.shown["Method"]) == {"gradient of the logit", "occlusion"}
 
@@ -194,8 +181,8 @@ def test_latex_escapes_what_latex_would_take():
     assert r"a\_b" in text and r"5 \% \& more" in text
 
 
-def test_table_joins_costs_accuracy_and_clarity():
-    """Accuracy is the mean over the seeds, retained clarity the estimate, each beside the right cell."""
+def test_table_joins_costs_accuracy_and_scores():
+    """Accuracy and answers are means over the seeds, what is retained an estimate, each beside the right cell."""
     costs = pd.DataFrame([
         {"dataset": "mnist", "precision": precision, "training": "standard", "qcdq_file_bytes": 1,
          "packed_file_bytes": 2, "explain_file_bytes": 3} | dataclasses.asdict(cost(network(precision)))
@@ -203,16 +190,17 @@ def test_table_joins_costs_accuracy_and_clarity():
     ])  # fmt: skip
     runs = pd.DataFrame({
         "dataset": "mnist", "training": "standard", "precision": ["w2a2", "w2a2", "fp32"],
-        "test_accuracy": [90.0, 92.0, 99.0],
+        "test_accuracy": [90.0, 92.0, 99.0], "gini": 0.5, "morans_i": 0.25, "faithfulness": [0.1, 0.2, 0.7],
     })  # fmt: skip
     kept = pd.DataFrame([
         {"dataset": "mnist", "training": "standard", "precision": precision, "metric": metric, "estimate": value}
         for precision, value in (("fp32", 1.0), ("w2a2", 0.5))
-        for metric in PRIMARY
+        for metric in METRICS
     ])  # fmt: skip
     made = tables.deployment(costs, runs, kept)
     assert made.name == "deployment"
     assert made.numbers.test_accuracy.tolist() == [99.0, 91.0]
+    np.testing.assert_allclose(made.numbers.faithfulness, [0.7, 0.15])
     assert made.numbers.retained_morans_i.tolist() == [1.0, 0.5]
     assert made.shown["Packed (kB)"].tolist() == ["250.2", "18.3"]
     assert made.shown["Accuracy (%)"].tolist() == ["99.00", "91.00"]

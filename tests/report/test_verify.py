@@ -27,9 +27,9 @@ def committed(tmp_path):
     cells = [{"dataset": dataset, "training": training} for dataset, training in CELLS]
     claims = [
         {
-            "claim": "H1",
+            "claim": "A1",
             **cell,
-            "metric": "test_accuracy",
+            "question": "accuracy",
             "comparison": pair,
             "estimate": -1.0,
             "low": -1.5,
@@ -39,7 +39,8 @@ def committed(tmp_path):
         for pair in ("w4a4 - fp32", "w2a2 - fp32")
     ]
     write(folder, "claims", claims)
-    write(folder, "verdicts", [{"claim": "H1", **cell, "verdict": "supported"} for cell in cells])
+    verdict = {"question": "accuracy", "verdict": "supported"}
+    write(folder, "verdicts", [{"claim": "A1", **cell, **verdict} for cell in cells])
     for name in verify.MEASURED:
         write(folder, name, [{**cell, "precision": "fp32", "mean": 90.0, "low": 88.0, "high": 92.0} for cell in cells])
     return folder
@@ -68,21 +69,21 @@ def test_the_same_results_verify(committed, capsys, tmp_path):
     """Every verdict and number is compared, and every number is written down."""
     code, text = run(committed, committed, capsys)
     assert code == 0
-    assert text.endswith("None of 4 verdicts changed; 32 of 32 numbers equal.\nEvery number: build/verify.csv\n")
-    assert len(pd.read_csv(tmp_path / "build" / "verify.csv")) == 32
+    assert text.endswith("None of 4 verdicts changed; 36 of 36 numbers equal.\nEvery number: build/verify.csv\n")
+    assert len(pd.read_csv(tmp_path / "build" / "verify.csv")) == 36
 
 
 def test_a_changed_verdict_fails_and_is_marked(committed, capsys, tmp_path):
     """One of four is enough, and it is the one that is marked."""
 
     def edit(frame):
-        frame.loc[2, "verdict"] = "not supported"
+        frame.loc[2, "verdict"] = "undecided"
         return frame
 
     code, text = run(edited(committed, tmp_path, "verdicts", edit), committed, capsys)
     assert code == 1 and "1 of 4 verdicts changed" in text
     assert [line for line in text.splitlines() if "CHANGED" in line] == [
-        "| H1, FashionMNIST, standard | supported | not supported (CHANGED) | 2 | 0.00 |  |"
+        "| A1, FashionMNIST, standard, accuracy | supported | undecided (CHANGED) | 2 | 0.00 |  |"
     ]
 
 
@@ -98,7 +99,7 @@ def test_difference_is_in_half_widths_of_the_committed_interval(committed, tmp_p
     moved = found[found.difference > 0]
     assert list(moved.table) == [name] and moved.difference.item() == pytest.approx(0.25)
     assert moved.half_width.item() == pytest.approx(half)
-    assert moved.number.item().startswith("H1 mnist standard" if name == "claims" else "mnist guided")
+    assert moved.number.item().startswith("A1 mnist standard" if name == "claims" else "mnist guided")
 
 
 def test_numbers_without_an_interval(committed, tmp_path):
@@ -125,7 +126,7 @@ def test_a_run_on_one_dataset_is_compared_with_its_part(committed, capsys, tmp_p
         frame = pd.read_csv(path)
         frame[frame.dataset == "mnist"].to_csv(path, index=False)
     code, text = run(fresh, committed, capsys)
-    assert code == 0 and "None of 2 verdicts changed (of 4 committed ones, the others were not run); 16 of 16" in text
+    assert code == 0 and "None of 2 verdicts changed (of 4 committed ones, the others were not run); 18 of 18" in text
 
 
 def test_a_run_of_other_settings_is_refused(committed, capsys, tmp_path):
@@ -133,6 +134,14 @@ def test_a_run_of_other_settings_is_refused(committed, capsys, tmp_path):
     fresh = edited(committed, tmp_path, "accuracy", lambda frame: frame.assign(precision="w3a3"))
     code, _ = run(fresh, committed, capsys)
     assert "accuracy.csv" in code and "no row mnist standard w3a3" in code and "other settings" in code
+
+
+def test_results_of_another_version_are_refused(committed, capsys, tmp_path):
+    """The first run's verdicts answer no question: which file of which folder, and that another version wrote it."""
+    old = edited(committed, tmp_path, "verdicts", lambda frame: frame.drop(columns="question"))
+    for fresh, reference in ((committed, old), (old, committed)):
+        code, _ = run(fresh, reference, capsys)
+        assert code == f"verdicts.csv of {old} has no column question: another version of saqlib wrote it"
 
 
 def test_missing_results_are_named(committed, capsys, tmp_path):
@@ -143,7 +152,7 @@ def test_missing_results_are_named(committed, capsys, tmp_path):
 
 def test_committed_results_are_those_of_git(committed, capsys, tmp_path):
     """Changed files in the checkout are the fresh run; outside git the folder has to be named."""
-    with pytest.raises(SystemExit, match="git has no results/ here; name the folder"):
+    with pytest.raises(SystemExit, match="git has no results/ here .*; name the folder"):
         verify.main(["--fresh", str(committed)])
     shutil.copytree(committed, tmp_path / "results")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]

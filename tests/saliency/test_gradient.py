@@ -46,9 +46,9 @@ def moody_network() -> nn.Sequential:
 
 
 def dead_network() -> nn.Module:
-    """A 2-bit network whose last clip is a usual constant, 10: so wide that every activation rounds to 0."""
+    """A 2-bit network whose last clip is 100: so wide that every activation rounds to 0."""
     network = build("w2a2", seed=0)
-    pact_layers(network)["act4"].set_alpha(torch.tensor(10.0))
+    pact_layers(network)["act4"].set_alpha(torch.tensor(100.0))
     return network
 
 
@@ -214,4 +214,4 @@ def test_images_of_other_dimensions_are_refused(shape):
     """An error in one line says what is wanted; three dimensions would be read as one image of many channels."""
     with pytest.raises(ValueError) as error:
         input_gradient(smooth_network().float(), torch.zeros(shape))
-    assert str(error.value) == f"images must be (B, C, H, W), not {shape}"
+    assert str(error.value) == f"images must be float (B, C, H, W), not torch.float32 {shape}"

@@ -72,7 +72,7 @@ def pages(site) -> dict[str, Elements]:
 
 def test_every_part_is_there(pages):
     """The front, the networks, the paper, the executed notebooks, every table."""
-    expected = {"index.html", "draw.html", "paper.html", "tables.html", "search.html"}
+    expected = {"index.html", "draw.html", "paper.html", "tables.html", "scale.html", "search.html", "change.html"}
     expected |= {f"{path.stem}.html" for path in (paths.RESULTS / "notebooks").glob("*.ipynb")}
     expected |= {f"table_{path.stem}.html" for path in (paths.RESULTS / "tables").glob("*.csv")}
     assert expected <= pages.keys()

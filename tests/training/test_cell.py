@@ -1,8 +1,5 @@
 """Cells: the same bits for any number of workers, paired seeds, seeds trained once and never again, files whole."""
 
-import copy
-import gzip
-import importlib.metadata
 import json
 import os
 import pickle
@@ -11,9 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +17,16 @@ import pytest
 import torch
 from joblib.externals import loky
 
-from saqlib import codebase, files, params, paths, store, stored
+from saqlib import files, paths, stored
 from saqlib.data import images as data
-from saqlib.datasets import FILES, LABELS
 from saqlib.grid import Cell
-from saqlib.pipeline import study
+from saqlib.network.quantization import pact_layers
 from saqlib.training import cell as cells
 from saqlib.training import loop
-from saqlib.training.looking import accuracy
-from saqlib.training.settings import Recipe
+from saqlib.training import seed as one_seed
+from saqlib.training.looking import accuracy, saliency_now
 from saqlib.workers import Engine
-
-SMOKE = study.load(scale="smoke")
-CELL = Cell("mnist", "w2a2", "guided")
-PLAIN = Cell("mnist", "fp32", "standard")
-CPU = Engine(device="cpu")
-MODULE = "training.cell"
-
-
-def tiny(cell: Cell = CELL, *, epochs: int = 1, **optimizer: float) -> Recipe:
-    """The recipe of a cell on the sample's images: one short epoch, half of it in full precision."""
-    recipe = SMOKE.recipe(cell)
-    optimizer = replace(recipe.optimizer, **optimizer)
-    return replace(recipe, epochs=epochs, warmup_epochs=0.5, records=2, optimizer=optimizer)
-
-
-def train(cell: Cell = CELL, recipe: Recipe | None = None, seeds: int = 2, **options: Any) -> list[cells.Run]:
-    """A cell trained in this process."""
-    return cells.train_cell(cell, recipe or tiny(cell), seeds, CPU, **{"n_jobs": 1} | options)
+from tests.training.tiny import CELL, CPU, PLAIN, SMOKE, assert_same_runs, tiny, train
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +50,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(finished) -> list[cells.Run]:
+def runs(finished) -> list[one_seed.Run]:
     """A trained cell of two seeds, for tests that only look at it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "BUILD", finished)
@@ -84,18 +62,6 @@ def saved(tmp_path, runs) -> Path:
     """A root folder in which the cell is saved."""
     cells.save_cell(CELL, runs, tiny(), root=tmp_path / "root")
     return tmp_path / "root"
-
-
-def assert_same_runs(some: list[cells.Run], others: list[cells.Run]) -> None:
-    """Bit for bit: weights, histories, maps, accuracies."""
-    assert [run.seed for run in some] == [run.seed for run in others]
-    for one, other in zip(some, others, strict=True):
-        assert one.state.keys() == other.state.keys()
-        assert all(torch.equal(value, other.state[name]) for name, value in one.state.items())
-        assert one.history.epochs == other.history.epochs and one.history.steps == other.history.steps
-        assert all(torch.equal(a, b) for a, b in zip(one.history.maps, other.history.maps, strict=True))
-        assert one.test_accuracy == other.test_accuracy
-        assert one.validation_accuracy == other.validation_accuracy
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -111,13 +77,13 @@ def kept(folder: Path) -> list[str]:
 def trained(monkeypatch) -> list[int]:
     """The seeds that were really trained, as they come."""
     seeds: list[int] = []
-    real = cells._train_seeds
+    real = cells.train_seeds
 
     def noting(cell, recipe, some, *places):
         seeds.extend(some)
         return real(cell, recipe, some, *places)
 
-    monkeypatch.setattr(cells, "_train_seeds", noting)
+    monkeypatch.setattr(cells, "train_seeds", noting)
     return seeds
 
 
@@ -212,7 +178,7 @@ def test_network_and_images_are_on_the_device_that_was_picked(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(loop, "warm_up", warm_up)
-    monkeypatch.setattr(cells, "_watch", lambda images, _: loop.Watch(images.train, images.train_labels, 1))
+    monkeypatch.setattr(one_seed, "watch", lambda images, _: loop.Watch(images.train, images.train_labels, 1))
     monkeypatch.setattr(Engine, "pick_device", lambda self: torch.device("meta"))
     with pytest.raises(InterruptedError):
         train()
@@ -247,7 +213,7 @@ def test_a_gpu_with_nothing_left_to_train_gets_no_job(monkeypatch):
     plans = []
     real = Engine.map
     monkeypatch.setattr(Engine, "pick_device", lambda self: torch.device("cuda"))
-    monkeypatch.setattr(cells, "_on", lambda device, recipe, split, sample: data.load("mnist", split, sample=True))
+    monkeypatch.setattr(one_seed, "_on", lambda device, recipe, split, sample: data.load("mnist", split, sample=True))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
     monkeypatch.setattr(Engine, "map", lambda self, *given: plans.append(len(given[1])) or real(self, *given))
     train()
@@ -322,8 +288,8 @@ def test_nobody_watching_means_no_thread(monkeypatch):
     spied(monkeypatch)
     before = threading.active_count()
     during = []
-    monkeypatch.setattr(cells, "_train_seeds", lambda *_: during.append(threading.active_count()))
-    monkeypatch.setattr(cells, "_read_run", lambda path: None)
+    monkeypatch.setattr(cells, "train_seeds", lambda *_: during.append(threading.active_count()))
+    monkeypatch.setattr(cells, "read", lambda *_: None)
     train()
     assert during == [before, before]
 
@@ -460,237 +426,11 @@ def test_a_damaged_seed_is_put_aside_and_trained_again(finished, build, trained,
     assert trained == [1]
 
 
-# ------------------------------------------------------------------------------- what a seed's place depends on
-
-
-def key(recipe: Recipe, *, cell: Cell = CELL, seeds: int = 1, engine: Engine = CPU) -> str:
-    """The key under which train_cell looks for seeds; nothing is trained."""
-    asked = []
-
-    def folder(kind: str, key: str) -> Path:
-        asked.append((kind, key))
-        raise InterruptedError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "folder", folder)
-        with pytest.raises(InterruptedError):
-            cells.train_cell(cell, recipe, seeds, engine)
-    ((kind, found),) = asked
-    assert (kind, found) == ("trained", cells.key(recipe, engine.pick_device().type))
-    return found
-
-
-def leaves(raw: Any, where: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in params.yaml; a list is one value."""
-    if isinstance(raw, dict):
-        for name, value in raw.items():
-            yield from leaves(value, (*where, name))
-    else:
-        yield where
-
-
-OTHER_VALUES = {
-    "scale": "quick",
-    "quantization.edges": "same",
-    "trainings.guided.ranking": "signed",
-    "executor": "ray",
-    "device": "cpu",
-    "claims.reference": "w4a4",
-}
-
-
-def changed(where: tuple) -> dict:
-    """params.yaml with another valid value in one place."""
-    raw = copy.deepcopy(params.read())
-    section = raw
-    for name in where[:-1]:
-        section = section[name]
-    value, name = section[where[-1]], ".".join(where)
-    if name in OTHER_VALUES:
-        value = OTHER_VALUES[name]
-    elif isinstance(value, bool):
-        value = not value
-    elif isinstance(value, (int, float)):
-        value = value + 1 if isinstance(value, int) else value / 2
-    elif where[0] == "grid" or name == "claims.hypotheses":
-        value = value[:-1]
-    else:  # widths of the network, bits of a layer
-        value = [*value[:-1], value[-1] + 1]
-    section[where[-1]] = value
-    return raw
-
-
-ALWAYS = {
-    "network.channels", "network.hidden", "optimizer.batch_size", "optimizer.learning_rate", "scales.smoke.sample",
-    "scales.smoke.records",
-}  # fmt: skip
-QUANTIZED = {
-    "quantization.edges", "quantization.alpha_learning_rate", "quantization.alpha_penalty",
-    "quantization.calibration_images", "scales.smoke.warmup_epochs",
-}  # fmt: skip
-GUIDED = {"trainings.guided.fraction", "trainings.guided.weight", "trainings.guided.ranking"}
-# The weights of the last layer have 8 bits, whatever its row says, and its logits have none.
-W2A2, MIXED = ({f"precisions.{p}.{each}" for each in ("conv1", "conv2", "dense1", "dense2")} for p in ("w2a2", "mixed"))
-READ = {
-    Cell("mnist", "fp32", "standard"): ALWAYS | {"scales.smoke.epochs.mnist"},
-    Cell("fashion_mnist", "fp32", "guided"): ALWAYS | GUIDED | {"scales.smoke.epochs.fashion_mnist"},
-    Cell("mnist", "mixed", "standard"): ALWAYS | QUANTIZED | MIXED | {"scales.smoke.epochs.mnist"},
-    Cell("mnist", "w2a2", "guided"): ALWAYS | QUANTIZED | GUIDED | W2A2 | {"scales.smoke.epochs.mnist"},
-}
-
-
-@pytest.mark.parametrize("cell", READ, ids=str)
-def test_a_seed_is_trained_again_for_the_settings_that_its_cell_reads_and_no_others(monkeypatch, cell):
-    """Every value of params.yaml, changed one by one: those that change a network start it anew, all others do not."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # so that the device `auto` is `cpu`
-    monkeypatch.setattr(codebase, "texts", cache(codebase.texts))
-    before = key(SMOKE.recipe(cell), cell=cell, engine=SMOKE.engine)
-    starts_anew = set()
-    for where in leaves(params.read()):
-        other = study.from_dict(changed(where), "smoke")
-        if key(other.recipe(cell), cell=cell, seeds=other.size.seeds, engine=other.engine) != before:
-            starts_anew.add(".".join(where))
-    assert starts_anew == READ[cell]
-
-
-def test_cells_have_places_of_their_own():
-    """No two cells share a network, though a cell's name is no part of the key: what it stands for is."""
-    found = {key(SMOKE.recipe(cell), cell=cell) for cell in SMOKE.grid.cells}
-    assert len(found) == len(SMOKE.grid.cells) == 16
-
-
 def test_a_cell_of_another_name_and_the_same_recipe_is_not_trained_again(trained):
     """A name decides no number."""
     first = train()
     assert_same_runs(train(Cell("mnist", "w2a2", "standard"), tiny(CELL)), first)
     assert trained == [0, 1]
-
-
-@pytest.mark.parametrize("field", ["dataset", "precision"])
-def test_dataset_and_the_bits_themselves_decide(field):
-    """Another dataset; the same name with other bits, or the same bits in another layer."""
-    recipe = tiny()
-    others = {
-        "dataset": [replace(recipe, dataset="fashion_mnist")],
-        "precision": [
-            replace(recipe, precision=replace(recipe.precision, layers=layers))
-            for layers in (SMOKE.precisions["w4a4"].layers, recipe.precision.layers[::-1])
-        ],
-    }[field]
-    assert len({key(each) for each in (recipe, *others)}) == 1 + len(others)
-
-
-def test_another_kind_of_device_trains_anew(monkeypatch):
-    """It rounds in another way; which one of its kind it is does not count, nor does where processes run."""
-    found = {}
-    for name in ("cpu", "cuda", "cuda:1"):
-        monkeypatch.setattr(Engine, "pick_device", lambda self, name=name: torch.device(name))
-        found[name] = key(tiny())
-    assert found["cpu"] != found["cuda"] == found["cuda:1"]
-    monkeypatch.setattr(Engine, "pick_device", lambda self: torch.device("cpu"))
-    assert key(tiny(), engine=Engine("ray", "cuda")) == found["cpu"]
-
-
-@pytest.mark.parametrize("package", ["torch", "numpy"])
-def test_another_release_of_a_package_trains_anew(monkeypatch, package):
-    """Its kernels may sum in another order."""
-    before = key(tiny())
-    real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "999" if name == package else real(name))
-    assert key(tiny()) != before
-
-
-def test_other_bytes_in_the_data_train_anew(tmp_path, monkeypatch):
-    """One label of the sample; packed in another way the same bytes are the same data."""
-    before = key(tiny())
-    shutil.copytree(paths.SAMPLE, tmp_path / "sample")
-    monkeypatch.setattr(paths, "SAMPLE", tmp_path / "sample")
-    assert key(tiny()) == before
-    for name in FILES:
-        packed = tmp_path / "sample" / "mnist" / f"{name}.gz"
-        plain = bytearray(gzip.decompress(packed.read_bytes()))
-        packed.unlink()
-        (tmp_path / "sample" / "mnist" / name).write_bytes(plain)
-        assert key(tiny()) == before
-        plain[-1] ^= 1
-        (tmp_path / "sample" / "mnist" / name).write_bytes(plain)
-        assert key(tiny()) != before, name
-        plain[-1] ^= 1
-        (tmp_path / "sample" / "mnist" / name).write_bytes(plain)
-
-
-def test_the_full_data_have_another_place_than_the_sample(monkeypatch, tmp_path):
-    """Found without reading a byte of them: training insists on their hashes."""
-    monkeypatch.setattr(paths, "DATA", tmp_path / "nothing")
-    assert len({key(replace(tiny(), sample=sample)) for sample in (True, False)}) == 2
-    before = key(replace(tiny(), sample=False))
-    name = f"train-{LABELS}"
-    monkeypatch.setitem(data.DATASETS["mnist"], name, "0" * 64)
-    assert key(replace(tiny(), sample=False)) != before
-
-
-# What a training loads and what decides none of its numbers: where and how fast, or values that the key itself holds.
-INFRASTRUCTURE = {"codebase", "datasets", "errors", "files", "paths", "store", "workers"}
-VALUES = {"grid", "network.settings", "params", "saliency.settings", "training.settings"}
-
-
-def copied(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of saqlib in another root folder, whose code counts from now on."""
-    shutil.copytree(paths.ROOT / "saqlib", root / "saqlib", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(paths, "ROOT", root)
-    return root / "saqlib"
-
-
-def test_code_that_decides_is_all_that_a_training_loads(tmp_path):
-    """A fresh process that trains a cell has loaded the modules of the key, and of others these alone."""
-    script = f"""
-import json, pathlib, pickle, sys
-from saqlib import paths
-from saqlib.training import cell
-paths.BUILD = pathlib.Path({str(tmp_path)!r})
-cell.train_cell(*pickle.loads({pickle.dumps((CELL, tiny(), 1, CPU))!r}), n_jobs=1)
-print(json.dumps([name for name in sys.modules if name.startswith("saqlib.")]))
-"""
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    loaded = {name.removeprefix("saqlib.") for name in json.loads(done.stdout)} & set(codebase.modules())
-    assert loaded - set(codebase.texts(MODULE)) == INFRASTRUCTURE | VALUES
-    assert set(codebase.texts(MODULE)) - {"kernels/lenet.c"} <= loaded
-
-
-@pytest.mark.parametrize("module", codebase.texts(MODULE))
-def test_another_statement_in_code_that_decides_trains_anew(tmp_path, monkeypatch, module):
-    """Each module that a training runs through."""
-    before = key(tiny())
-    library = copied(tmp_path, monkeypatch)
-    c_file = module.endswith(".c")
-    path = library / module if c_file else library.joinpath(*module.split(".")).with_suffix(".py")
-    path.write_text(path.read_text() + ("\n// a comment\n" if c_file else "\n# a comment\n"))
-    assert key(tiny()) == before
-    path.write_text(path.read_text() + ("\nint changed;\n" if c_file else "\nchanged = 1\n"))
-    codebase._digestible.cache_clear()
-    assert key(tiny()) != before
-
-
-def test_where_the_library_lies_does_not_count(tmp_path, monkeypatch):
-    """Another clone with the same store finds its seeds."""
-    before = key(tiny())
-    copied(tmp_path, monkeypatch)
-    assert key(tiny()) == before
-
-
-def test_words_layout_and_code_that_decides_nothing_train_nothing(tmp_path, monkeypatch):
-    """Comments, docstrings and blank lines everywhere; statements in all other modules and in the faces of rooms."""
-    before = key(tiny())
-    deciding = codebase.texts(MODULE)
-    library = copied(tmp_path, monkeypatch)
-    for path in library.rglob("*.py"):
-        text = path.read_text()
-        assert text.startswith('"""'), path
-        text = text.replace('"""', '# a comment\n\n\n"""Another word. ', 1).replace("\n\n\n", "\n\n\n\n# why\n")
-        module = ".".join(path.relative_to(library).with_suffix("").parts)
-        path.write_text(text if module in deciding else text + "\nchanged = 1\n")
-    assert key(tiny()) == before
 
 
 def test_changed_setting_starts_anew_and_goes_back(trained):
@@ -740,7 +480,7 @@ def test_a_cell_is_the_same_from_a_shared_warm_up(build, monkeypatch, warm_ups, 
     shared = train(cell, tiny(cell, epochs=2))
     assert warm_ups == [0, 1]
     monkeypatch.setattr(paths, "BUILD", build / "other")
-    monkeypatch.setattr(cells, "_going_on", lambda *_: {})
+    monkeypatch.setattr(one_seed, "_going_on", lambda *_: {})
     assert_same_runs(train(cell, tiny(cell, epochs=2)), shared)
 
 
@@ -789,18 +529,37 @@ def test_a_damaged_warm_up_is_put_aside_and_run_again(finished, build, runs, war
 
 
 def test_saved_cell_is_deterministic_and_leaves_the_store_alone(tmp_path, build, runs, saved):
-    """Three files, readable by everybody, the same bytes each time; the trained seeds stay for whoever asks next."""
+    """Two files, readable by everybody, the same bytes each time; the trained seeds stay for whoever asks next."""
     train(seeds=1)
     before = contents(build)
     cells.save_cell(CELL, iter(runs), tiny(), root=tmp_path / "again")
     assert contents(tmp_path / "again") == contents(saved)
-    assert set(contents(saved)) == {f"models/{CELL}.pt", f"results/models/{CELL}.pt", f"results/runs/{CELL}.json"}
+    assert set(contents(saved)) == {f"models/{CELL}.pt", f"results/runs/{CELL}.json"}
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in saved.rglob("*"))
     assert contents(build) == before and kept(build) == ["0.pt"]
 
 
+@pytest.mark.parametrize("name", ["mnist-w2a2-guided", "mnist-fp32-standard"])
+def test_recorded_networks_are_those_whose_maps_were_recorded(tmp_path, name):
+    """Before and after the switch: each network gives its recorded maps again, to the bit."""
+    cell = Cell.parse(name)
+    runs = train(cell, replace(tiny(cell, epochs=2), records=6), seeds=1)
+    cells.save_cell(cell, runs, tiny(cell), root=tmp_path)
+    steps, images, maps = stored.record(cell, tmp_path)
+    networks = list(stored.recorded_networks(cell, tmp_path))
+    assert [step for step, _ in networks] == steps.tolist() and len(networks) == 7
+    labels = torch.arange(10)
+    for (_, network), recorded in zip(networks, maps, strict=True):
+        again = saliency_now(network, data.as_input(torch.from_numpy(images)), labels)
+        assert torch.equal(again, torch.from_numpy(recorded))
+    quantizing = [bool(pact_layers(network)) for _, network in networks]
+    switch = runs[0].history.switch
+    assert (switch is None) == ("fp32" in name)
+    assert quantizing == [switch is not None and step >= switch for step in steps]
+
+
 def test_saved_cell_holds_every_seed_and_the_record(runs, saved):
-    """models/ has all seeds and the maps of training, results/ seed 0 alone, the report rounded numbers."""
+    """models/ has all seeds and the maps of training, the report rounded numbers."""
     whole = stored.read_cell(saved / "models" / f"{CELL}.pt")
     assert whole["cell"] == str(CELL) and list(whole["seeds"]) == [0, 1]
     assert whole["precision"] == asdict(tiny().precision) and whole["network"] == asdict(tiny().shape)
@@ -809,7 +568,6 @@ def test_saved_cell_holds_every_seed_and_the_record(runs, saved):
     validation, labels = data.load("mnist", "validation", sample=True)
     for label, image in enumerate(whole["record"]["images"]):
         assert torch.equal(image, validation[labels == label][0])
-    assert list(stored.read_cell(saved / "results" / "models" / f"{CELL}.pt")["seeds"]) == [0]
     report = json.loads((saved / "results" / "runs" / f"{CELL}.json").read_text())
     assert report["cell"] == str(CELL) and list(report["seeds"]) == ["0", "1"]
     for run in runs:

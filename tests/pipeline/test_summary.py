@@ -1,0 +1,80 @@
+"""What `dvc metrics show results/metrics` shows: means of the runs, one row for each cell, narrow enough to read."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from saqlib import paths
+from saqlib.pipeline import run, summary
+
+
+def test_means_are_those_of_the_runs(tmp_path):
+    """Over the seeds; files of cells that are gone are removed."""
+    rows = [["mnist", "fp32", "standard", seed, 99 + seed, 0.5 + seed] for seed in (0, 1)]
+    rows += [["mnist", "w2a2", "guided", 0, 98.12345, 0.25]]
+    runs = pd.DataFrame(rows, columns=["dataset", "precision", "training", "seed", "test_accuracy", "gini"])
+    (tmp_path / "results" / "metrics").mkdir(parents=True)
+    (tmp_path / "results" / "metrics" / "old.json").write_text("{}")
+    runs.to_csv(tmp_path / "results" / "runs.csv")
+    summary.write(tmp_path)
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "results" / "metrics").iterdir()}
+    assert found == {
+        "mnist-fp32-standard.json": {"accuracy": 99.5, "focus": 1.0},
+        "mnist-w2a2-guided.json": {"accuracy": 98.1234, "focus": 0.25},
+    }
+
+
+def test_the_committed_ones_are_those_of_the_committed_runs(tmp_path):
+    """Drift fails; `python -m saqlib.pipeline.summary` mends it."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.csv").write_bytes((paths.RESULTS / "runs.csv").read_bytes())
+    for path in summary.write(tmp_path):
+        assert (paths.RESULTS / "metrics" / path.name).read_text() == path.read_text()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone as somebody has it who has just cloned, with the one setting that the README names."""
+    folder = tmp_path_factory.mktemp("clone") / "clone"
+    subprocess.run(["git", "clone", "-q", paths.ROOT, folder], check=True)
+    dvc(folder, "config", "--local", "core.no_scm", "false")
+    return folder
+
+
+def dvc(folder, *arguments: str) -> str:
+    """What a command of DVC prints there; it has to succeed."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=run.environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_metrics_are_shown_from_a_clone(clone):
+    """One line for each cell, labelled, that fits a terminal."""
+    shown = dvc(clone, "metrics", "show", "results/metrics").splitlines()
+    assert shown[0].split()[:4] == ["Path", "accuracy", "coherence", "focus"]
+    assert len(shown) == 1 + len(list((clone / "results" / "metrics").iterdir())) and max(map(len, shown)) <= 140
+
+
+def test_a_change_of_numbers_and_of_settings_is_shown_with_its_names(clone):
+    """Beside the last commit: what was accuracy, what it is; which bits were changed."""
+    path = clone / "results" / "metrics" / "mnist-w2a2-guided.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"accuracy": values["accuracy"] + 0.5}))
+    params = clone / "params.yaml"
+    params.write_text(params.read_text().replace("fraction: 0.5 ", "fraction: 0.25 "))
+    (line,) = dvc(clone, "metrics", "diff", "HEAD", "--targets", "results/metrics").splitlines()[1:]
+    assert "mnist-w2a2-guided.json" in line and "accuracy" in line and line.split()[-1] == "0.5"
+    (line,) = dvc(clone, "params", "diff", "HEAD").splitlines()[1:]
+    assert line.split() == ["params.yaml", "trainings.guided.fraction", "0.5", "0.25"]
+
+
+def test_plots_have_named_axes(clone, tmp_path):
+    """Of the tables that DVC draws."""
+    dvc(clone, "plots", "show", "results/deployment.csv", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots" / "index.html").read_text()
+    for words in ("bytes of the packed file", "bit operations of one prediction"):
+        assert words in page
