@@ -32,8 +32,8 @@ class CallError(RuntimeError):
 def environment(folder: Path) -> dict[str, str]:
     """Variables under which a stage's `python` is the one that runs now, and saqlib the one in `folder`.
 
-    DVC has our settings in place of a person's. It leaves git alone, so that it works the same in a clone, in an unpacked
-    archive and in a scratch folder that git ignores.
+    DVC has our settings in place of a person's. It leaves git alone, so that it works the same in a clone, in an
+    unpacked archive and in a scratch folder that git ignores.
     """
     settled = surroundings.environment(folder, folder / TEMPORARY / "surroundings")
     files.write(Path(settled["DVC_GLOBAL_CONFIG_DIR"]) / "config", "[core]\n    no_scm = true\n")

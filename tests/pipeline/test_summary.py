@@ -93,7 +93,8 @@ def test_an_experiment_runs_and_is_listed(clone):
     listed = dvc(clone, "exp", "show", "--csv", "--only-changed").splitlines()
     assert any("smaller" in line and "smoke" in line for line in listed)
     stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"].values()
-    held = set(subprocess.run(["git", "ls-files"], cwd=clone, check=True, capture_output=True, text=True).stdout.split())
+    listing = subprocess.run(["git", "ls-files"], cwd=clone, check=True, capture_output=True, text=True)
+    held = listing.stdout.split()
     for stage in stages:
         outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get("do", stage).get(kind, [])]
         for out in (each for each in outs if isinstance(each, str)):  # a name alone is kept in DVC's cache
