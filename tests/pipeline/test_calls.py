@@ -5,7 +5,6 @@ The pipeline here is a toy of two stages, so that each fault costs a second; tes
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -146,7 +145,7 @@ def test_a_persons_configuration_and_shell_decide_nothing(folder, tmp_path, monk
 
 def test_by_hand_a_persons_cache_of_links_decides_nothing_either(folder, tmp_path):
     """`dvc repro`, as a person calls it, with its own configuration: outputs are files."""
-    (tmp_path / "config").write_text("[cache]\n    type = symlink\n")
+    (tmp_path / "config").write_text("[cache]\n    type = symlink\n[core]\n    no_scm = true\n")
     variables = calls.environment(folder) | {"DVC_GLOBAL_CONFIG_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=variables, check=True)
     (folder / "a.txt").unlink()
@@ -164,7 +163,7 @@ def test_what_cannot_be_checked_is_not_called_stale(folder, trouble, monkeypatch
     elif trouble == "broken pipeline":
         (folder / "dvc.yaml").write_text("stages: [")
     elif trouble == "no pipeline":
-        shutil.rmtree(folder / ".dvc")
+        (folder / "dvc.yaml").unlink()
     else:
         (folder / ".dvc" / "config").write_text("[core]\n    analytics = perhaps\n")
     with pytest.raises(run.PipelineError) as error:
