@@ -256,7 +256,7 @@ def test_the_kernel_is_this_interpreter(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "kernels"))
     put(folder, toy("import sys, os\nprint(sys.executable, os.getpid())"))
     notebooks.run("toy", folder / "out.ipynb", {})
-    executable, pid = printed(folder / "out.ipynb")[-1].split()
+    executable, pid = printed(folder / "out.ipynb")[-1].rsplit(maxsplit=1)
     assert executable == sys.executable and not processes.runs(int(pid))
 
 
