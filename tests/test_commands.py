@@ -19,7 +19,7 @@ COMMANDS = {
     "code": (["saqlib.pipeline.code", "network"], "build/code/network.py"),
     "notebook": (["saqlib.pipeline.notebooks", "code", "toy"], "build/code/toy.ipynb"),
     "refresh": (["saqlib.pipeline.notebooks", "refresh", "toy"], "notebooks/toy.ipynb"),
-    "readme": (["saqlib.report.readme"], "README.md"),
+    "readme": (["saqlib.site.readme"], "README.md"),
     "summary": (["saqlib.pipeline.summary"], "results/metrics/mnist-fp32-standard.json"),
 }
 

@@ -114,7 +114,7 @@ HEAVY = ("torch", "captum", "onnx", "onnxruntime")
 LIGHT = ("names", "words", "grid", "params", "datasets", "evidence.settings", "evidence.statistics", "evidence.reading",
          "evidence.image_sets", "evidence.runs", "evidence.per_seed", "evidence.rules", "evidence.verdicts",
          "evidence.claims", "evidence.by_fill", "evidence.robustness", "evidence.other_methods", "evidence.first_run",
-         "evidence.retained", "evidence.kept_maps", "report.tables", "report.verdict_tables", "report.readme",
+         "evidence.retained", "evidence.kept_maps", "report.tables", "report.verdict_tables",
          "report.verify", "report.sentences", "pipeline.study")  # fmt: skip
 
 

@@ -54,12 +54,18 @@ def _listed(items: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------- the table
 
 
+def asked(runs: Runs) -> list[tuple[str, str, str, str]]:
+    """The rows of the table: a name, what it asks, the column of the runs that answers, and the training."""
+    first, last = runs.trainings[0], runs.trainings[-1]
+    rows = [(*row, first) for row in [*ROWS, ("Faithfulness", USED, runs.faithfulness)]]
+    if last != first:
+        rows.append(("Faithfulness", f"with {last} training", runs.faithfulness, last))
+    return rows
+
+
 def table(runs: Runs) -> str:
     """At most five rows: a quantity over the precisions on each dataset, and which way it goes."""
-    first, last = runs.trainings[0], runs.trainings[-1]
-    body = [_row(*row, first, runs) for row in [*ROWS, ("Faithfulness", USED, runs.faithfulness)]]
-    if last != first:
-        body.append(_row(f"Faithfulness, {last}", f"with {last} training", runs.faithfulness, last, runs))
+    body = [_row(*row, runs) for row in asked(runs)]
     order = " → ".join(runs.precisions)
     heads = "".join(f"<th>{words.dataset(d)}<small>{order}</small></th>" for d in runs.datasets)
     return f'<table class="chains"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'

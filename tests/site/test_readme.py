@@ -1,9 +1,8 @@
-"""Tests of saqlib.report.readme, and of the README: its answer is what results/ say, and what it names exists."""
+"""Tests of saqlib.site.readme, and of the README: its answer is what results/ say, and what it names exists."""
 
 import importlib.util
 import re
 
-import pandas as pd
 import pytest
 
 import saqlib.data
@@ -11,49 +10,44 @@ from saqlib import paths
 from saqlib.data import images as data
 from saqlib.deployment import explain
 from saqlib.explore import networks
-from saqlib.report import readme, tables
+from saqlib.site import front, readme
+from saqlib.site.findings import Runs, is_first_study, standings
 
 TEXT = (paths.ROOT / "README.md").read_text()
-SUMMARY = pd.DataFrame({
-    "claim": ["A2", "A2", "A5", "B1"], "group": ["abstract", "abstract", "abstract", "ours"], "dataset": "mnist",
-    "training": ["standard", "guided", "guided", "guided"], "text": ["Lower.", "Lower.", "More.", "Free."],
-    "question": "focus", "verdict": ["supported", "opposite", "equivalent", "undecided"],
-})  # fmt: skip
-
-
 def test_the_answer_is_that_of_results():
-    """Drift between README and results/ fails; `python -m saqlib.report.readme` mends it."""
+    """Drift between README and results/ fails; `python -m saqlib.site.readme` mends it."""
     assert readme.filled(TEXT) == TEXT
 
 
-def write(root, summary: pd.DataFrame) -> None:
-    """results/tables below `root`, as far as the answer reads them."""
-    folder = root / "results" / "tables"
-    folder.mkdir(parents=True)
-    summary.to_csv(folder / "verdicts.csv", index=False)
-    (folder / "accuracy.md").write_text("| Precision |\n")
+def test_the_answer_is_the_front_pages():
+    """The same sentence, every number of its table with its arrow, every claim as it stands there."""
+    answer, runs = readme.answer(), Runs(paths.RESULTS)
+    assert front.answer(runs) in answer
+    for _, _, metric, training in front.asked(runs):
+        for dataset in runs.datasets:
+            chain = runs.chain(metric, dataset, training)
+            numbers = " → ".join(f"{number.value:.2f}".replace("-", "−") for number in chain.numbers)
+            assert f"{numbers} {front.ARROWS[chain.direction][0]}" in answer
+    for standing in standings(paths.RESULTS, paths.PARAMS):
+        (line,) = [line for line in answer.splitlines() if line.startswith(f"| {standing.claim} {standing.text} |")]
+        assert standing.word in line and (not standing.word.startswith("depends") or standing.where in line)
 
 
-def test_the_answer_holds_accuracy_and_verdicts(tmp_path):
-    """Both tables as results/ have them; a claim that compares trainings stands under one of them."""
-    write(tmp_path, SUMMARY)
-    answer = readme.answer(tmp_path)
-    assert "| Precision |\n" in answer
-    assert "| Claim | MNIST, standard | MNIST, guided |" in answer
-    assert "| A2 Lower. Focus. | supported | opposite |" in answer
-    assert f"| A5 More. Focus. | {tables.MISSING} | equivalent |" in answer
-    assert readme.RULE in answer and "first run" not in answer
-    assert "B1" not in answer, "ours stand behind the link"
-    changed = readme.filled(TEXT, tmp_path)
-    assert changed != TEXT and readme.filled(changed) == TEXT, "what stands around the answer stays"
+def test_what_stands_around_the_answer_stays(tmp_path):
+    """Another answer, and back."""
+    other = readme.filled(TEXT, tmp_path)
+    assert other != TEXT and readme.filled(other) == TEXT
 
 
-def test_the_first_run_is_told_as_the_first_run(tmp_path):
-    """Its verdicts answer no question, and follow a rule that is no longer the code's: the paper tells it."""
-    write(tmp_path, SUMMARY.drop(columns=["group", "question"]))
-    answer = readme.answer(tmp_path)
-    assert readme.FIRST_RULE in answer and readme.RULE not in answer
-    assert "| A2 Lower. | supported | opposite |" in answer and "| B1 Free. |" in answer
+def test_the_first_run_is_told_as_the_first_run():
+    """As long as its results are the ones that are there."""
+    assert (readme.FIRST in readme.answer()) == is_first_study(paths.RESULTS)
+
+
+def test_the_picture_is_there():
+    """The one for the first screen, or what the first run has."""
+    (name,) = re.findall(r'<img src="([^"]+)" alt="[^"]+"', readme.answer())
+    assert (paths.ROOT / name).exists()
 
 
 def test_without_tables_there_is_a_sentence(tmp_path):
