@@ -66,7 +66,7 @@ bench: .venv/.stamp-bench  ## time the training step beside its peers
 	$(VENV) -m benchmarks
 
 lab: env  ## open the notebooks in JupyterLab
-	$(VENV) -m jupyterlab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
+	$(VENV) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
 
 notebooks: env  ## run every notebook at its defaults, keep the outputs as the reference, renew prose in results/notebooks/
 	$(VENV) -m saqlib.pipeline.notebooks refresh

@@ -163,20 +163,40 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
-def test_handlers_are_as_before_behind_a_command():
-    """Who calls a command from Python keeps its own handlers; in a thread there are none to set."""
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def _handler():
+    """What SIGTERM does before a command, afterwards as it was: a test in this process may have started Ray."""
+    former = signal.getsignal(signal.SIGTERM)
+    yield lambda handler: signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, former)
+
+
+def _seen_inside(seen: list) -> None:
+    with errors.told():
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+
+def test_handlers_are_as_before_behind_a_command(_handler):
+    """In a thread there are none to set."""
+    _handler(signal.SIG_DFL)
     seen = []
-
-    def command():
-        with errors.told():
-            seen.append(signal.getsignal(signal.SIGTERM))
-
-    command()
-    thread = threading.Thread(target=command)
+    _seen_inside(seen)
+    thread = threading.Thread(target=_seen_inside, args=(seen,))
     thread.start()
     thread.join()
-    assert signal.getsignal(signal.SIGTERM) == before == seen[1] != seen[0]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL == seen[1] != seen[0]
+
+
+def test_a_handler_of_the_callers_own_stays(_handler):
+    """Who calls a command from Python keeps its own."""
+
+    def own(number, frame):
+        """The caller's."""
+
+    _handler(own)
+    seen = []
+    _seen_inside(seen)
+    assert signal.getsignal(signal.SIGTERM) is own is seen[0]
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

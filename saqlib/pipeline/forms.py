@@ -12,6 +12,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 PARAMETERS, INJECTED = "parameters", "injected-parameters"  # papermill's tags; the second is also its cell's id here
+SAMPLE = "sample"  # our tag of prose about the outputs at the defaults, on the sample: no other run's copy has it
 PICTURE = "image/png"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -84,6 +85,12 @@ def _words(output: Notebook) -> dict[str, Any]:
     """Of an output's metadata, what a picture shows in words: the rest is the machine's."""
     alt = output["metadata"].get(PICTURE, {}).get("alt")
     return {PICTURE: {"alt": alt}} if alt else {}
+
+
+def of_a_run(notebook: Notebook) -> Notebook:
+    """A notebook without the prose that is about its outputs at the defaults."""
+    cells = [cell for cell in notebook["cells"] if SAMPLE not in cell["metadata"].get("tags", [])]
+    return notebook | {"cells": cells}
 
 
 def with_prose(notebook: Notebook, executed: Notebook) -> Notebook:

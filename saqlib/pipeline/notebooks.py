@@ -25,7 +25,7 @@ from saqlib import files, paths
 from saqlib.errors import did_you_mean, last_line, printable, shown, told
 from saqlib.pipeline import instructions
 from saqlib.pipeline.alternatives import described
-from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, text, with_prose
+from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, of_a_run, text, with_prose
 from saqlib.pipeline.surroundings import in_utf8, settled
 
 KERNEL_START = 300  # seconds that a busy machine may take to start a kernel
@@ -86,7 +86,7 @@ def read(outputs: Iterable[Path] = ()) -> list[str]:
     for path in outputs:
         try:
             stem = path.stem.split("-")[0]
-            notebook = described(with_prose(_load(_notebook(stem)), _load(path)), stem)
+            notebook = described(with_prose(of_a_run(_load(_notebook(stem))), _load(path)), stem)
         except FormError as error:
             left.append(f"{path.name} is left as it is: {error}")
         else:

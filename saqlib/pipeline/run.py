@@ -60,13 +60,17 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.ROOT / name, folder / name)
     files.write(folder / "params.yaml", params.text_of(raw))
+    _fetch(settings)
+    images = paths.SAMPLE if settings.size.sample else paths.DATA
     for dataset in settings.grid.datasets:
-        if settings.size.sample:
-            _link_tree(paths.SAMPLE / dataset, folder / "data" / dataset)
-        else:
-            download.fetch(dataset, print)
-            _link_tree(paths.DATA / dataset, folder / "data" / dataset)
+        _link_tree(images / dataset, folder / "data" / dataset)
     return folder
+
+
+def _fetch(settings: study.Study) -> None:
+    """The images that are needed, before DVC takes away what a stage is to write: without a network nothing is lost."""
+    for dataset in settings.grid.datasets if not settings.size.sample else ():
+        download.fetch(dataset, print)
 
 
 def _merged(values: dict, edits: dict) -> dict:
@@ -157,6 +161,7 @@ def quick() -> Path:
 def reproduce() -> Path:
     """The pipeline in the checkout; its folder."""
     with alone(paths.ROOT):
+        _fetch(study.load())
         repro(paths.ROOT)
     return paths.ROOT
 

@@ -146,6 +146,7 @@ def _largest(differences: pd.DataFrame) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- command line
 
 
+EXECUTED = Path("executed") / "05_compare.ipynb"  # in build/, from the stage that writes the tables; git has none of it
 OTHERWISE = "name the folder to compare with: --committed FOLDER"
 
 
@@ -164,15 +165,26 @@ def committed_results(folder: Path) -> Path:
     return folder / "results"
 
 
+def own_results() -> Path:
+    """results/ in the checkout, as a run here wrote it; VerifyError where none did, as in an untouched clone."""
+    if not (paths.BUILD / EXECUTED).exists():
+        raise VerifyError(
+            "nothing has been run here: results/ are the committed ones, which would be compared with themselves."
+            " Run `make reproduce` first, or name the results of another run: --fresh FOLDER"
+        )
+    return paths.RESULTS
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message where something is missing."""
     parser = argparse.ArgumentParser(prog="python -m saqlib.report.verify", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--fresh", type=Path, default=paths.RESULTS, metavar="FOLDER")
+    parser.add_argument("--fresh", type=Path, metavar="FOLDER")
     parser.add_argument("--committed", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
     with told(VerifyError):
         with tempfile.TemporaryDirectory() as scratch:
-            text, same = report(options.fresh, options.committed or committed_results(Path(scratch)))
+            fresh = options.fresh or own_results()
+            text, same = report(fresh, options.committed or committed_results(Path(scratch)))
         print(text)
     sys.exit(0 if same else 1)
 

@@ -1,4 +1,4 @@
-"""The files of the stages, read back, or named where they are missing."""
+"""The files of the stages, read back, or named where they are missing or damaged."""
 
 import pytest
 import xarray as xr
@@ -46,3 +46,24 @@ def test_the_fills_that_qualify_are_read_in_order(grid, tmp_path):
         assert reading.fills("mnist", tmp_path) == qualifying
     with pytest.raises(reading.MissingError, match="fills/fashion_mnist.csv does not exist.*fills@fashion_mnist"):
         reading.fills("fashion_mnist", tmp_path)
+
+
+KINDS = {
+    "results/runs/mnist-w4a4-standard.json": (lambda root: reading.report(CELL, root), "train@mnist-w4a4-standard"),
+    "scores/mnist-w4a4-standard.nc": (lambda root: reading.scores(CELL, root), "clarity@mnist-w4a4-standard"),
+    "results/during/mnist-w4a4-standard.csv": (lambda root: reading.during(CELL, root), "clarity@mnist-w4a4-standard"),
+    "results/fills/mnist.csv": (lambda root: reading.fills("mnist", root), "fills@mnist"),
+    "results/ablations/long.csv": (lambda root: reading.ablation("long", root), "ablate@long"),
+}
+
+
+@pytest.mark.parametrize("file", KINDS)
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe", b"[]", b'{"cell": "mn', b"a,b\n1\n2,3,4\n", b"a,b\n1,2\n"])
+def test_a_damaged_file_names_its_stage(file, content, tmp_path):
+    """Empty, cut, foreign or of another form: which file, and what writes it again."""
+    read, stage = KINDS[file]
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(reading.MissingError, match=f"{file} is not what its stage wrote .*dvc repro {stage}"):
+        read(tmp_path)

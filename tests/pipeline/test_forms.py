@@ -46,6 +46,13 @@ def test_prose_and_code_come_together_again(notebook):
     assert forms.with_prose(notebook, executed) == clean
 
 
+def test_prose_about_the_sample_is_no_other_runs(notebook):
+    """Without it the rest is as it was; a notebook that has none stays as it is."""
+    said = nbformat.v4.new_markdown_cell("> From the sample.", metadata={"tags": [forms.SAMPLE]})
+    with_it = notebook | {"cells": [notebook.cells[0], said, *notebook.cells[1:]]}
+    assert forms.of_a_run(with_it) == forms.of_a_run(notebook) == notebook
+
+
 def test_prose_does_not_go_around_other_code(notebook):
     """A changed or a lost cell is an error that says so."""
     executed = forms.clean(notebook)

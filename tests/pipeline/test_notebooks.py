@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -372,7 +373,7 @@ def test_committed_copies_carry_the_prose_of_today(path):
     copy = json.loads(path.read_text())
     notebook = json.loads((paths.NOTEBOOKS / f"{path.stem.split('-')[0]}.ipynb").read_text())
     try:
-        renewed = forms.with_prose(notebook, copy)
+        renewed = forms.with_prose(forms.of_a_run(notebook), copy)
     except forms.FormError:
         pytest.skip("executed by other code: `make check` says so")
     assert renewed == forms.clean(copy), "run `make notebooks`"
@@ -391,7 +392,8 @@ def paper(request) -> nbformat.NotebookNode:
 
 def test_a_notebook_starts_with_prose_and_parameters(paper):
     """What it answers and what it feeds, then one cell of literals, tagged for papermill."""
-    first, second, *rest = paper.cells
+    first, *others = paper.cells
+    second, *rest = [cell for cell in others if forms.SAMPLE not in cell.metadata.get("tags", [])]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert "*Feeds*" in first.source and "*Takes*" in first.source
     assert second.metadata.get("tags") == ["parameters"]
@@ -402,6 +404,18 @@ def test_a_notebook_starts_with_prose_and_parameters(paper):
         defaults[node.targets[0].id] = node.value.value
     assert defaults.get("scale", "smoke") == "smoke"
     assert defaults.get("output", "build/smoke") == "build/smoke"
+
+
+@pytest.mark.parametrize("path", [path for path in PAPER if path.stem[:2].isdigit()], ids=lambda path: path.stem)
+def test_a_stage_says_that_it_shows_the_sample(path):
+    """Whoever opens it is told, before any number, and led to what the full run executed: there, that is not said."""
+    cells = nbformat.read(path, as_version=4).cells
+    said, *more = [cell for cell in cells if forms.SAMPLE in cell.metadata.get("tags", [])]
+    assert cells[1] is said and not more
+    (link,) = re.findall(r"\]\((.+?)\)", said.source)
+    full = (paths.NOTEBOOKS / link).resolve()
+    assert full.is_file() and full.parent == paths.RESULTS / "notebooks" and full.stem.split("-")[0] == path.stem
+    assert not [cell for cell in nbformat.read(full, as_version=4).cells if "small sample" in cell.source]
 
 
 def test_a_notebook_can_be_compared(paper):

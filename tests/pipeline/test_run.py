@@ -10,7 +10,8 @@ import nbformat
 import pytest
 import yaml
 
-from saqlib import paths
+from saqlib import files, paths
+from saqlib.data.images import DataError
 from saqlib.params import ParamsError
 from saqlib.pipeline import calls, run, study
 from tests.workspaces import TINY, digests, finish, start
@@ -178,6 +179,24 @@ def test_a_failed_stage_ends_in_one_sentence_and_exit_code_1(tmp_path, monkeypat
         run.main(["reproduce"])
     assert stop.value.code == run.STOPPED
     assert "failed to reproduce 'data'" in capfd.readouterr().err
+
+
+def test_without_a_network_nothing_is_lost(tmp_path, monkeypatch):
+    """Images come before DVC starts, which would remove the committed figure of them first."""
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY)
+    edit_params(folder, lambda params: params.update(scale="quick"))
+    committed = files.write(folder / "results" / "figures" / "data.png", b"committed")
+
+    def unreachable(dataset, tell):
+        raise DataError(f"{dataset} could not be fetched")
+
+    monkeypatch.setattr(run.download, "fetch", unreachable)
+    monkeypatch.setattr(paths, "ROOT", folder)
+    monkeypatch.setattr(paths, "PARAMS", folder / "params.yaml")
+    with pytest.raises(SystemExit) as stop:
+        run.main(["reproduce"])
+    assert stop.value.code == "mnist could not be fetched"
+    assert committed.read_bytes() == b"committed"
 
 
 def test_lanes_share_cells_of_both_trainings():

@@ -144,6 +144,22 @@ def test_results_of_another_version_are_refused(committed, capsys, tmp_path):
         assert code == f"verdicts.csv of {old} has no column question: another version of saqlib wrote it"
 
 
+@pytest.mark.parametrize("ran", [False, True])
+def test_an_untouched_clone_is_not_compared_with_itself(ran, committed, capsys, tmp_path, monkeypatch):
+    """Committed results always agree with themselves: where nothing was run, that is said and no verdict printed."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(paths, "RESULTS", committed)
+    if ran:
+        (tmp_path / "build" / "executed").mkdir(parents=True)
+        (tmp_path / "build" / "executed" / "05_compare.ipynb").touch()
+    with pytest.raises(SystemExit) as ended:
+        verify.main(["--committed", str(committed)])
+    if ran:
+        assert ended.value.code == 0 and "None of 4 verdicts changed" in capsys.readouterr().out
+    else:
+        assert ended.value.code.startswith("nothing has been run here") and not capsys.readouterr().out
+
+
 def test_missing_results_are_named(committed, capsys, tmp_path):
     """A folder without the tables ends the command with the file that is missing and the command that writes it."""
     code, _ = run(tmp_path / "nothing", committed, capsys)
