@@ -34,9 +34,6 @@ KINDS = {"qcdq": "prediction", "packed": "prediction", "explain": "explanation"}
 MODELS = paths.RESULTS / "models"
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=str)
-second_run = pytest.mark.skipif(
-    not (paths.RESULTS / "evidence").exists(), reason="the first run has one fill and tables of another form"
-)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +119,6 @@ def test_tables_are_those_of_the_runs(runs, table, metrics):
             assert [row["mean"], row.low, row.high] == pytest.approx(list(expected), rel=1e-6, abs=1e-6)
 
 
-@second_run
 def test_faithfulness_is_the_mean_of_the_fills_that_qualify(runs):
     """By the table of each dataset; the relevance gain with zeros goes by its old name, too."""
     assert list(runs.columns) == [
@@ -137,7 +133,6 @@ def test_faithfulness_is_the_mean_of_the_fills_that_qualify(runs):
         np.testing.assert_allclose(own[FAITHFULNESS], expected, rtol=1e-6)
 
 
-@second_run
 def test_every_claim_has_its_verdicts():
     """Each question on each dataset, under each training or under the guided one; rows of its own behind each."""
     tests, found = (pd.read_csv(paths.RESULTS / "tables" / f"{name}.csv") for name in ("claims", "verdicts"))
@@ -152,7 +147,6 @@ def test_every_claim_has_its_verdicts():
     assert {*tests.verdict, *found.verdict} <= set(VERDICTS)
 
 
-@second_run
 def test_every_verdict_of_the_first_run_stands_beside_the_second_s():
     """All 266, with the reason of each that is another one now."""
     found = pd.read_csv(paths.RESULTS / "tables" / "first_run.csv", keep_default_na=False)
@@ -226,9 +220,7 @@ def test_what_a_device_shows_is_the_networks(cell):
 @every_cell
 def test_accuracy_on_the_sample_is_what_the_row_says(cell):
     """The committed network, run here on the committed images, gives to the digit what training wrote of it."""
-    told = report(cell)["0"].get("sample_accuracy")
-    if told is None:
-        pytest.skip("the first run did not write it")
+    told = report(cell)["0"]["sample_accuracy"]
     images, labels = data.load(cell.dataset, "test", sample=True)
     assert round(accuracy(network(cell), images, labels), 4) == told
 

@@ -13,18 +13,17 @@ from saqlib.errors import told
 from saqlib.grid import Cell
 from saqlib.names import FAITHFULNESS
 
-# What the columns of the runs are called here; of the first run, which has no faithfulness, the gain with zeros.
+# What the columns of the runs are called here.
 NAMES = {
     "test_accuracy": "accuracy", "gini": "focus", "morans_i": "coherence", FAITHFULNESS: FAITHFULNESS,
-    "symmetric_relevance_gain": "gain_zero", "amplitude": "amplitude",
+    "amplitude": "amplitude",
 }  # fmt: skip
 
 
 def write(root: Path = paths.ROOT) -> list[Path]:
     """Write the files of all cells in results/runs.csv below `root`, and no others; their paths."""
     runs, folder = pd.read_csv(root / "results" / "runs.csv"), root / "results" / "metrics"
-    columns = [column for column in NAMES if column in runs]
-    means = runs.groupby(["dataset", "precision", "training"], sort=False)[columns].mean().rename(columns=NAMES)
+    means = runs.groupby(["dataset", "precision", "training"], sort=False)[list(NAMES)].mean().rename(columns=NAMES)
     written = [
         files.write(folder / f"{Cell(*names)}.json", json.dumps(row.round(4).to_dict(), indent=1) + "\n")
         for names, row in means.iterrows()

@@ -1,32 +1,24 @@
-"""What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions.
-
-Two forms of results are known. The first study's verdicts say `supported`, `not supported` or `opposite`, one for
-each claim, dataset and training; the second's say `supported`, `opposite`, `equivalent` or `undecided`, one for each
-question as well. What differs between them stands in this module alone.
-"""
+"""What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 
 from saqlib import words
 from saqlib.evidence.statistics import Interval, t_interval
+from saqlib.evidence.verdicts import OPPOSITE, SUPPORTED
+from saqlib.names import FAITHFULNESS
 
-ABSTRACT = ("H1", "H2", "H3", "H4", "H5", "H6")  # of the first study, which did not group its claims
-SUPPORTED, OPPOSITE = "supported", "opposite"
+ABSTRACT = "abstract"  # the group of claims that the front page speaks of
 AXES = ("dataset", "training", "question")
-# The faithfulness of a map: in the first study the relevance gain with blank pixels was the only one.
-FAITHFULNESS = ("faithfulness", "symmetric_relevance_gain")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One verdict, and the line of results/ that it stands in; `question` is empty where a claim has but one."""
+    """One verdict, and the line of results/ that it stands in."""
 
     claim: str
     text: str
@@ -92,45 +84,27 @@ class Standing:
         return f"holds for {'; '.join(holds)}" if len(holds) <= len(fails) else f"all but {'; '.join(fails)}"
 
 
-def standings(results: Path, params: Path) -> list[Standing]:
-    """Each claim of the abstract with its verdicts, in the order of the tables.
-
-    Args:
-        results: the folder results/.
-        params: params.yaml, where claims have their text if the tables do not.
-    """
-    frame, name = _verdicts(results / "tables")
-    texts = _texts(yaml.safe_load(params.read_text(encoding="utf-8")))
+def standings(results: Path) -> list[Standing]:
+    """Each claim of the abstract with its verdicts, in the order of results/tables/verdicts.csv."""
+    frame = pd.read_csv(results / "tables" / "verdicts.csv", keep_default_na=False)
     found: dict[str, list[Verdict]] = {}
-    for index, row in frame.iterrows():
-        text = row.get("text", texts.get(row.claim, row.claim))
-        line = f"results/tables/{name}.csv#L{index + 2}"
-        verdict = Verdict(row.claim, text, row.dataset, row.training, row.get("question", ""), row.verdict, line)
+    for index, row in frame[frame.group == ABSTRACT].iterrows():
+        line = f"results/tables/verdicts.csv#L{index + 2}"
+        verdict = Verdict(row.claim, row.text, row.dataset, row.training, row.question, row.verdict, line)
         found.setdefault(row.claim, []).append(verdict)
     return [Standing(claim, verdicts[0].text, tuple(verdicts)) for claim, verdicts in found.items()]
 
 
-def is_first_study(results: Path) -> bool:
-    """Whether the verdicts are in the first study's form."""
-    return "group" not in pd.read_csv(results / "tables" / "claims.csv", nrows=0)
+def changed_by_fill(results: Path) -> tuple[int, dict[str, int]]:
+    """How many verdicts on faithfulness the first run also gave, and how many of each dataset its one fill decided.
 
-
-def _verdicts(tables: Path) -> tuple[pd.DataFrame, str]:
-    """The rows with a verdict on a claim of the abstract, numbered as in their file, and the file's name."""
-    name = "verdicts" if (tables / "verdicts.csv").exists() else "claims"
-    frame = pd.read_csv(tables / f"{name}.csv", keep_default_na=False)
-    of_abstract = frame.group.str.contains("abstract") if "group" in frame else frame.claim.isin(ABSTRACT)
-    return frame[of_abstract], name
-
-
-def _texts(params: Any) -> dict[str, str]:
-    """The text of every claim, wherever in params.yaml it stands."""
-    if isinstance(params, list):
-        params = dict(enumerate(params))
-    if not isinstance(params, dict):
-        return {}
-    own = {params["id"]: params["text"]} if {"id", "text"} <= params.keys() else {}
-    return own | {key: text for value in params.values() for key, text in _texts(value).items()}
+    From results/tables/first_run.csv: the first run wrote zeros in place of removed pixels, and `why` names the steps
+    from there to here at which a word changes.
+    """
+    table = pd.read_csv(results / "tables" / "first_run.csv", keep_default_na=False)
+    asked = table[(table.question == FAITHFULNESS) & (table.now != "")]
+    changed = asked[asked.why.str.split(", ").map(lambda steps: "fill" in steps)]
+    return len(asked), changed.dataset.value_counts(sort=False).to_dict()
 
 
 # ------------------------------------------------------------------------------------------- over the precisions
@@ -166,7 +140,6 @@ class Runs:
     def __init__(self, results: Path):
         self.frame = pd.read_csv(results / "runs.csv")
         self.tables = {name: pd.read_csv(results / "tables" / f"{name}.csv") for name in ("accuracy", "clarity")}
-        self.faithfulness = next(name for name in FAITHFULNESS if name in self.frame)
         self.datasets, self.trainings, self.precisions = (
             list(dict.fromkeys(self.frame[axis])) for axis in ("dataset", "training", "precision")
         )

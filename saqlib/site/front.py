@@ -7,9 +7,10 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from saqlib import paths, words
+from saqlib import words
+from saqlib.names import FAITHFULNESS
 from saqlib.site import lines
-from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, is_first_study, standings
+from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, standings
 
 ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
 # What a row of the table is called, what it asks, and the column of the runs that answers.
@@ -25,15 +26,27 @@ def answer(runs: Runs) -> str:
     """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it."""
     first = runs.trainings[0]
     accuracy = {d: runs.chain("test_accuracy", d, first) for d in runs.datasets}
-    faithful = {d: runs.chain(runs.faithfulness, d, first) for d in runs.datasets}
+    faithful = {d: runs.chain(FAITHFULNESS, d, first) for d in runs.datasets}
     parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}"]
     parts.append(f"the faithfulness of the saliency map {_moves(faithful, '')}")
-    helped = [d for d in runs.datasets if runs.made_up_for(runs.faithfulness, d).low > 0]
+    helped = [d for d in runs.datasets if runs.made_up_for(FAITHFULNESS, d).low > 0]
     if len(runs.trainings) == 1:
         return f"{' and '.join(parts)}."
     where = f" on {_listed(list(map(words.dataset, helped)))}" if len(helped) < len(runs.datasets) and helped else ""
     does = f"makes up for part of that{where}" if helped else "does not make up for that"
     return f"{', and '.join(parts)}; saliency-guided training {does}."
+
+
+def changed(results: Path, before: str = "") -> str:
+    """How many of the first run's verdicts were decided by a fault of its analysis, after `before`; empty if none."""
+    asked, others = changed_by_fill(results)
+    if not others:
+        return ""
+    where = _listed([f"{count} on {words.dataset(dataset)}" for dataset, count in others.items()])
+    return (
+        f"{before}A first run said otherwise in {sum(others.values())} of {asked} verdicts on faithfulness ({where}),"
+        " by a fault of its analysis: it made removed pixels black, which changes nothing where there is no object."
+    )
 
 
 def _moves(chains: dict[str, Chain], unit: str) -> str:
@@ -57,9 +70,9 @@ def _listed(items: Sequence[str]) -> str:
 def asked(runs: Runs) -> list[tuple[str, str, str, str]]:
     """The rows of the table: a name, what it asks, the column of the runs that answers, and the training."""
     first, last = runs.trainings[0], runs.trainings[-1]
-    rows = [(*row, first) for row in [*ROWS, ("Faithfulness", USED, runs.faithfulness)]]
+    rows = [(*row, first) for row in [*ROWS, ("Faithfulness", USED, FAITHFULNESS)]]
     if last != first:
-        rows.append(("Faithfulness", f"with {last} training", runs.faithfulness, last))
+        rows.append(("Faithfulness", f"with {last} training", FAITHFULNESS, last))
     return rows
 
 
@@ -125,8 +138,8 @@ def parts(results: Path, picture: str) -> dict[str, object]:
         "answer": answer(runs),
         "table": table(runs),
         "picture": picture,
-        "claims": claims(standings(results, paths.PARAMS)),
-        "first_study": is_first_study(results),
+        "claims": claims(standings(results)),
+        "changed": changed(results),
         "networks": str(len(runs.frame)),
         "seeds": str(runs.frame.seed.nunique()),
     }

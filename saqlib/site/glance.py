@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saqlib import words
+from saqlib.names import FAITHFULNESS
 from saqlib.report.pictures import MAP_COLOURS, PERCENTILE
 from saqlib.report.style import TRAINING_COLOURS
 from saqlib.site import networks, pictures
@@ -72,7 +73,7 @@ def _stored(pixels: NDArray[np.uint8], static: Path, alt: str) -> str:
 
 def _chart(dataset: str, runs: Runs) -> str:
     """Faithfulness over the precisions of one dataset, as SVG: every seed thin, the mean of each training thick."""
-    tables = {training: runs.seeds(runs.faithfulness, dataset, training) for training in runs.trainings}
+    tables = {training: runs.seeds(FAITHFULNESS, dataset, training) for training in runs.trainings}
     values = np.concatenate([table.to_numpy().ravel() for table in tables.values()])
     low, high = min(0.0, values.min()), values.max()
 

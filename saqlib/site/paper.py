@@ -15,7 +15,6 @@ import typst
 
 from saqlib.report.paper import PaperError
 from saqlib.site import lines, pictures
-from saqlib.site.findings import is_first_study
 
 HEADING = re.compile(r'<h([23])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
 TITLE = re.compile(r"<p>(?P<title>.*?)</p><p>(?P<subtitle>.*?)</p><p>(?P<authors>.*?)</p>", re.DOTALL)
@@ -23,12 +22,6 @@ PDF = (
     "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
     "each figure to its notebook."
 )
-# Until the second study is committed: its paper cannot be made from the results of the first one.
-FIRST_STUDY = """\
-# Saliency-assisted quantization, reproduced
-
-The results shown here are those of the first study, and so is its paper: [as PDF](_static/paper.pdf).
-"""
 
 
 def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
@@ -43,9 +36,6 @@ def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
         PaperError: a number, table or figure is missing in results/, or Typst writes another form than expected.
     """
     shutil.copyfile(root / "paper" / "paper.pdf", pages / "_static" / "paper.pdf")
-    if is_first_study(root / "results"):
-        (pages / "paper.md").write_text(FIRST_STUDY, encoding="utf-8")
-        return
     (pages / "paper.md").write_text(text(body(root), root / "results", pages / "_static", cells), encoding="utf-8")
 
 

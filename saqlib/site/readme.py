@@ -9,21 +9,17 @@ from pathlib import Path
 
 from saqlib import files, paths, words
 from saqlib.errors import told
-from saqlib.site import front
-from saqlib.site.findings import Chain, Runs, Standing, is_first_study, standings
+from saqlib.site import front, pictures
+from saqlib.site.findings import Chain, Runs, Standing, standings
 
 BEGIN = "<!-- answer: written by `python -m saqlib.site.readme` from results/ -->\n"
 END = "<!-- end of answer -->\n"
 NOT_YET = """\
 The full run is not in this repository yet. `make quick` shows every figure and table in minutes, from short training.
 """
-FIRST = """
-These are the results of the first full run, by its own rule. The second run, with [claims](params.yaml) and
-[a rule](saqlib/evidence/verdicts.py) of its own, has not been made yet.
-"""
 ANSWER = """\
-**{answer}**
-{first}
+**{answer}**{changed}
+
 {table}
 Means over {seeds} seeds ({order}); ↗ ↘ where the change from {reference} to {lowest} lies
 beyond chance, ≈ where it does not.
@@ -33,11 +29,7 @@ beyond chance, ≈ where it does not.
 {claims}
 [All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md), [all tables](results/tables).
 """
-# Where it is drawn, else what the first run has in its place.
-PICTURES = {
-    "results/figures/glance.png": "Saliency maps of two images at each precision, and the faithfulness of maps",
-    "results/figures/saliency_mnist.png": "Saliency maps of digits at each precision, without and with guidance",
-}
+PICTURE = "results/figures/glance.png"
 
 
 def answer(root: Path = paths.ROOT) -> str:
@@ -46,18 +38,17 @@ def answer(root: Path = paths.ROOT) -> str:
     if not (results / "tables" / "verdicts.csv").exists():
         return NOT_YET
     runs = Runs(results)
-    picture = next(name for name in PICTURES if (root / name).exists() or name == list(PICTURES)[-1])
     return ANSWER.format(
         answer=front.answer(runs),
-        first=FIRST if is_first_study(results) else "",
+        changed=front.changed(results, before=" "),
         table=table(runs),
         seeds=runs.frame.seed.nunique(),
         order=" → ".join(runs.precisions),
         reference=runs.precisions[0],
         lowest=runs.precisions[-1],
-        picture=picture,
-        alt=PICTURES[picture],
-        claims=claims(standings(results, root / "params.yaml")),
+        picture=PICTURE,
+        alt=" ".join(pictures.alternative("glance").split()),
+        claims=claims(standings(results)),
     )
 
 

@@ -24,10 +24,6 @@ from tests.parameters import RAW
 STUDY = study.load()
 STEPS = {"fp32": 0.0, "w4a4": 0.06, "mixed": 0.25, "w2a2": 0.5}
 FEW_RESAMPLES = 20
-second_run = pytest.mark.skipif(
-    not (paths.RESULTS / "evidence" / "networks.csv").exists(),
-    reason="the first run did not keep the numbers of every seed",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +193,6 @@ def test_tables_are_computed_again(made):
     check_tables(made[0])
 
 
-@second_run
 def test_the_committed_results_are_computed_again():
     """Those of the paper."""
     check_verdicts(paths.RESULTS)
@@ -206,7 +201,6 @@ def test_the_committed_results_are_computed_again():
     check_tables(paths.RESULTS)
 
 
-@second_run
 def test_what_the_committed_verdicts_depend_on_is_computed_again():
     """All resamples of the seeds, too."""
     check_robustness(paths.RESULTS, RESAMPLES)

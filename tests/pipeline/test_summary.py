@@ -17,17 +17,19 @@ from saqlib.pipeline import summary
 
 def test_means_are_those_of_the_runs(tmp_path):
     """Over the seeds; files of cells that are gone are removed."""
-    rows = [["mnist", "fp32", "standard", seed, 99 + seed, 0.5 + seed] for seed in (0, 1)]
-    rows += [["mnist", "w2a2", "guided", 0, 98.12345, 0.25]]
-    runs = pd.DataFrame(rows, columns=["dataset", "precision", "training", "seed", "test_accuracy", "gini"])
+    columns = ["dataset", "precision", "training", "seed", *summary.NAMES, "dead_rate"]
+    rows = [["mnist", "fp32", "standard", seed, 99 + seed, 0.5 + seed, 0.5, 0.25, 0.125, 0.0] for seed in (0, 1)]
+    rows += [["mnist", "w2a2", "guided", 0, 98.12345, 0.25, 0.5, 0.25, 0.125, 0.0]]
+    runs = pd.DataFrame(rows, columns=columns)
     (tmp_path / "results" / "metrics").mkdir(parents=True)
     (tmp_path / "results" / "metrics" / "old.json").write_text("{}")
     runs.to_csv(tmp_path / "results" / "runs.csv")
     summary.write(tmp_path)
     found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "results" / "metrics").iterdir()}
+    others = {"coherence": 0.5, "faithfulness": 0.25, "amplitude": 0.125}
     assert found == {
-        "mnist-fp32-standard.json": {"accuracy": 99.5, "focus": 1.0},
-        "mnist-w2a2-guided.json": {"accuracy": 98.1234, "focus": 0.25},
+        "mnist-fp32-standard.json": {"accuracy": 99.5, "focus": 1.0} | others,
+        "mnist-w2a2-guided.json": {"accuracy": 98.1234, "focus": 0.25} | others,
     }
 
 

@@ -30,13 +30,13 @@ def site(tmp_path_factory) -> Path:
 @pytest.fixture
 def results(tmp_path) -> Path:
     """results/ of three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
-    scores = {"gini": 0.5, "morans_i": 0.5, "symmetric_relevance_gain": 0.6}
+    scores = {"gini": 0.5, "morans_i": 0.5, "faithfulness": 0.6}
     rows = [
         {"dataset": "mnist", "precision": precision, "training": training, "seed": seed}
         | scores
         | {
             "test_accuracy": 99 - bits + 0.1 * seed,
-            "symmetric_relevance_gain": 0.6 - bits * (0.01 if training == "guided" else 0.2) - 0.01 * seed * bits,
+            "faithfulness": 0.6 - bits * (0.01 if training == "guided" else 0.2) - 0.01 * seed * bits,
         }
         for training in ("standard", "guided")
         for bits, precision in enumerate(("fp32", "w2a2"))

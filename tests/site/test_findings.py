@@ -1,12 +1,11 @@
-"""Tests of saqlib.site.findings: both forms of verdicts, what a claim depends on, and chains with their lines."""
+"""Tests of saqlib.site.findings: what a claim depends on, and chains with their lines."""
 
 import itertools
 
 import pandas as pd
 import pytest
 
-from saqlib import paths
-from saqlib.site.findings import Runs, Standing, Verdict, is_first_study, standings
+from saqlib.site.findings import Runs, Standing, Verdict, standings
 
 PLACES = list(itertools.product(("mnist", "fashion_mnist"), ("standard", "guided")))
 
@@ -41,14 +40,7 @@ def test_a_claim_whose_opposite_holds_everywhere_says_so():
     assert Standing("A1", "Text.", verdicts).word == "opposite"
 
 
-def write(folder, rows, name="verdicts"):
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
-
-
-FIRST = [{"claim": claim, "text": "T.", "dataset": "mnist", "training": "standard", "verdict": "supported"}
-         for claim in ("H1", "H7")]  # fmt: skip
-SECOND = [
+VERDICTS = [
     {"claim": claim, "group": group, "dataset": "mnist", "training": "standard", "question": question,
      "text": "T.", "verdict": verdict}
     for claim, group, question, verdict in [
@@ -57,31 +49,13 @@ SECOND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        (FIRST, [("H1", "reproduced")]),
-        (SECOND, [("A1", "reproduced"), ("A2", "depends on question")]),
-    ],
-    ids=["first study", "second study"],
-)
-def test_claims_of_the_abstract_are_read_in_both_forms(rows, expected, tmp_path):
+def test_claims_of_the_abstract_are_read(tmp_path):
     """Claims of our own are left out; each verdict knows its line."""
-    write(tmp_path / "tables", rows)
-    write(tmp_path / "tables", rows, "claims")
-    found = standings(tmp_path, paths.PARAMS)
-    assert [(each.claim, each.word) for each in found] == expected
-    assert found[0].verdicts[0].line == "results/tables/verdicts.csv#L2"
-    assert is_first_study(tmp_path) == (rows is FIRST)
-
-
-def test_claims_have_their_text_from_params_where_tables_have_none(tmp_path):
-    """Wherever in params.yaml the claim stands."""
-    write(tmp_path / "tables", [{k: v for k, v in SECOND[0].items() if k != "text"}], "claims")
-    params = tmp_path / "params.yaml"
-    params.write_text("claims: {hypotheses: [{id: A1, text: Less.}]}")
-    (found,) = standings(tmp_path, params)
-    assert found.text == "Less."
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame(VERDICTS).to_csv(tmp_path / "tables" / "verdicts.csv", index=False)
+    found = standings(tmp_path)
+    assert [(each.claim, each.word) for each in found] == [("A1", "reproduced"), ("A2", "depends on question")]
+    assert [each.line for each in found[1].verdicts] == [f"results/tables/verdicts.csv#L{line}" for line in (3, 4)]
 
 
 def test_a_chain_has_means_lines_and_a_direction(results):
@@ -99,16 +73,13 @@ def test_a_chain_has_means_lines_and_a_direction(results):
 
 def test_what_guidance_makes_up_for_is_paired(results):
     """Standard training loses .2 and more, guided .01 and more: the difference, seed by seed, is .19."""
-    found = Runs(results).made_up_for("symmetric_relevance_gain", "mnist")
+    found = Runs(results).made_up_for("faithfulness", "mnist")
     assert list(found) == pytest.approx([0.19] * 3)
 
 
-def test_faithfulness_is_taken_where_the_runs_have_it(results):
-    """The second study's column comes before the first's."""
-    runs = pd.read_csv(results / "runs.csv")
-    assert Runs(results).faithfulness == "symmetric_relevance_gain"
-    runs.assign(faithfulness=1.0).to_csv(results / "runs.csv", index=False)
+def test_a_number_without_a_table_stands_in_the_runs(results):
+    """The line is that of the cell's first seed."""
     found = Runs(results)
-    assert found.faithfulness == "faithfulness"
-    first = found.chain("faithfulness", "mnist", "standard").numbers[0]
-    assert (first.value, first.line) == (1.0, "results/runs.csv#L2"), "no table has its mean"
+    found.frame["amplitude"] = 1.0
+    first = found.chain("amplitude", "mnist", "standard").numbers[0]
+    assert (first.value, first.line) == (1.0, "results/runs.csv#L2")

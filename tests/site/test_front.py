@@ -3,6 +3,7 @@
 import re
 
 import pandas as pd
+import pytest
 
 from saqlib import paths
 from saqlib.site import front
@@ -20,14 +21,31 @@ def test_the_answer_is_one_sentence_with_the_numbers(results):
 def test_the_answer_turns_with_the_results(results):
     """What rises is said to rise, what chance explains is no change, and guidance that does not help is said not to."""
     runs = pd.read_csv(results / "runs.csv")
-    swapped = runs.assign(
-        test_accuracy=-runs.test_accuracy, symmetric_relevance_gain=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2
-    )
+    swapped = runs.assign(test_accuracy=-runs.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
     swapped.to_csv(results / "runs.csv", index=False)
     answer = front.answer(Runs(results))
     assert "accuracy rises by 1.00 points on MNIST" in answer
     assert "the saliency map does not change beyond chance on MNIST" in answer
     assert answer.endswith("saliency-guided training does not make up for that.")
+
+
+@pytest.mark.parametrize(
+    ("whys", "said"),
+    [
+        (["fill", "rule, fill"], "in 2 of 3 verdicts on faithfulness (1 on MNIST and 1 on FashionMNIST), by a fault"),
+        (["rule", "fill"], "in 1 of 3 verdicts on faithfulness (1 on FashionMNIST), by a fault"),
+        (["rule", ""], None),
+    ],
+)
+def test_a_fault_of_the_first_run_is_told(whys, said, results):
+    """How many verdicts its one fill decided, of those on faithfulness that are asked again; nothing where none."""
+    rows = [("mnist", "faithfulness", "supported", whys[0]), ("fashion_mnist", "faithfulness", "supported", whys[1]),
+            ("mnist", "faithfulness", "supported", ""), ("mnist", "focus", "opposite", "fill"),
+            ("mnist", "faithfulness", "", "no claim asks it now")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["dataset", "question", "now", "why"])
+    table.to_csv(results / "tables" / "first_run.csv", index=False)
+    found = front.changed(results, before=" ")
+    assert found.startswith(" A first run said otherwise " + said) if said else found == ""
 
 
 def test_the_table_has_at_most_five_rows_and_every_number_leads_to_its_line(results):
@@ -53,4 +71,4 @@ def test_a_claim_tells_by_a_sign_and_by_words_how_it_stands():
 def test_the_page_has_everything_that_its_template_asks_for():
     """From the committed results."""
     found = front.parts(paths.RESULTS, "<figure></figure>")
-    assert {"answer", "table", "picture", "claims", "networks", "seeds", "first_study"} == found.keys()
+    assert {"answer", "table", "picture", "claims", "networks", "seeds", "changed"} == found.keys()

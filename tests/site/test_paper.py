@@ -12,14 +12,8 @@ import yaml
 from saqlib import paths
 from saqlib.report.paper import PaperError
 from saqlib.site import lines, paper
-from saqlib.site.findings import is_first_study
 
 HEAD = "<p>Title</p><p>Sub</p><p>Us</p>"
-
-
-second_study = pytest.mark.skipif(
-    is_first_study(paths.RESULTS), reason="the paper of today cannot be made from the first study's results"
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,6 @@ def test_another_form_of_page_is_an_error(tmp_path):
         paper.text("<main></main>", tmp_path, tmp_path, {})
 
 
-@second_study
 def test_every_number_stands_in_the_line_that_it_links_to(body):
     """Of the linked means of tables, each is that line's, rounded; no link leads beside the results."""
     links = re.findall(r'<a href="results/(\S+?)#L(\d+)"[^>]*class="number">(.*?)</a>', body)
@@ -62,7 +55,6 @@ def test_every_number_stands_in_the_line_that_it_links_to(body):
     assert sum(checked.values()) > 300 and len(checked) >= 4
 
 
-@second_study
 def test_nothing_of_the_paper_is_lost_on_the_way(body):
     """Typst leaves out what it cannot yet say in HTML, with a warning: spaces and page settings, and nothing else."""
     page = {"format": "html", "sys_inputs": {"page": "yes"}, "ignore_system_fonts": True, "root": paths.ROOT}
@@ -74,7 +66,6 @@ def test_nothing_of_the_paper_is_lost_on_the_way(body):
         assert f"{claim['id']} {claim['text']}" in shown
 
 
-@second_study
 def test_numbers_pictures_and_cells_are_linked(body, tmp_path):
     """Numbers to the pages of lines, each figure to its notebook's cell, with words and sizes."""
     cells = {path.stem: f"05_compare.html#figure-{path.stem}" for path in (paths.RESULTS / "figures").glob("*.png")}
@@ -85,7 +76,6 @@ def test_numbers_pictures_and_cells_are_linked(body, tmp_path):
     assert all(re.search(r'alt="[^"]{40,}" width="\d+" height="\d+"', image) for image in images)
 
 
-@second_study
 def test_links_of_the_page_leave_the_pdf_as_it_was(tmp_path):
     """The PDF is the same, byte for byte, whether or not numbers know their lines."""
     root = tmp_path / "root"
@@ -112,14 +102,3 @@ def test_a_missing_table_is_an_error_of_the_paper(tmp_path):
     shutil.copytree(paths.ROOT / "paper", tmp_path / "paper")
     with pytest.raises(PaperError, match=r"paper\.typ does not become a page"):
         paper.body(tmp_path)
-
-
-def test_results_of_the_first_study_have_its_pdf_alone(tmp_path):
-    """Today's paper has other tables: the page says so and leads to the PDF that was committed with those results."""
-    for name, content in (("paper/paper.pdf", "PDF"), ("results/tables/claims.csv", "claim,dataset\n")):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "pages" / "_static").mkdir(parents=True)
-    paper.write(tmp_path, tmp_path / "pages", {})
-    assert (tmp_path / "pages" / "_static" / "paper.pdf").read_text() == "PDF"
-    assert "_static/paper.pdf" in (tmp_path / "pages" / "paper.md").read_text()

@@ -11,9 +11,11 @@ from saqlib.data import images as data
 from saqlib.deployment import explain
 from saqlib.explore import networks
 from saqlib.site import front, readme
-from saqlib.site.findings import Runs, is_first_study, standings
+from saqlib.site.findings import Runs, standings
 
 TEXT = (paths.ROOT / "README.md").read_text()
+
+
 def test_the_answer_is_that_of_results():
     """Drift between README and results/ fails; `python -m saqlib.site.readme` mends it."""
     assert readme.filled(TEXT) == TEXT
@@ -28,7 +30,7 @@ def test_the_answer_is_the_front_pages():
             chain = runs.chain(metric, dataset, training)
             numbers = " → ".join(f"{number.value:.2f}".replace("-", "−") for number in chain.numbers)
             assert f"{numbers} {front.ARROWS[chain.direction][0]}" in answer
-    for standing in standings(paths.RESULTS, paths.PARAMS):
+    for standing in standings(paths.RESULTS):
         (line,) = [line for line in answer.splitlines() if line.startswith(f"| {standing.claim} {standing.text} |")]
         assert standing.word in line and (not standing.word.startswith("depends") or standing.where in line)
 
@@ -39,13 +41,8 @@ def test_what_stands_around_the_answer_stays(tmp_path):
     assert other != TEXT and readme.filled(other) == TEXT
 
 
-def test_the_first_run_is_told_as_the_first_run():
-    """As long as its results are the ones that are there."""
-    assert (readme.FIRST in readme.answer()) == is_first_study(paths.RESULTS)
-
-
 def test_the_picture_is_there():
-    """The one for the first screen, or what the first run has."""
+    """The one for the first screen."""
     (name,) = re.findall(r'<img src="([^"]+)" alt="[^"]+"', readme.answer())
     assert (paths.ROOT / name).exists()
 
