@@ -28,6 +28,8 @@ beyond chance, ≈ where it does not.
 
 {claims}
 [All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md), [all tables](results/tables).
+Every verdict again, by code of its own from the committed numbers of each seed: `make env`, then
+`.venv/bin/python -m pytest tests/evidence/test_recomputed.py`, 2 minutes. From the images: `make reproduce`, then `make verify`.
 """
 PICTURE = "results/figures/glance.png"
 
