@@ -13,6 +13,7 @@ from saqlib.evidence.verdicts import OPPOSITE, SUPPORTED
 from saqlib.names import FAITHFULNESS
 
 ABSTRACT = "abstract"  # the group of claims that the front page speaks of
+MITIGATION = "B2"  # the claim of ours that it adds: guidance makes up for part of what quantization costs the maps
 AXES = ("dataset", "training", "question")
 
 
@@ -95,6 +96,13 @@ def standings(results: Path) -> list[Standing]:
     return [Standing(claim, verdicts[0].text, tuple(verdicts)) for claim, verdicts in found.items()]
 
 
+def mitigation(results: Path) -> dict[str, str]:
+    """The verdict on whether guidance makes up for part of the lost faithfulness, by dataset; empty if not asked."""
+    frame = pd.read_csv(results / "tables" / "verdicts.csv", keep_default_na=False)
+    asked = frame[(frame.claim == MITIGATION) & (frame.question == FAITHFULNESS)]
+    return dict(zip(asked.dataset, asked.verdict, strict=True))
+
+
 def changed_by_fill(results: Path) -> tuple[int, dict[str, int]]:
     """How many verdicts on faithfulness the first run also gave, and how many of each dataset its one fill decided.
 
@@ -154,11 +162,6 @@ class Runs:
         seeds = self.seeds(metric, dataset, training)
         numbers = [self._number(metric, dataset, training, precision) for precision in self.precisions]
         return Chain(tuple(numbers), t_interval((seeds.iloc[:, -1] - seeds.iloc[:, 0]).to_numpy()))
-
-    def made_up_for(self, metric: str, dataset: str) -> Interval:
-        """How much less the last training loses from the first to the last precision than the first training does."""
-        first, last = (self.seeds(metric, dataset, training) for training in (self.trainings[0], self.trainings[-1]))
-        return t_interval(((last.iloc[:, -1] - last.iloc[:, 0]) - (first.iloc[:, -1] - first.iloc[:, 0])).to_numpy())
 
     def _number(self, metric: str, dataset: str, training: str, precision: str) -> Number:
         name = "accuracy" if metric == "test_accuracy" else "clarity"

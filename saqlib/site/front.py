@@ -4,13 +4,14 @@ Every word and number that a result decides is made here from results/; the rest
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from saqlib import words
+from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
 from saqlib.names import FAITHFULNESS
 from saqlib.site import lines
-from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, standings
+from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, mitigation, standings
 
 ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
 # What a row of the table is called, what it asks, and the column of the runs that answers.
@@ -20,21 +21,31 @@ ROWS = (
     ("Coherence", "do they stand together?", "morans_i"),
 )
 USED = "does the network use them?"
+# What a verdict says of guidance and the faithfulness that fewer bits cost, on some datasets or on all.
+GUIDANCE = {
+    SUPPORTED: "saliency-guided training makes up for part of that{}",
+    EQUIVALENT: "saliency-guided training changes nothing that matters in that{}",
+    OPPOSITE: "saliency-guided training loses more{}",
+    UNDECIDED: "whether saliency-guided training makes up for part of that{} is undecided",
+}
 
 
-def answer(runs: Runs) -> str:
-    """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it."""
+def answer(runs: Runs, guidance: Mapping[str, str]) -> str:
+    """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it.
+
+    guidance: the verdict on that by dataset, as saqlib.site.findings.mitigation gives it.
+    """
     first = runs.trainings[0]
     accuracy = {d: runs.chain("test_accuracy", d, first) for d in runs.datasets}
     faithful = {d: runs.chain(FAITHFULNESS, d, first) for d in runs.datasets}
     parts = [f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}"]
     parts.append(f"the faithfulness of the saliency map {_moves(faithful, '')}")
-    helped = [d for d in runs.datasets if runs.made_up_for(FAITHFULNESS, d).low > 0]
-    if len(runs.trainings) == 1:
-        return f"{' and '.join(parts)}."
-    where = f" on {_listed(list(map(words.dataset, helped)))}" if len(helped) < len(runs.datasets) and helped else ""
-    does = f"makes up for part of that{where}" if helped else "does not make up for that"
-    return f"{', and '.join(parts)}; saliency-guided training {does}."
+    said = []
+    for word, clause in GUIDANCE.items():
+        there = [words.dataset(dataset) for dataset, found in guidance.items() if found == word]
+        if there:
+            said.append(clause.format("" if len(there) == len(guidance) else f" on {_listed(there)}"))
+    return "; ".join([f"{', and '.join(parts)}", *said]) + "."
 
 
 def changed(results: Path, before: str = "") -> str:
@@ -135,7 +146,7 @@ def parts(results: Path, picture: str) -> dict[str, object]:
     """
     runs = Runs(results)
     return {
-        "answer": answer(runs),
+        "answer": answer(runs, mitigation(results)),
         "table": table(runs),
         "picture": picture,
         "claims": claims(standings(results)),

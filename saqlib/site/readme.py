@@ -10,7 +10,7 @@ from pathlib import Path
 from saqlib import files, paths, words
 from saqlib.errors import told
 from saqlib.site import front, pictures
-from saqlib.site.findings import Chain, Runs, Standing, standings
+from saqlib.site.findings import Chain, Runs, Standing, mitigation, standings
 
 BEGIN = "<!-- answer: written by `python -m saqlib.site.readme` from results/ -->\n"
 END = "<!-- end of answer -->\n"
@@ -29,7 +29,8 @@ beyond chance, ≈ where it does not.
 {claims}
 [All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md), [all tables](results/tables).
 Every verdict again, by code of its own from the committed numbers of each seed: `make env`, then
-`.venv/bin/python -m pytest tests/evidence/test_recomputed.py`, 2 minutes. From the images: `make reproduce`, then `make verify`.
+`.venv/bin/python -m pytest tests/evidence/test_recomputed.py`, 2 minutes. From the images: `make reproduce`, then
+`make verify`.
 """
 PICTURE = "results/figures/glance.png"
 
@@ -41,7 +42,7 @@ def answer(root: Path = paths.ROOT) -> str:
         return NOT_YET
     runs = Runs(results)
     return ANSWER.format(
-        answer=front.answer(runs),
+        answer=front.answer(runs, mitigation(results)),
         changed=front.changed(results, before=" "),
         table=table(runs),
         seeds=runs.frame.seed.nunique(),

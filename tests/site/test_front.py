@@ -11,22 +11,27 @@ from saqlib.site.findings import Runs, Standing, Verdict
 
 
 def test_the_answer_is_one_sentence_with_the_numbers(results):
-    """Sizes, directions, and whether guidance helps."""
-    assert front.answer(Runs(results)) == (
+    """Sizes, directions, and the verdict on guidance."""
+    assert front.answer(Runs(results), {"mnist": "supported"}) == (
         "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
         "0.21 on MNIST; saliency-guided training makes up for part of that."
     )
 
 
 def test_the_answer_turns_with_the_results(results):
-    """What rises is said to rise, what chance explains is no change, and guidance that does not help is said not to."""
+    """What rises is said to rise, what chance explains is no change; each verdict on guidance has its words."""
     runs = pd.read_csv(results / "runs.csv")
     swapped = runs.assign(test_accuracy=-runs.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
     swapped.to_csv(results / "runs.csv", index=False)
-    answer = front.answer(Runs(results))
+    answer = front.answer(Runs(results), {"mnist": "equivalent", "fashion_mnist": "undecided"})
     assert "accuracy rises by 1.00 points on MNIST" in answer
     assert "the saliency map does not change beyond chance on MNIST" in answer
-    assert answer.endswith("saliency-guided training does not make up for that.")
+    assert answer.endswith(
+        "; saliency-guided training changes nothing that matters in that on MNIST; "
+        "whether saliency-guided training makes up for part of that on FashionMNIST is undecided."
+    )
+    assert front.answer(Runs(results), {"mnist": "opposite"}).endswith("; saliency-guided training loses more.")
+    assert front.answer(Runs(results), {}).endswith("beyond chance on MNIST.")
 
 
 @pytest.mark.parametrize(
