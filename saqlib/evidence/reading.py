@@ -57,9 +57,8 @@ def _read(path: Path, stage: str, read: Callable[[Path], Content]) -> Content:
     try:
         return read(path)
     except (ValueError, KeyError) as error:  # what the readers of JSON, CSV and text raise, and the checks below
-        raise MissingError(
-            f"{path} is not what its stage wrote ({last_line(error)}); remove it and run the stage again (dvc repro {stage})"
-        ) from None
+        found = f"{path} is not what its stage wrote ({last_line(error)})"
+        raise MissingError(f"{found}; remove it and run the stage again (dvc repro {stage})") from None
 
 
 def _report(path: Path) -> dict[str, Any]:
