@@ -1,10 +1,11 @@
 """The list done for real, on the sample: the same bytes whoever did what where, and nothing finished is done twice."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ ABLATION = {
 COUNT = 2 * 3 + 2 * 2 + 2 + 2 + 2 * 2  # trained, scored, fills, deployed, in brief
 HOSTILE = {  # what surrounds a run and decides nothing
     "LOKY_MAX_CPU_COUNT": "4", "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2", "TZ": "Pacific/Kiritimati",
-    "LC_ALL": "C", "PYTHONHASHSEED": "7",
+    "LC_ALL": "C", "PYTHONHASHSEED": "7", "HOME": "/nowhere", "USER": "somebody", "LOGNAME": "somebody",
 }  # fmt: skip
 
 
@@ -37,9 +38,12 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str, umask: int = -1, **variables: str) -> subprocess.Popen:
+SOMEBODY = ["unshare", "--user", "--map-user=1234", "--map-group=1234"]  # another user, with the same rights
+
+
+def start(folder: Path, *arguments: str, umask: int = -1, by: Sequence[str] = (), **variables: str) -> subprocess.Popen:
     """The command in a workspace, on the saqlib of that workspace; what it says is kept in a file."""
-    command = [sys.executable, "-m", "saqlib.pipeline.tasks", *arguments]
+    command = [*by, sys.executable, "-m", "saqlib.pipeline.tasks", *arguments]
     with (folder / "log").open("w") as log:
         environment = calls.environment(folder) | variables
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, umask=umask)
@@ -99,9 +103,18 @@ def test_the_store_is_full_then(reference):
 
 
 def test_what_surrounds_a_run_decides_nothing(reference, tmp_path):
-    """More workers than cores, threads, time zone, language, hash seed, umask, a clone whose folder has a space."""
+    """More workers than cores, threads, time zone, language, hash seed, umask, home, a folder with a space."""
     folder = workspace(tmp_path / "another clone")
     finish(folder, start(folder, umask=0o077, **HOSTILE))
+    assert store(folder) == store(reference)
+
+
+def test_whoever_runs_it_gets_the_same(reference, tmp_path):
+    """A user with a number that no list knows, so without a name or a home."""
+    if not shutil.which("unshare") or subprocess.run([*SOMEBODY, "true"], capture_output=True).returncode:
+        pytest.skip("this system gives nobody another number")
+    folder = workspace(tmp_path / "clone")
+    finish(folder, start(folder, by=SOMEBODY, HOME="/nowhere"))
     assert store(folder) == store(reference)
 
 
