@@ -33,13 +33,13 @@ ARROWS = {
     "saliency": "errors",
     "training": "data errors files grid network params paths saliency store stored workers",
     "clarity": "data files grid names network params paths saliency store stored workers",
-    "evidence": "files grid names params paths words",
+    "evidence": "errors files grid names params paths words",
     "deployment": "data errors files grid names network saliency store stored words",
     "report": "errors evidence files names paths words",
     "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels names network "
     "params paths processes report store stored training words workers",
     "explore": "clarity data datasets deployment grid network params paths pipeline report saliency training words",
-    "site": "data errors evidence files paths pipeline report words",
+    "site": "data errors evidence files names paths pipeline report words",
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines; a function with its docstring, a screen
 

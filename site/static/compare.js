@@ -28,7 +28,8 @@
     found.quantized += quantized;
     found.bitEqual += quantized && off === 0;
     found.largestLogit = Math.max(found.largestLogit, off);
-    found.largestMap = Math.max(found.largestMap, apart(here.map, there.map));
+    const largest = there.map.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+    found.largestMap = Math.max(found.largestMap, apart(here.map, there.map) / largest);
   }
 
   // Quantized logits bit for bit, those of full precision and all maps to rounding.
@@ -39,7 +40,7 @@
     return `${found.agree ? "All agree" : "They do not agree"}: ${found.classes} of ${found.rows} classes are those of Python, `
       + `${found.bitEqual} of ${found.quantized} rows of quantized logits are equal bit for bit, `
       + `no logit differs by more than ${found.largestLogit.toExponential(1)}, `
-      + `no pixel of a map by more than ${found.largestMap.toExponential(1)}.`;
+      + `no pixel of a map by more than ${found.largestMap.toExponential(1)} of its largest or of 1.`;
   }
 
   globalThis.saqCompare = { compared, sentence };

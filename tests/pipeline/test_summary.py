@@ -64,7 +64,7 @@ def dvc(folder, *arguments: str) -> str:
 def test_metrics_are_shown_from_a_clone(clone):
     """One line for each cell, labelled, that fits a terminal."""
     shown = dvc(clone, "metrics", "show", "results/metrics").splitlines()
-    assert shown[0].split()[:4] == ["Path", "accuracy", "coherence", "focus"]
+    assert shown[0].split()[:4] == ["Path", "accuracy", "amplitude", "coherence"]
     assert len(shown) == 1 + len(list((clone / "results" / "metrics").iterdir())) and max(map(len, shown)) <= 140
 
 

@@ -17,7 +17,7 @@ def test_the_picture_shows_the_maps_and_the_means(tmp_path):
     sources = re.findall(r'src="_static/([^"]+)" alt="([^"]+)"', html)
     assert len(sources) == len(runs.datasets) * (1 + len(runs.precisions))
     for dataset in runs.datasets:
-        mean = runs.seeds(runs.faithfulness, dataset, "standard").mean()
+        mean = runs.seeds("faithfulness", dataset, "standard").mean()
         told = ", ".join(f"{precision} {mean[precision]:.2f}" for precision in runs.precisions)
         assert f"standard training {told}" in html
     brightness = [np.asarray(Image.open(tmp_path / source), float).mean() for source, _ in sources[1:5]]

@@ -22,8 +22,9 @@ def test_every_csv_has_a_page_with_its_lines_and_a_copy(tmp_path):
         page = (tmp_path / f"{lines.page(path)}.md").read_text()
         found = re.findall(r'<tr id="L(\d+)">.*?</th>(.*?)</tr>', page)
         assert [int(number) for number, _ in found] == list(range(2, len(raw) + 1))
-        first = re.findall(r"<td>(.*?)</td>", found[3][1])[0]
-        assert raw[4].startswith(first.replace("&#x27;", "'"))
+        if len(raw) > 1:  # a table of what was not run has no row
+            first = re.findall(r"<td>(.*?)</td>", found[-1][1])[0]
+            assert raw[-1].startswith(first.replace("&#x27;", "'"))
         assert (tmp_path / "_static" / "results" / path.relative_to(paths.RESULTS)).read_bytes() == path.read_bytes()
 
 

@@ -63,8 +63,9 @@ def test_every_committed_file_answers_in_node_as_in_python():
         exact = "fp32" not in file.name and "untrained" not in file.name
         tolerance = {"logits": 0 if exact else 1e-4, "map": 1e-6}
         for name, values in expected.items():
+            largest = max(1, np.abs(values).max()) if name == "map" else 1  # a gradient may be larger than 1
             np.testing.assert_allclose(
-                found[name], values, rtol=0, atol=tolerance[name], err_msg=f"{file.name}: {name}"
+                found[name], values, rtol=0, atol=tolerance[name] * largest, err_msg=f"{file.name}: {name}"
             )
         np.testing.assert_array_equal(found["logits"].argmax(1), expected["logits"].argmax(1))
 
