@@ -23,12 +23,13 @@ def sources(results: Path) -> Iterator[Path]:
     """Every CSV below results/: the tables first, then the others."""
     yield from sorted((results / "tables").glob("*.csv"))
     yield from sorted(results.glob("*.csv"))
+    yield from sorted((results / "fills").glob("*.csv"))
     yield from sorted((results / "figures").glob("*.csv"))
 
 
 def page(path: Path) -> str:
     """The name of the page of a CSV: `table_accuracy`, `file_runs`, `figure_outline`."""
-    kind = {"tables": "table", "figures": "figure"}.get(path.parent.name, "file")
+    kind = {"tables": "table", "figures": "figure", "fills": "fills"}.get(path.parent.name, "file")
     return f"{kind}_{path.stem}"
 
 
@@ -41,13 +42,15 @@ def address(line: str) -> str:
 def title(path: Path) -> str:
     """The heading of a page."""
     name = TITLES.get(path.stem, path.stem.replace("_", " ").capitalize())
-    return f"{name} (figure)" if path.parent.name == "figures" else name
+    return {"figures": f"{name} (figure)", "fills": f"Fills, {path.stem}"}.get(path.parent.name, name)
 
 
 def about(path: Path) -> str:
     """One sentence on what a file holds, where there is one: that of the function that makes the table."""
     if path.parent.name == "figures":
         return f"What the figure `{path.stem}` plots."
+    if path.parent.name == "fills":
+        return "By validation images: what a removed pixel may become, and whether it qualifies."
     made = getattr(tables, path.stem, None) if path.parent.name == "tables" else None
     said = made.__doc__ if made else ORIGINS.get(path.stem, "")
     return " ".join(re.split(r"(?<=\.)\s", said)[0].split())
