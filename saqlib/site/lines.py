@@ -24,6 +24,7 @@ def sources(results: Path) -> Iterator[Path]:
     yield from sorted((results / "tables").glob("*.csv"))
     yield from sorted(results.glob("*.csv"))
     yield from sorted((results / "fills").glob("*.csv"))
+    yield from sorted((results / "evidence").glob("*.csv"))
     yield from sorted((results / "figures").glob("*.csv"))
 
 
@@ -49,6 +50,8 @@ def about(path: Path) -> str:
     """One sentence on what a file holds, where there is one: that of the function that makes the table."""
     if path.parent.name == "figures":
         return f"What the figure `{path.stem}` plots."
+    if path.parent.name == "evidence":
+        return "The numbers of every seed, from which tables and verdicts can be computed again."
     if path.parent.name == "fills":
         return "By validation images: what a removed pixel may become, and whether it qualifies."
     made = getattr(tables, path.stem, None) if path.parent.name == "tables" else None
