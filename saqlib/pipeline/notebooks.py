@@ -7,7 +7,7 @@
 
 A stage depends on the copy of the code, without outputs and without prose, so that neither new outputs in a notebook
 nor a mended sentence re-runs anything. What a stage executed lies in build/executed/; the copies in results/notebooks/
-carry today's prose around it.
+carry today's prose around it, and their pictures in 256 colours.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from saqlib import files, paths
 from saqlib.errors import did_you_mean, last_line, printable, shown, told
 from saqlib.pipeline import instructions
 from saqlib.pipeline.alternatives import described
+from saqlib.pipeline.colours import slim
 from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, of_a_run, text, with_prose
 from saqlib.pipeline.surroundings import in_utf8, settled
 
@@ -90,7 +91,7 @@ def read(outputs: Iterable[Path] = ()) -> list[str]:
         except FormError as error:
             left.append(f"{path.name} is left as it is: {error}")
         else:
-            files.write(readable / path.name, _as_saved(notebook))
+            files.write(readable / path.name, _as_saved(slim(notebook)))
     return left
 
 
