@@ -25,8 +25,8 @@ from saqlib import files, paths
 from saqlib.errors import did_you_mean, last_line, printable, shown, told
 from saqlib.pipeline import instructions
 from saqlib.pipeline.alternatives import described
-from saqlib.pipeline.colours import slim
 from saqlib.pipeline.forms import METADATA, FormError, Notebook, clean, code_only, of_a_run, text, with_prose
+from saqlib.pipeline.palettes import with_palettes
 from saqlib.pipeline.surroundings import in_utf8, settled
 
 KERNEL_START = 300  # seconds that a busy machine may take to start a kernel
@@ -91,7 +91,7 @@ def read(outputs: Iterable[Path] = ()) -> list[str]:
         except FormError as error:
             left.append(f"{path.name} is left as it is: {error}")
         else:
-            files.write(readable / path.name, _as_saved(slim(notebook)))
+            files.write(readable / path.name, _as_saved(with_palettes(notebook)))
     return left
 
 

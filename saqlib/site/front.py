@@ -48,14 +48,14 @@ def answer(runs: Runs, guidance: Mapping[str, str]) -> str:
     return "; ".join([f"{', and '.join(parts)}", *said]) + "."
 
 
-def changed(results: Path, before: str = "") -> str:
-    """How many of the first run's verdicts were decided by a fault of its analysis, after `before`; empty if none."""
+def changed(results: Path) -> str:
+    """How many of the first run's verdicts were decided by a fault of its analysis; empty if none was."""
     asked, others = changed_by_fill(results)
     if not others:
         return ""
     where = _listed([f"{count} on {words.dataset(dataset)}" for dataset, count in others.items()])
     return (
-        f"{before}A first run said otherwise in {sum(others.values())} of {asked} verdicts on faithfulness ({where}),"
+        f"A first run said otherwise in {sum(others.values())} of {asked} verdicts on faithfulness ({where}),"
         " by a fault of its analysis: it made removed pixels black, which changes nothing where there is no object."
     )
 

@@ -18,7 +18,7 @@ NOT_YET = """\
 The full run is not in this repository yet. `make quick` shows every figure and table in minutes, from short training.
 """
 ANSWER = """\
-**{answer}**{changed}
+{answer}
 
 {table}
 Means over {seeds} seeds ({order}); ↗ ↘ where the change from {reference} to {lowest} lies
@@ -43,8 +43,7 @@ def answer(root: Path = paths.ROOT) -> str:
         return NOT_YET
     runs = Runs(results)
     return ANSWER.format(
-        answer=front.answer(runs, mitigation(results)),
-        changed=front.changed(results, before=" "),
+        answer=f"**{front.answer(runs, mitigation(results))}** {front.changed(results)}".strip(),
         table=table(runs),
         seeds=runs.frame.seed.nunique(),
         order=" → ".join(runs.precisions),

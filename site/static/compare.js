@@ -40,7 +40,7 @@
     return `${found.agree ? "All agree" : "They do not agree"}: ${found.classes} of ${found.rows} classes are those of Python, `
       + `${found.bitEqual} of ${found.quantized} rows of quantized logits are equal bit for bit, `
       + `no logit differs by more than ${found.largestLogit.toExponential(1)}, `
-      + `no pixel of a map by more than ${found.largestMap.toExponential(1)} of its largest or of 1.`;
+      + `no pixel of a map by more than ${found.largestMap.toExponential(1)}, or as a share of the map's largest where that is above 1.`;
   }
 
   globalThis.saqCompare = { compared, sentence };

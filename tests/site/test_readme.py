@@ -1,6 +1,7 @@
 """Tests of saqlib.site.readme, and of the README: its answer is what results/ say, and what it names exists."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -33,6 +34,16 @@ def test_the_answer_is_the_front_pages():
     for standing in standings(paths.RESULTS):
         (line,) = [line for line in answer.splitlines() if line.startswith(f"| {standing.claim} {standing.text} |")]
         assert standing.word in line and (not standing.word.startswith("depends") or standing.where in line)
+
+
+def test_the_metrics_that_it_shows_are_the_committed_ones():
+    """Names and numbers of the lines that it prints of `dvc metrics show`."""
+    names = re.search(r"^Path +(accuracy.*)$", TEXT, flags=re.MULTILINE).group(1).split()
+    rows = re.findall(r"^(results/metrics/\S+\.json) +(.*)$", TEXT, flags=re.MULTILINE)
+    assert len(rows) >= 2
+    for path, numbers in rows:
+        shown = dict(zip(names, map(float, numbers.split()), strict=True))
+        assert shown == json.loads((paths.ROOT / path).read_text())
 
 
 def test_what_stands_around_the_answer_stays(tmp_path):

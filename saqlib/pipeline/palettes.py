@@ -15,12 +15,12 @@ COLOURS = 256
 WITH_PALETTE = "P"  # Pillow's word for a picture that has one: such a one stays as it is
 
 
-def slim(notebook: Notebook) -> Notebook:
+def with_palettes(notebook: Notebook) -> Notebook:
     """The notebook with every opaque picture of its outputs in 256 colours; a second time changes nothing."""
-    return notebook | {"cells": [_slim(cell) for cell in notebook["cells"]]}
+    return notebook | {"cells": [_recoloured(cell) for cell in notebook["cells"]]}
 
 
-def _slim(cell: Notebook) -> Notebook:
+def _recoloured(cell: Notebook) -> Notebook:
     if "outputs" not in cell:
         return cell
     return cell | {"outputs": [_with_palette(output) if is_picture(output) else output for output in cell["outputs"]]}

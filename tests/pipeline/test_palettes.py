@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saqlib.pipeline.colours import slim
+from saqlib.pipeline.palettes import with_palettes
 
 
 def notebook(image: Image.Image) -> dict:
@@ -33,7 +33,7 @@ def drawn() -> np.ndarray:
 def test_a_picture_has_few_colours_and_looks_the_same(drawn):
     """Size and density as before, no pixel far from what it was; everything else of the notebook stays."""
     before = notebook(Image.fromarray(drawn))
-    after = slim(before)
+    after = with_palettes(before)
     image = shown(after)
     assert image.size == (100, 100) and round(image.info["dpi"][0]) == 120
     assert len(image.getcolors()) <= 256 < len(np.unique(drawn.reshape(-1, 3), axis=0))
@@ -44,11 +44,11 @@ def test_a_picture_has_few_colours_and_looks_the_same(drawn):
 
 def test_a_second_time_changes_nothing(drawn):
     """In a fresh clone the copies are made from the copies."""
-    once = slim(notebook(Image.fromarray(drawn)))
-    assert slim(once) == once
+    once = with_palettes(notebook(Image.fromarray(drawn)))
+    assert with_palettes(once) == once
 
 
 def test_what_is_transparent_stays(drawn):
     """A palette would make it opaque."""
     before = notebook(Image.fromarray(np.dstack([drawn, np.full((100, 100), 120, np.uint8)])))
-    assert slim(before) == before
+    assert with_palettes(before) == before
