@@ -161,7 +161,7 @@ def quick() -> Path:
 def reproduce() -> Path:
     """The pipeline in the checkout; its folder."""
     with alone(paths.ROOT):
-        _fetch(study.load())
+        _fetch(study.load(paths.ROOT / "params.yaml"))
         repro(paths.ROOT)
     return paths.ROOT
 

@@ -14,9 +14,10 @@ from saqlib.report.style import DOUBLE, GREY, TRAINING_COLOURS, colour, in_order
 from saqlib.report.tables import Table, bracketed, number, p_value
 
 SHADES, POINTS = ("#009E73", "#0072B2", "#CC79A7"), ("o", "s", "^")  # of questions
+TICKS = (-10, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 100)
 STEPS = ("o", "D", "v")  # of finite differences
 DRAWN = "spearman"  # the likeness of the figure; the table has all
-SHARES = (-0.6, 1.6)  # what is seen of shares: intervals of few seeds are huge
+SHARES, EVEN = (-0.6, 10), 1.5  # seen of shares, if not more, since intervals of few seeds are huge; even to here
 
 
 # -------------------------------------------------------------------------------------------------------- tables
@@ -106,7 +107,11 @@ def _shares(axes: Axes, found: pd.DataFrame) -> None:
         _points(axes, at, own, shade, POINTS[questions.index(question)], face)
     for level, line in ((0, "-"), (0.5, "--"), (1, "-")):
         axes.axhline(level, color=GREY, linewidth=0.5, linestyle=line, zorder=0)
-    axes.set(ylim=SHARES, xlim=(-0.5, len(FACTORS) - 0.5))
+    axes.set_yscale("symlog", linthresh=EVEN, linscale=2)
+    axes.set_yticks(TICKS, TICKS)
+    axes.minorticks_off()
+    seen = [*SHARES, *(1.2 * found.estimate.dropna())]
+    axes.set(ylim=(min(seen), max(seen)), xlim=(-0.5, len(FACTORS) - 0.5))
     axes.set_xticks(range(len(FACTORS)), [f"{factor}\noff" for factor in FACTORS])
 
 

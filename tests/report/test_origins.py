@@ -92,6 +92,17 @@ def test_points_are_the_numbers():
         np.testing.assert_allclose(line.get_ydata(), alike[alike.precision == precision].alike)
 
 
+def test_no_estimate_is_out_of_sight():
+    """A share may be many times the loss where a map without quantizers is clearer than that of full precision."""
+    frame = recovered()
+    frame.loc[frame.precision == "w2a2", "estimate"] *= np.resize([1, 10, 200, -30], (frame.precision == "w2a2").sum())
+    left = origins.origins(frame, surrogate(), randomized()).axes[0]
+    heights = np.concatenate([np.asarray(each[0].get_ydata(), float) for each in left.containers])
+    heights = heights[np.isfinite(heights)]
+    assert abs(heights).max() > 20 and heights.min() < -1
+    assert left.get_ylim()[0] < heights.min() and heights.max() < left.get_ylim()[1]
+
+
 def test_one_dataset_training_and_precision_can_be_drawn(tmp_path):
     """And one without any loss."""
     some = "dataset == 'mnist' and training == 'standard' and precision in ('fp32', 'w2a2')"
