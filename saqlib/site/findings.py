@@ -1,6 +1,6 @@
 """What the front page tells, read from results/ as they are: verdicts, and a few quantities over the precisions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,11 @@ from saqlib.names import FAITHFULNESS
 ABSTRACT = "abstract"  # the group of claims that the front page speaks of
 MITIGATION = "B2"  # the claim of ours that it adds: guidance makes up for part of what quantization costs the maps
 AXES = ("dataset", "training", "question")
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,30 @@ class Standing:
             return "reproduced"
         if not self.supported:
             return "opposite" if all(verdict.word == OPPOSITE for verdict in self.verdicts) else "not reproduced"
-        return f"depends on {' and '.join(self.depends_on)}"
+        return f"depends on {listed(self.depends_on)}"
 
     @property
     def where(self) -> str:
-        """Where it holds, if that depends: `holds for MNIST` or `all but FashionMNIST`, whichever names fewer."""
-        axes = self.depends_on
-        places: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        """Where it holds, if that depends, and what is said elsewhere: the places on the side that has fewer.
+
+        `holds for MNIST; elsewhere undecided`, or `all but FashionMNIST: undecided there`.
+        """
+        holds, fails = (self._places(supports) for supports in (True, False))
+        others = " or ".join(sorted({verdict.word for verdict in self.verdicts} - {SUPPORTED}))
+        if len(holds) <= len(fails):
+            return f"holds for {'; '.join(holds)}; elsewhere {others}"
+        return f"all but {'; '.join(fails)}: {others} there"
+
+    def _places(self, supports: bool) -> list[str]:
+        """Where a verdict supports the claim, or does not; questions of one place in brackets behind it."""
+        *outer, last = self.depends_on
+        asked = [last] if outer and last == "question" else []
+        places: dict[str, dict[str, None]] = {}
         for verdict in self.verdicts:
-            places[verdict.word == SUPPORTED][", ".join(verdict.at(axis) for axis in axes)] = None
-        holds, fails = (list(places[supports]) for supports in (True, False))
-        return f"holds for {'; '.join(holds)}" if len(holds) <= len(fails) else f"all but {'; '.join(fails)}"
+            if (verdict.word == SUPPORTED) == supports:
+                place = ", ".join(verdict.at(axis) for axis in self.depends_on if axis not in asked)
+                places.setdefault(place, {}).update({verdict.at(axis): None for axis in asked})
+        return [f"{place} ({listed(list(names))})" if names else place for place, names in places.items()]
 
 
 def standings(results: Path) -> list[Standing]:

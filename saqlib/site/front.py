@@ -11,7 +11,7 @@ from saqlib import words
 from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
 from saqlib.names import FAITHFULNESS
 from saqlib.site import lines
-from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, mitigation, standings
+from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, listed, mitigation, standings
 
 ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
 # What a row of the table is called, what it asks, and the column of the runs that answers.
@@ -44,7 +44,7 @@ def answer(runs: Runs, guidance: Mapping[str, str]) -> str:
     for word, clause in GUIDANCE.items():
         there = [words.dataset(dataset) for dataset, found in guidance.items() if found == word]
         if there:
-            said.append(clause.format("" if len(there) == len(guidance) else f" on {_listed(there)}"))
+            said.append(clause.format("" if len(there) == len(guidance) else f" on {listed(there)}"))
     return "; ".join([f"{', and '.join(parts)}", *said]) + "."
 
 
@@ -53,7 +53,7 @@ def changed(results: Path) -> str:
     asked, others = changed_by_fill(results)
     if not others:
         return ""
-    where = _listed([f"{count} on {words.dataset(dataset)}" for dataset, count in others.items()])
+    where = listed([f"{count} on {words.dataset(dataset)}" for dataset, count in others.items()])
     return (
         f"A first run said otherwise in {sum(others.values())} of {asked} verdicts on faithfulness ({where}),"
         " by a fault of its analysis: it made removed pixels black, which changes nothing where there is no object."
@@ -68,11 +68,7 @@ def _moves(chains: dict[str, Chain], unit: str) -> str:
         shown = size if chain.direction else f"on {words.dataset(dataset)}"
         groups.setdefault(chain.direction, []).append(shown)
     verbs = {-1: "falls by {}", 1: "rises by {}", 0: "does not change beyond chance {}"}
-    return " and ".join(verbs[direction].format(_listed(groups[direction])) for direction in groups)
-
-
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return " and ".join(verbs[direction].format(listed(groups[direction])) for direction in groups)
 
 
 # ------------------------------------------------------------------------------------------------------- the table

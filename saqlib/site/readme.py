@@ -27,6 +27,8 @@ beyond chance, ≈ where it does not.
 <img src="{picture}" alt="{alt}" width="850">
 
 {claims}
+A claim holds where all comparisons that it makes do, each quantized precision with full precision for instance;
+*undecided* is no evidence against it.
 [All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md), [all tables](results/tables).
 Every verdict again, by code of its own from the committed numbers of each seed: `make env`, then
 `.venv/bin/python -m pytest tests/evidence/test_recomputed.py`, 2 minutes. From the images: `make reproduce`, then

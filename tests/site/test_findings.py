@@ -21,10 +21,10 @@ def standing(*supported: tuple[str, str]) -> Standing:
     [
         (PLACES, "reproduced", None),
         ([], "not reproduced", None),
-        (PLACES[:2], "depends on dataset", "holds for MNIST"),
-        (PLACES[1::2], "depends on training", "holds for guided training"),
-        (PLACES[:1], "depends on dataset and training", "holds for MNIST, standard training"),
-        (PLACES[:3], "depends on dataset and training", "all but FashionMNIST, guided training"),
+        (PLACES[:2], "depends on dataset", "holds for MNIST; elsewhere undecided"),
+        (PLACES[1::2], "depends on training", "holds for guided training; elsewhere undecided"),
+        (PLACES[:1], "depends on dataset and training", "holds for MNIST, standard training; elsewhere undecided"),
+        (PLACES[:3], "depends on dataset and training", "all but FashionMNIST, guided training: undecided there"),
     ],
 )
 def test_a_claim_is_reproduced_or_not_or_depends(supported, word, where):
@@ -32,6 +32,20 @@ def test_a_claim_is_reproduced_or_not_or_depends(supported, word, where):
     found = standing(*supported)
     assert found.word == word
     assert where is None or found.where == where
+
+
+def test_questions_of_one_place_stand_together():
+    """Each place is named once; what is said there instead is every other word that occurs."""
+    asked = itertools.product(("mnist", "fashion_mnist"), ("focus", "coherence", "faithfulness"))
+    words = dict.fromkeys(asked, "supported") | {
+        ("mnist", "focus"): "undecided", ("mnist", "coherence"): "opposite", ("fashion_mnist", "focus"): "undecided",
+    }  # fmt: skip
+    verdicts = [Verdict("A2", "Text.", dataset, "guided", asked, word, "") for (dataset, asked), word in words.items()]
+    found = Standing("A2", "Text.", tuple(verdicts))
+    assert found.word == "depends on dataset and question"
+    assert found.where == (
+        "holds for MNIST (faithfulness); FashionMNIST (coherence and faithfulness); elsewhere opposite or undecided"
+    )
 
 
 def test_a_claim_whose_opposite_holds_everywhere_says_so():
