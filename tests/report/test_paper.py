@@ -200,7 +200,7 @@ def test_few_seeds_say_that_they_are_too_few(root):
     """Whatever stands in the table: with 5 seeds no test reaches the level, with 6 one does."""
     decide(root, [NO] * 4, seeds=5)
     few = "5 seeds are too few to say anything of accuracy"
-    assert said(root, 'told("A1", "accuracy")') == few and "too few" in said(root, "conclusion()")
+    assert said(root, 'told("A1", "accuracy")') == few and "too few" in said(root, 'conclusion("abstract")')
     assert "too few" in said(root, 'verdict-counts("abstract")')
     decide(root, [NO] * 4, seeds=6)
     assert "too few" not in said(root, 'told("A1", "accuracy")')
@@ -230,10 +230,11 @@ def test_constants_are_those_of_the_code(root):
     assert found == defaults | {"occlusion": window, "differences": differences}
 
 
-def factors(root, shares: list[str], factor="activations"):
-    """switched.csv with a word for each dataset and training, of focus."""
-    rows = [{"dataset": d, "training": t, "precision": "w2a2", "question": "focus", "off": factor, "word": word}
-            for (d, t), word in zip(CELLS, shares, strict=True)]  # fmt: skip
+def factors(root, shares: list[str], factor="activations", **others: str):
+    """switched.csv with a word for each dataset and training, of focus; of others the same word everywhere."""
+    asked = {"focus": shares} | {question: [word] * 4 for question, word in others.items()}
+    rows = [{"dataset": d, "training": t, "precision": "w2a2", "question": question, "off": factor, "word": word}
+            for question, said in asked.items() for (d, t), word in zip(CELLS, said, strict=True)]  # fmt: skip
     pd.DataFrame(rows).to_csv(root / "results" / "tables" / "switched.csv", index=False)
 
 
@@ -251,6 +252,28 @@ def test_a_factor_is_named_where_it_explains_a_loss(root, shares, sentence):
     factors(root, shares)
     before = "without the quantization of activations at least half of a loss comes back: "
     assert said(root, 'gives-back("activations")') == before + sentence
+
+
+def test_questions_of_the_same_places_stand_together(root):
+    """Each place is said once."""
+    factors(root, ["explains"] * 4, coherence="does not", faithfulness="explains")
+    sentence = said(root, 'gives-back("activations")')
+    assert sentence.endswith("comes back: of focus and faithfulness everywhere; of coherence nowhere")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ([-0.3, -0.2, -0.1], "a falls by 0.30, b by 0.20, and c by 0.10"),
+        ([-0.3, 0.2, 0.1], "a falls by 0.30, b rises by 0.20, and c by 0.10"),
+        ([0.3, -0.2], "a rises by 0.30 and b falls by 0.20"),
+    ],
+)
+def test_the_verb_is_said_once_for_what_goes_the_same_way(root, sizes, sentence):
+    """And again where the direction changes."""
+    items = "".join(f'(before: "{name}", value: (value: {size}, rows: ()), after: []),'
+                    for name, size in zip("abc", sizes, strict=False))  # fmt: skip
+    assert said(root, f"changes(({items}), 2)") == sentence
 
 
 def test_what_the_surrogate_does_is_said_by_its_verdicts(root):
