@@ -133,6 +133,26 @@ def changed_by_fill(results: Path) -> tuple[int, dict[str, int]]:
     return len(asked), changed.dataset.value_counts(sort=False).to_dict()
 
 
+@dataclass(frozen=True)
+class Ablated:
+    """What the ablations say of a conclusion on faithfulness: the variants that touch it, those that take its sign."""
+
+    variants: tuple[str, ...]
+    against: tuple[str, ...]
+    seeds: int
+
+
+def ablated(results: Path, comparison: str) -> Ablated | None:
+    """Of the comparisons that begin so, from results/tables/ablations.csv; None if no variant touches a conclusion."""
+    table = pd.read_csv(results / "tables" / "ablations.csv", keep_default_na=False)
+    own = table[(table.question == FAITHFULNESS) & (table.sign != "") & table.comparison.str.startswith(comparison)]
+    if own.empty:
+        return None
+    lost = own[own.holds.astype(str) == "False"]
+    names = (tuple(name.replace("_", " ") for name in dict.fromkeys(rows.variant)) for rows in (own, lost))
+    return Ablated(*names, int(own.seeds.max()))
+
+
 # ------------------------------------------------------------------------------------------- over the precisions
 
 

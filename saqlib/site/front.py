@@ -11,7 +11,19 @@ from saqlib import words
 from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
 from saqlib.names import FAITHFULNESS
 from saqlib.site import lines
-from saqlib.site.findings import Chain, Number, Runs, Standing, Verdict, changed_by_fill, listed, mitigation, standings
+from saqlib.site.findings import (
+    Ablated,
+    Chain,
+    Number,
+    Runs,
+    Standing,
+    Verdict,
+    ablated,
+    changed_by_fill,
+    listed,
+    mitigation,
+    standings,
+)
 
 ARROWS = {1: ("↗", "rises"), 0: ("≈", "no change that can be told from chance"), -1: ("↘", "falls")}
 # What a row of the table is called, what it asks, and the column of the runs that answers.
@@ -58,6 +70,25 @@ def changed(results: Path) -> str:
         f"A first run said otherwise in {sum(others.values())} of {asked} verdicts on faithfulness ({where}),"
         " by a fault of its analysis: it made removed pixels black, which changes nothing where there is no object."
     )
+
+
+def robust(runs: Runs, results: Path) -> str:
+    """Whether the answer on faithfulness hangs on a number of the study, by its ablations; empty if none was run."""
+    first, last = runs.precisions[0], runs.precisions[-1]
+    asked = {
+        f"the loss of faithfulness from {first} to {last}": ablated(results, f"{last} - {first}"),
+        "what guidance does to faithfulness": ablated(results, "guided - "),
+    }
+    said = [f"{what} {_survives(found)}" for what, found in asked.items() if found]
+    seeds = max((found.seeds for found in asked.values() if found), default=0)
+    return f"With other numbers in the study ({seeds} seeds), {'; '.join(said)}." if said else ""
+
+
+def _survives(found: Ablated) -> str:
+    count = len(found.variants)
+    if not found.against:
+        return f"keeps its sign in all {count} variants that touch it"
+    return f"loses its sign in {len(found.against)} of {count} variants ({listed(found.against)})"
 
 
 def _moves(chains: dict[str, Chain], unit: str) -> str:
@@ -147,6 +178,7 @@ def parts(results: Path, picture: str) -> dict[str, object]:
         "picture": picture,
         "claims": claims(standings(results)),
         "changed": changed(results),
+        "robust": robust(runs, results),
         "networks": str(len(runs.frame)),
         "seeds": str(runs.frame.seed.nunique()),
     }

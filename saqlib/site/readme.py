@@ -28,7 +28,7 @@ beyond chance, ≈ where it does not.
 
 {claims}
 A claim holds where all comparisons that it makes do, each quantized precision with full precision for instance;
-*undecided* is no evidence against it.
+*undecided* is no evidence against it. {robust}
 [All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md), [all tables](results/tables).
 Every verdict again, by code of its own from the committed numbers of each seed: `make env`, then
 `.venv/bin/python -m pytest tests/evidence/test_recomputed.py`, 2 minutes. From the images: `make reproduce`, then
@@ -54,6 +54,7 @@ def answer(root: Path = paths.ROOT) -> str:
         picture=PICTURE,
         alt=ALTERNATIVE,
         claims=claims(standings(results)),
+        robust=front.robust(runs, results),
     )
 
 

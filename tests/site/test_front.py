@@ -53,6 +53,29 @@ def test_a_fault_of_the_first_run_is_told(whys, said, results):
     assert found.startswith("A first run said otherwise " + said) if said else found == ""
 
 
+ABLATED = [("edges_same", "w2a2 - fp32", "True"), ("edges_same", "w2a2 - fp32", "True"),
+           ("signed_ranking", "w2a2 - fp32", "True"), ("signed_ranking", "guided - standard, fp32", "False"),
+           ("quarter_masked", "guided - standard, w2a2", "True"), ("mixed_w2a4", "w2a2 - mixed", "False")]  # fmt: skip
+
+
+def ablations(results, rows, question="faithfulness", sign="-"):
+    """ablations.csv with these variants, comparisons, and whether the sign holds."""
+    table = pd.DataFrame(rows, columns=["variant", "comparison", "holds"]).assign(question=question, sign=sign, seeds=6)
+    table.to_csv(results / "tables" / "ablations.csv", index=False)
+    return front.robust(Runs(results), results)
+
+
+def test_what_the_ablations_say_is_told(results):
+    """How many variants touch a conclusion on faithfulness, and which take its sign; other questions are not asked."""
+    assert ablations(results, ABLATED) == (
+        "With other numbers in the study (6 seeds), the loss of faithfulness from fp32 to w2a2 keeps its sign in all 2 "
+        "variants that touch it; what guidance does to faithfulness loses its sign in 1 of 2 variants (signed ranking)."
+    )
+    assert ablations(results, ABLATED[:3]).endswith("in all 2 variants that touch it.")
+    assert ablations(results, ABLATED, sign="") == ablations(results, ABLATED, question="focus") == ""
+    assert ablations(results, []) == ""
+
+
 def test_the_table_has_at_most_five_rows_and_every_number_leads_to_its_line(results):
     """Each linked number is the one of the line, rounded."""
     html = front.table(Runs(results))
@@ -76,4 +99,4 @@ def test_a_claim_tells_by_a_sign_and_by_words_how_it_stands():
 def test_the_page_has_everything_that_its_template_asks_for():
     """From the committed results."""
     found = front.parts(paths.RESULTS, "<figure></figure>")
-    assert {"answer", "table", "picture", "claims", "networks", "seeds", "changed"} == found.keys()
+    assert {"answer", "table", "picture", "claims", "networks", "seeds", "changed", "robust"} == found.keys()
