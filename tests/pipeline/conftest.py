@@ -10,8 +10,8 @@ from saqlib import paths
 from saqlib.pipeline import run
 from tests.workspaces import TINY, digests, finish, kill, start
 
-# Appended to a workspace's files.py, which is no dependency of any stage: whoever writes a file that the workspace's
-# `pause` names stops there for ever.
+# Appended to a workspace's files.py, which is no dependency of any stage: whoever writes a file that one of the
+# workspace's files pause-* names stops there for ever.
 PAUSE = """
 
 _write = write
@@ -21,23 +21,27 @@ def write(path, content):
     import signal
 
     written, root = _write(path, content), Path(__file__).parents[1]
-    wanted = root / "pause"
-    if wanted.exists() and path.match(wanted.read_text()):
-        wanted.unlink(missing_ok=True)
-        _write(root / "paused", "")
-        signal.pause()
+    for wanted in root.glob("pause-*"):
+        try:
+            matches = path.match(wanted.read_text())
+        except FileNotFoundError:  # another one stops there
+            continue
+        if matches:
+            wanted.unlink(missing_ok=True)
+            _write(root / wanted.name.replace("pause", "paused"), "")
+            signal.pause()
     return written
 """
-# A file that each kind of stage writes, in the order of the pipeline: where a run is killed.
+# Files that each kind of stage writes, in the order of the pipeline: where a run is killed. Deployment runs beside
+# clarity, and might be done before that is killed: both stop.
 WRITTEN = {
-    "code": "build/code/network.py",
-    "data": "results/figures/data.png",
-    "train": "store/trained/*/1.pt",
-    "fills": "results/fills/mnist.csv",
-    "clarity": "scores/*.nc",
-    "deploy": "*.qcdq.onnx",
-    "compare": "results/tables/accuracy.csv",
-    "paper": "paper/paper.pdf",
+    "code": ("build/code/network.py",),
+    "data": ("results/figures/data.png",),
+    "train": ("store/trained/*/1.pt",),
+    "fills": ("results/fills/mnist.csv",),
+    "clarity and deploy": ("scores/*.nc", "*.qcdq.onnx"),
+    "compare": ("results/tables/accuracy.csv",),
+    "paper": ("paper/paper.pdf",),
 }
 
 
@@ -63,7 +67,7 @@ def workspaces(tmp_path_factory):
         files.write(PAUSE)
     undisturbed = start(calm, "dvc", "repro")
     try:
-        logs = {stage: killed_at(killed, name) for stage, name in WRITTEN.items()}
+        logs = {stage: killed_at(killed, *names) for stage, names in WRITTEN.items()}
         logs["end"] = finish(killed, start(killed, "saqlib.pipeline.run", "reproduce"))
         finish(calm, undisturbed)
     finally:
@@ -73,17 +77,20 @@ def workspaces(tmp_path_factory):
     return calm, killed, logs
 
 
-def killed_at(folder: Path, name: str) -> str:
-    """A run that is killed, with all that it has started, as it has written a file; what it had said."""
-    (folder / "pause").write_text(name)
+def killed_at(folder: Path, *names: str) -> str:
+    """A run that is killed, with all that it has started, as it has written these files; what it had said."""
+    for i, name in enumerate(names):
+        (folder / f"pause-{i}").write_text(name)
+    paused = [folder / f"paused-{i}" for i in range(len(names))]
     process = start(folder, "saqlib.pipeline.run", "reproduce")
     try:
-        while not (folder / "paused").exists():
+        while not all(each.exists() for each in paused):
             assert process.poll() is None, (folder / "log").read_text()
             time.sleep(0.05)  # between two looks; how long decides nothing
     finally:
         kill(process)
-    (folder / "paused").unlink()
+    for each in paused:
+        each.unlink()
     return (folder / "log").read_text()
 
 
