@@ -14,10 +14,11 @@ from saqlib.report.style import DOUBLE, GREY, TRAINING_COLOURS, colour, in_order
 from saqlib.report.tables import Table, bracketed, number, p_value
 
 SHADES, POINTS = ("#009E73", "#0072B2", "#CC79A7"), ("o", "s", "^")  # of questions
-TICKS = (-10, -1, -0.5, 0, 0.5, 1, 2, 5, 20, 100)
 STEPS = ("o", "D", "v")  # of finite differences
 DRAWN = "spearman"  # the likeness of the figure; the table has all
-SHARES, EVEN = (-0.6, 10), 1.5  # seen of shares, if not more, since intervals of few seeds are huge; even to here
+# Of shares at least so much is seen, and every estimate; intervals of few seeds are huge and may be cut.
+SHARES, TICKS = (-0.6, 10), (-10, -1, -0.5, 0, 0.5, 1, 2, 5, 20, 100)
+EVEN = 1.5  # beyond it the axis of shares is logarithmic
 
 
 # -------------------------------------------------------------------------------------------------------- tables

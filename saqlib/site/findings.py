@@ -135,10 +135,13 @@ def changed_by_fill(results: Path) -> tuple[int, dict[str, int]]:
 
 @dataclass(frozen=True)
 class Ablated:
-    """What the ablations say of a conclusion on faithfulness: the variants that touch it, those that take its sign."""
+    """What the ablations say of a conclusion on faithfulness.
 
-    variants: tuple[str, ...]
-    against: tuple[str, ...]
+    variants: how many touch it; against: those that take its sign, and on which datasets; seeds: of each variant.
+    """
+
+    variants: int
+    against: dict[str, list[str]]
     seeds: int
 
 
@@ -149,8 +152,8 @@ def ablated(results: Path, comparison: str) -> Ablated | None:
     if own.empty:
         return None
     lost = own[own.holds.astype(str) == "False"]
-    names = (tuple(name.replace("_", " ") for name in dict.fromkeys(rows.variant)) for rows in (own, lost))
-    return Ablated(*names, int(own.seeds.max()))
+    against = {variant: list(dict.fromkeys(rows.dataset)) for variant, rows in lost.groupby("variant", sort=False)}
+    return Ablated(own.variant.nunique(), against, int(own.seeds.max()))
 
 
 # ------------------------------------------------------------------------------------------- over the precisions

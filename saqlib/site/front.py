@@ -10,6 +10,7 @@ from pathlib import Path
 from saqlib import words
 from saqlib.evidence.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
 from saqlib.names import FAITHFULNESS
+from saqlib.report.ablations import in_words
 from saqlib.site import lines
 from saqlib.site.findings import (
     Ablated,
@@ -76,7 +77,7 @@ def robust(runs: Runs, results: Path) -> str:
     """Whether the answer on faithfulness hangs on a number of the study, by its ablations; empty if none was run."""
     first, last = runs.precisions[0], runs.precisions[-1]
     asked = {
-        f"the loss of faithfulness from {first} to {last}": ablated(results, f"{last} - {first}"),
+        f"the change of faithfulness from {first} to {last}": ablated(results, f"{last} - {first}"),
         "what guidance does to faithfulness": ablated(results, "guided - "),
     }
     said = [f"{what} {_survives(found)}" for what, found in asked.items() if found]
@@ -85,10 +86,11 @@ def robust(runs: Runs, results: Path) -> str:
 
 
 def _survives(found: Ablated) -> str:
-    count = len(found.variants)
     if not found.against:
-        return f"keeps its sign in all {count} variants that touch it"
-    return f"loses its sign in {len(found.against)} of {count} variants ({listed(found.against)})"
+        return f"keeps its sign in all {found.variants} variants that touch it"
+    where = [f"{in_words(variant)} on {listed([words.dataset(dataset) for dataset in datasets])}"
+             for variant, datasets in found.against.items()]  # fmt: skip
+    return f"loses its sign in {len(where)} of {found.variants} variants ({'; '.join(where)})"
 
 
 def _moves(chains: dict[str, Chain], unit: str) -> str:

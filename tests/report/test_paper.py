@@ -215,7 +215,8 @@ def test_a_question_without_a_verdict_stops_the_build(root):
 
 
 def test_constants_are_those_of_the_code(root):
-    """What the method section says of SmoothGrad, integrated gradients and occlusion."""
+    """What the method section says of SmoothGrad, integrated gradients and occlusion, and a caption of an axis."""
+    from saqlib.report import origins as drawing
     from saqlib.saliency import methods
 
     write(root, "#metadata(constants) <constants>")
@@ -227,7 +228,8 @@ def test_constants_are_those_of_the_code(root):
     }
     window = {"window": methods.OCCLUSION_WINDOW, "stride": methods.OCCLUSION_STRIDE}
     differences = {"window": methods.DIFFERENCE_WINDOW, "steps": list(origins.STEPS)}
-    assert found == defaults | {"occlusion": window, "differences": differences}
+    shares = {"even": drawing.EVEN}
+    assert found == defaults | {"occlusion": window, "differences": differences, "shares": shares}
 
 
 def factors(root, shares: list[str], factor="activations", **others: str):
