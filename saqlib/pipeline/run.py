@@ -19,8 +19,7 @@ from typing import Any
 
 import yaml
 
-from saqlib import codebase, download, files, params, paths
-from saqlib.data.images import DataError
+from saqlib import codebase, files, params, paths
 from saqlib.errors import last_line, printable, told
 from saqlib.grid import Grid
 from saqlib.params import ParamsError
@@ -69,6 +68,8 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
 
 def _fetch(settings: study.Study) -> None:
     """The images that are needed, before DVC takes away what a stage is to write: without a network nothing is lost."""
+    from saqlib import download  # and PyTorch, which `check` does without
+
     for dataset in settings.grid.datasets if not settings.size.sample else ():
         download.fetch(dataset, print)
 
@@ -120,7 +121,7 @@ def repro(folder: Path) -> None:
 
 def _computed_by(settings: study.Study) -> str:
     """Whether training and scoring run on the fused kernels, and if not, why not."""
-    from saqlib.network import fused  # and PyTorch, which `check` does without
+    from saqlib.network import fused
 
     return fused.reason(settings.shape, settings.engine.pick_device().type)
 
@@ -173,7 +174,8 @@ def check() -> str:
     """
     status, output, errors = said(paths.ROOT, "repro", "--dry", "--allow-missing")
     # With --allow-missing DVC takes a stage that never ran for one that has not changed.
-    never = [stage for stage in re.findall("Stage '(.+?)' didn't change", output) if stage not in _recorded()]
+    recorded = _recorded()
+    never = [stage for stage in re.findall("Stage '(.+?)' didn't change", output) if stage not in recorded]
     if status == 0 and UP_TO_DATE in output and not never:
         return UP_TO_DATE
     # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
@@ -182,7 +184,7 @@ def check() -> str:
     if (status and not lacking) or not named:
         reason = next(iter(re.findall("ERROR: (.+)", errors)), last_line(Exception(errors)))
         raise PipelineError(f"whether results/ belong to the code could not be checked: {printable(reason)}")
-    stale = [stage for stage in named if not _copies_the_same(stage)]
+    stale = [stage for stage in named if not _copies_the_same(stage, recorded)]
     if not stale:
         return UP_TO_DATE
     advice = "results/ do not belong to the code as it stands: run `make reproduce`"
@@ -195,7 +197,7 @@ def _recorded() -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
 
 
-def _copies_the_same(stage: str) -> bool:
+def _copies_the_same(stage: str, recorded: dict[str, Any]) -> bool:
     """Whether a stage is one that copies code, and the copy would be the one that the other stages know.
 
     DVC would make it anew, since a comment, an output or a sentence has changed, and then skip what comes after.
@@ -203,7 +205,7 @@ def _copies_the_same(stage: str) -> bool:
     kind, _, name = stage.partition("@")
     if kind not in COPIES:
         return False
-    known = _recorded().get(stage)
+    known = recorded.get(stage)
     return known is not None and known["outs"][0]["md5"] == hashlib.md5(COPIES[kind](name).encode()).hexdigest()
 
 
@@ -218,11 +220,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m saqlib.pipeline.run", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("quick", "reproduce", "check"))
     command = parser.parse_args(arguments).command
-    with told(ParamsError, DataError, PipelineError, CallError, stopped=STOPPED):
-        if command == "check":
+    if command == "check":
+        with told(ParamsError, PipelineError, CallError):
             print(check())
-        else:
-            print(where_to_look(quick() if command == "quick" else reproduce()))
+        return
+    from saqlib.data.images import DataError
+
+    with told(ParamsError, DataError, PipelineError, CallError, stopped=STOPPED):
+        print(where_to_look(quick() if command == "quick" else reproduce()))
 
 
 if __name__ == "__main__":

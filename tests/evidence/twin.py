@@ -57,15 +57,18 @@ def corrected(p: list[float]) -> np.ndarray:
     return found
 
 
+def by(table: pd.DataFrame, *keys: str) -> dict[tuple[str, ...], pd.DataFrame]:
+    """The rows of each combination of keys, in the order of their seeds."""
+    return {key: rows.sort_values("seed") for key, rows in table.groupby(list(keys))}
+
+
 class Numbers:
     """The CSVs of one dataset. primary: the set of images that stands for the primary one."""
 
     def __init__(self, results: Path, dataset: str, claims: dict, primary: str = "primary", fills: list | None = None):
         networks, untrained = (pd.read_csv(results / "evidence" / f"{n}.csv") for n in ("networks", "untrained"))
-        keys = ["images", "training", "precision", "seed"]
-        self.networks = networks[networks.dataset == dataset].set_index(keys).sort_index()
-        keys.remove("precision")
-        self.untrained = untrained[untrained.dataset == dataset].set_index(keys).sort_index()
+        self.networks = by(networks[networks.dataset == dataset], "images", "training", "precision")
+        self.untrained = by(untrained[untrained.dataset == dataset], "images", "training")
         table = pd.read_csv(results / "fills" / f"{dataset}.csv")
         self.fills = table.fill[table.qualifies].tolist() if fills is None else fills
         self.claims, self.primary = claims, primary
@@ -78,7 +81,7 @@ class Numbers:
     def of(self, column: str, training: str, precision: str, images: str = "primary") -> np.ndarray:
         """A column by seed."""
         images = self.primary if images == "primary" else images
-        return self.networks.loc[images, training, precision].sort_index()[column].to_numpy()
+        return self.networks[images, training, precision][column].to_numpy()
 
     def margin(self, column: str, training: str, images: str = "primary") -> np.ndarray:
         """What does not matter, by seed."""
@@ -86,7 +89,7 @@ class Numbers:
         if column == "test_accuracy":
             return np.full(len(reference), self.claims["margins"]["accuracy"])
         images = self.primary if images == "primary" else images
-        below = self.untrained.loc[images, training].sort_index()[column].to_numpy()
+        below = self.untrained[images, training][column].to_numpy()
         return self.claims["margins"]["maps"] * (reference - below)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tests.evidence.twin import LABELS, Numbers, comparisons, families, judge, ranks, student
+from tests.evidence.twin import LABELS, Numbers, by, comparisons, families, judge, ranks, student
 
 METHODS = ("gradient", "integrated_gradients", "smoothgrad", "occlusion")
 NO_SIGN = ("loss_at_equal_confidence", "non_inferiority")
@@ -83,10 +83,11 @@ def methods(results: Path, claims: dict) -> pd.DataFrame:
         for method in METHODS:
             n = Numbers(results, dataset, claims)
             keys = ["training", "precision", "seed"]
-            accuracy = n.networks.loc["primary"].reset_index()[[*keys, "test_accuracy"]]
+            accuracy = pd.concat(n.networks.values()).query("images == 'primary'")[[*keys, "test_accuracy"]]
             own = scores[(scores.dataset == dataset) & (scores.method == method)].merge(accuracy, on=keys)
-            n.networks = own.assign(images="primary").set_index(["images", *keys]).sort_index()
-            n.untrained = n.untrained * np.nan  # of untrained networks nobody scored other methods
+            n.networks = by(own.assign(images="primary"), "images", "training", "precision")
+            # Of untrained networks nobody scored other methods.
+            n.untrained = {key: rows.assign(**{c: np.nan for c in own}) for key, rows in n.untrained.items()}
             by_method[dataset, method] = n
     rows = []
     for key, (test, own) in found.items():

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from saqlib import files, paths
+from saqlib import download, files, paths
 from saqlib.data.images import DataError
 from saqlib.params import ParamsError
 from saqlib.pipeline import calls, run, study
@@ -190,7 +190,7 @@ def test_without_a_network_nothing_is_lost(tmp_path, monkeypatch):
     def unreachable(dataset, tell):
         raise DataError(f"{dataset} could not be fetched")
 
-    monkeypatch.setattr(run.download, "fetch", unreachable)
+    monkeypatch.setattr(download, "fetch", unreachable)
     monkeypatch.setattr(paths, "ROOT", folder)
     monkeypatch.setattr(paths, "PARAMS", folder / "params.yaml")
     with pytest.raises(SystemExit) as stop:
