@@ -131,6 +131,18 @@ def test_check_needs_no_models_and_names_what_is_stale(copy):
     )  # fmt: skip
 
 
+def test_check_costs_seconds_however_many_stages_there_are(monkeypatch):
+    """It reads dvc.lock once and loads no PyTorch."""
+    recorded, reads = run._recorded(), []
+    said = "".join(f"Stage '{name}' didn't change, skipping\n" for name in recorded) + run.UP_TO_DATE
+    monkeypatch.setattr(run, "said", lambda *_: (0, said, ""))
+    monkeypatch.setattr(run, "_recorded", lambda: reads.append("once") or recorded)
+    assert run.check() == run.UP_TO_DATE and reads == ["once"] and len(recorded) > 50
+    command = [sys.executable, "-c", "import sys, saqlib.pipeline.run; print('torch' in sys.modules)"]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 
