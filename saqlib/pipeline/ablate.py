@@ -6,6 +6,7 @@ results/ablations/<variant>.csv. Seeds that the store holds, those of the main g
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 from saqlib import files, paths, store
 from saqlib.clarity.settings import Scoring
 from saqlib.errors import told
+from saqlib.grid import Cell
 from saqlib.params import ParamsError
 from saqlib.pipeline import instructions, study
 from saqlib.training.settings import Recipe
@@ -22,30 +24,47 @@ from saqlib.training.settings import Recipe
 KEYS = ["dataset", "precision", "training", "seed", "changed"]
 
 
+class AblationError(RuntimeError):
+    """A network of the variant could not be trained or scored; the message says which and why."""
+
+
 def ablate(name: str, scale: str | None, root: Path) -> pd.DataFrame:
     """Train and score a variant and write its table under `root`; the table.
 
     `changed` says whether a network, or how it is scored, is another one than in the main grid. The table of a scale
-    that runs no ablations (`seeds_ablated: 0`) has no row.
-    """
-    from saqlib.training.cell import train_cell  # PyTorch, once its instructions are pinned
+    that runs no ablations (`seeds_ablated: 0`) has no row, and costs no PyTorch.
 
+    Raises ParamsError if there is no such variant, AblationError if a network diverges or the images are not usable.
+    """
     ablation, settings = study.variant(name, scale)
-    main, rows = study.load(scale=scale), []
     seeds = ablation.seeds_at(settings.size)
-    for cell in ablation.cells if seeds else ():
+    rows = _rows(ablation.cells, seeds, settings, study.load(scale=scale)) if seeds else []
+    table = pd.DataFrame(rows, columns=None if rows else KEYS)
+    files.write(root / "results" / "ablations" / f"{name}.csv", files.csv(table))
+    return table
+
+
+def _rows(cells: Sequence[Cell], seeds: int, settings: study.Study, main: study.Study) -> list[dict[str, Any]]:
+    """One row for each network of a variant, trained and scored."""
+    from saqlib.data.images import DataError  # PyTorch, once its instructions are pinned
+    from saqlib.training.cell import train_cell
+    from saqlib.training.loop import DivergedError
+
+    rows = []
+    for cell in cells:
         recipe = settings.recipe(cell)
-        runs = train_cell(cell, recipe, seeds, settings.engine)
-        scores = _scores(settings, recipe, runs)
+        try:
+            runs = train_cell(cell, recipe, seeds, settings.engine)
+            scores = _scores(settings, recipe, runs)
+        except (DataError, DivergedError) as error:
+            raise AblationError(str(error)) from error
         changed = recipe.decides != main.recipe(cell).decides or settings.scoring != main.scoring
         axes = {"dataset": cell.dataset, "precision": cell.precision, "training": cell.training}
         rows += [
             axes | {"seed": run.seed, "changed": changed, "test_accuracy": run.test_accuracy} | each
             for run, each in zip(runs, scores, strict=True)
         ]
-    table = pd.DataFrame(rows, columns=None if rows else KEYS)
-    files.write(root / "results" / "ablations" / f"{name}.csv", files.csv(table))
-    return table
+    return rows
 
 
 def _scores(settings: study.Study, recipe, runs) -> list[dict[str, float]]:
@@ -86,10 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", help="smoke, quick or full; that of params.yaml if left out")
     options = parser.parse_args(arguments)
     instructions.pin()
-    from saqlib.data.images import DataError
-    from saqlib.training.loop import DivergedError
-
-    with told(ParamsError, DataError, DivergedError):
+    with told(ParamsError, AblationError):
         table = ablate(options.variant, options.scale, paths.ROOT)
         print(f"{options.variant}: {len(table)} networks.")
 

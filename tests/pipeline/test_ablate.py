@@ -61,6 +61,28 @@ def test_a_scale_without_ablations_writes_a_table_without_rows(trained, tmp_path
     assert reading.ablation(VARIANT, tmp_path).empty and reading.ablation("none", tmp_path).empty
 
 
+def test_a_scale_without_ablations_costs_no_pytorch(tmp_path):
+    """`make quick` asks for every variant in turn, and none of them is run."""
+    script = (
+        "import sys; from pathlib import Path; from saqlib.pipeline import ablate;"
+        f"ablate.ablate({VARIANT!r}, 'quick', Path({str(tmp_path)!r})); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_network_that_diverges_ends_it_with_what_the_training_says(trained, tmp_path, monkeypatch):
+    """An error that the command tells in one line, and no table."""
+
+    def diverging(*_, **__):
+        raise loop.DivergedError("seed 0: the loss is no number any more")
+
+    monkeypatch.setattr(loop, "train_together", diverging)
+    with pytest.raises(ablate.AblationError, match="^mnist-fp32-standard, seed 0: the loss is no number any more$"):
+        ablate.ablate(VARIANT, "smoke", tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_new_variant_is_one_entry(trained, tmp_path, monkeypatch):
     """An entry in a copy of the checkout: a stage of its own, a table, and a place among the effects."""
     entry = {
