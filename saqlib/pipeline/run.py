@@ -173,14 +173,17 @@ def check() -> str:
     Raises PipelineError, naming the first stage that would run, if not, and if DVC cannot tell.
     """
     status, output, errors = said(paths.ROOT, "repro", "--dry", "--allow-missing")
-    # With --allow-missing DVC takes a stage that never ran for one that has not changed.
-    recorded = _recorded()
-    never = [stage for stage in re.findall("Stage '(.+?)' didn't change", output) if stage not in recorded]
-    if status == 0 and UP_TO_DATE in output and not never:
-        return UP_TO_DATE
+    unchanged = re.findall("Stage '(.+?)' didn't change", output)
+    running = re.findall("Running stage '(.+?)'", output)
     # Where a changed stage lacks its inputs, as in a fresh clone, DVC stops at it.
     lacking = LACKING.findall(errors)
-    named = never + re.findall("Running stage '(.+?)'", output) + lacking
+    # Read once, and only where DVC could read it: of a damaged one DVC says what is wrong.
+    recorded = _recorded() if unchanged or running or lacking else {}
+    # With --allow-missing DVC takes a stage that never ran for one that has not changed.
+    never = [stage for stage in unchanged if stage not in recorded]
+    if status == 0 and UP_TO_DATE in output and not never:
+        return UP_TO_DATE
+    named = never + running + lacking
     if (status and not lacking) or not named:
         reason = next(iter(re.findall("ERROR: (.+)", errors)), last_line(Exception(errors)))
         raise PipelineError(f"whether results/ belong to the code could not be checked: {printable(reason)}")
@@ -224,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
         with told(ParamsError, PipelineError, CallError):
             print(check())
         return
-    from saqlib.data.images import DataError
+    from saqlib.data.images import DataError  # and PyTorch, which `check` does without
 
     with told(ParamsError, DataError, PipelineError, CallError, stopped=STOPPED):
         print(where_to_look(quick() if command == "quick" else reproduce()))

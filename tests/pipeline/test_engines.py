@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from saqlib import paths
 from saqlib.params import ParamsError
@@ -16,7 +17,6 @@ from saqlib.pipeline.plan import Plan
 from tests.pipeline.made import made
 
 SHAPE = study.load(scale="smoke").shape
-EARLIER: set[int] = set()  # idle workers of joblib's pool, which other files' tests leave for some minutes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def asking():
     )
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    EARLIER.update(at_work())
+    get_reusable_executor().shutdown(wait=True)  # joblib's idle workers, which other files' tests leave for minutes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "machine", lambda shape: json.loads(done.stdout))
         yield
@@ -48,9 +48,8 @@ def run(tasks: list, workers: int = 2, gpus: int = 0) -> tuple[Plan, list[str]]:
 
 
 def at_work() -> list[int]:
-    """The workers that this process has started in this file and that still run."""
-    started = [each.pid for each in psutil.Process().children() if "popen_loky_posix" in " ".join(each.cmdline())]
-    return [pid for pid in started if pid not in EARLIER]
+    """The workers that this process has started and that still run."""
+    return [each.pid for each in psutil.Process().children() if "popen_loky_posix" in " ".join(each.cmdline())]
 
 
 def test_workers_do_every_task_once(tmp_path):

@@ -143,6 +143,15 @@ def test_check_costs_seconds_however_many_stages_there_are(monkeypatch):
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize("damaged", ["{{{", "<<<<<<< HEAD\nschema: '2.0'\n", "just text\n"])
+def test_check_of_a_damaged_lock_is_one_line(tmp_path, damaged):
+    """As after a merge: what DVC says of it, and no traceback."""
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY)
+    (folder / "dvc.lock").write_text(damaged)
+    status, said = check(folder)
+    assert status == 1 and "could not be checked" in said and "dvc.lock" in said
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 
