@@ -33,6 +33,7 @@ PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
 LANES = 2  # cells that are drawn at a time
 COPIES = {"source": notebooks.code_text, "code": codebase.room_text}  # stages that copy code, and what they write
 LACKING = re.compile(r"failed to reproduce '(.+?)': (?:missing data|\[Errno 2\]|.*does not exist)")
+TOLD = re.compile(r"(?:(?<=ERROR: )|^(?='.+' is invalid)).+", re.MULTILINE)  # what DVC found wrong, in its line
 UP_TO_DATE = "Data and pipelines are up to date."  # DVC's own words
 STOPPED = "The pipeline stopped. The same command goes on from there."
 
@@ -185,7 +186,7 @@ def check() -> str:
         return UP_TO_DATE
     named = never + running + lacking
     if (status and not lacking) or not named:
-        reason = next(iter(re.findall("ERROR: (.+)", errors)), last_line(Exception(errors)))
+        reason = next(iter(TOLD.findall(errors)), last_line(Exception(errors)))
         raise PipelineError(f"whether results/ belong to the code could not be checked: {printable(reason)}")
     stale = [stage for stage in named if not _copies_the_same(stage, recorded)]
     if not stale:
