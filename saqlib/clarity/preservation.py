@@ -43,7 +43,7 @@ def spearman(maps: Tensor, reference: Tensor) -> Tensor:
     """Spearman's correlation of the magnitudes (mid-ranks): float64 (B,) in [-1, 1]; constant is NaN."""
     x, y = (mid_ranks(values) for values in _pair(maps, reference))
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    return (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()
+    return _cosine(x, y)
 
 
 def top_overlap(maps: Tensor, reference: Tensor, fraction: float = 0.1) -> Tensor:
@@ -62,8 +62,12 @@ def cosine(maps: Tensor, reference: Tensor) -> Tensor:
     """Cosine of the angle between the signed maps: float64 (B,) in [-1, 1]."""
     _pair(maps, reference)
     x, y = maps.detach().double().flatten(1), reference.detach().double().flatten(1)
-    similarity = (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()
-    return similarity.masked_fill(dead(maps) | dead(reference), torch.nan)
+    return _cosine(x, y).masked_fill(dead(maps) | dead(reference), torch.nan)
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    # By vector_norm: torch.sqrt of a tensor is MKL's, which rounds by the processor.
+    return (x * y).sum(1) / (torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1))
 
 
 def ssim(maps: Tensor, reference: Tensor) -> Tensor:

@@ -140,7 +140,9 @@ def _scale(weight: Tensor, bits: int) -> Tensor:
     if check_bits(bits) in SAWB_COEFFICIENTS:
         c1, c2 = SAWB_COEFFICIENTS[bits]
         mean = magnitude.mean(1)
-        estimate = c1 * magnitude.square().mean(1).sqrt() + c2 * mean
+        # Through float64: torch.sqrt of a tensor is MKL's, which rounds by the processor; its last bit is lost here.
+        root = magnitude.square().mean(1).double().sqrt().to(magnitude)
+        estimate = c1 * root + c2 * mean
         clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
     scale = clip / (2 ** (bits - 1) - 1)
     return _beside(torch.where(scale > 0, scale, 1.0), weight)

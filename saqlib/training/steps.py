@@ -111,7 +111,9 @@ def guided_step(
         with _batch_norm_statistics_kept(model):
             masked_logits = model(masked)
     log_clean, log_masked = F.log_softmax(logits, 1), F.log_softmax(masked_logits, 1)
-    divergence = F.kl_div(log_masked, log_clean, log_target=True, reduction="none").sum(1)
+    # F.kl_div with log_target=True would exponentiate log_clean: exp of a whole tensor is MKL's, whose bits hang on the
+    # processor. softmax is PyTorch's own code.
+    divergence = (F.softmax(logits, 1) * (log_clean - log_masked)).sum(1)
     return _descend(model, optimizer, F.nll_loss(log_clean, labels, reduction="none") + weight * divergence)
 
 

@@ -21,6 +21,7 @@ from saqlib.network.initial import build
 from saqlib.network.quantization import calibrate
 from saqlib.saliency.gradient import input_gradient
 from saqlib.saliency.methods import integrated_gradients, log_probability_gradient, occlusion, smoothgrad
+from tests.called import VECTOR_MATH, Called
 from tests.clarity.conftest import FP32, SCORING, W2A2
 
 
@@ -321,3 +322,12 @@ def test_a_dead_network_has_dead_maps(root, tmp_path):
     assert dead.scores.sel(map=UNTRAINED).notnull().all() and dead.curves.sel(order="random").notnull().all()
     assert (dead.control_gain == 0).all() and dead.relevance_gain.sel(map=UNTRAINED).notnull().all()
     assert (dead.kept_map == 0).all() and (dead.gradient == 0).all()
+
+
+def test_no_score_asks_mkl_for_an_exponential():
+    """Of a tensor's exp, log or square root MKL has three versions, and the processor decides which."""
+    network, reference = (build(precision, seed=3).eval() for precision in ("w2a2", "fp32"))
+    with Called() as called:
+        score_seed("mnist", SCORING, 3, network, {"preservation": reference, "seed_to_seed": None})
+    assert "_softmax" in called.names, "the scoring was not seen"
+    assert not called.names & VECTOR_MATH

@@ -17,6 +17,7 @@ from saqlib.network.quantization import pact_layers, set_quantizing
 from saqlib.pipeline import study
 from saqlib.saliency.settings import RANKINGS
 from saqlib.training import steps
+from tests.called import VECTOR_MATH, Called
 
 STUDY = study.load(scale="smoke")
 OPTIMIZER, QUANTIZATION = STUDY.optimizer, STUDY.quantization
@@ -278,6 +279,20 @@ def test_masked_images_do_not_enter_batch_norm_s_statistics(batch):
     once = clean[1].running_mean.clone()
     clean(torch.rand_like(x))
     assert not torch.allclose(clean[1].running_mean, once)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["float32", "float64"])  # by the kernels, by PyTorch's operators
+def test_no_step_asks_mkl_for_an_exponential(digits, precision, kind):
+    """Of a tensor's exp or log MKL has three versions, and the processor decides which: no training may hang on it."""
+    images, labels = digits
+    net = network(precision).to(getattr(torch, kind))
+    x = as_input(images[:12]).to(getattr(torch, kind))
+    with Called() as called:
+        steps.standard_step(net, adam(net), x, labels[:12])
+        steps.guided_step(net, adam(net), x, labels[:12], generator=torch.Generator().manual_seed(0))
+    assert "_log_softmax_backward_data" in called.names, "the backward pass was not seen"
+    assert called.names & VECTOR_MATH <= {"sqrt"}, "but of float64, which the scale of a weight rounds to float32"
 
 
 def test_guided_step_takes_any_network_of_several_channels():
