@@ -35,7 +35,7 @@ ARROWS = {
     "clarity": "data files grid names network params paths saliency store stored workers",
     "evidence": "errors files grid names params paths words",
     "deployment": "data errors files grid names network saliency store stored words",
-    "report": "errors evidence files names paths words",
+    "report": "errors evidence files names params paths words",
     "pipeline": "clarity codebase data datasets deployment download errors evidence files grid kernels names network "
     "params paths processes report store stored training words workers",
     "explore": "clarity data datasets deployment grid network params paths pipeline report saliency training words",

@@ -12,16 +12,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from saqlib import files
+from saqlib import files, params
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 SINGLE, DOUBLE = 3.317, 6.89  # widths of one and of two columns of the paper, in inches: figures are printed at 100 %
 
-# Okabe and Ito's colours: told apart with any colour vision, and in print by their lightness and markers.
-ORDER = ("fp32", "w4a4", "mixed", "w2a2")
-COLOURS = {"fp32": "#222222", "w4a4": "#0072B2", "mixed": "#CC79A7", "w2a2": "#E69F00"}
-OTHER_COLOURS = ("#009E73", "#56B4E9", "#F0E442")
-MARKERS = {"fp32": "o", "w4a4": "s", "mixed": "D", "w2a2": "^"}
+# Okabe and Ito's colours: told apart with any colour vision, and in print by their lightness and markers. The first
+# precision of params.yaml takes the first, and so on.
+COLOURS = ("#222222", "#0072B2", "#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#F0E442")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 TRAINING_COLOURS = {"standard": "#0072B2", "guided": "#D55E00"}
 GREY = "#8a8a8a"
 RED = "#D62728"
@@ -68,20 +67,31 @@ def save(figure: Figure, name: str, folder: Path, numbers: pd.DataFrame | None =
     return written
 
 
+def order() -> list[str]:
+    """The precisions of params.yaml: the grid's in its order, whose last one is the lowest, then the others."""
+    raw = params.read()
+    return list(dict.fromkeys([*raw["grid"]["precisions"], *raw["precisions"]]))
+
+
 def colour(precision: str) -> str:
-    """The colour of a precision; one that the paper does not know takes a spare one, the same each time."""
-    return COLOURS.get(precision, OTHER_COLOURS[sum(map(ord, precision)) % len(OTHER_COLOURS)])
+    """The colour of a precision, by its place in params.yaml."""
+    return COLOURS[_place(precision) % len(COLOURS)]
 
 
 def marker(precision: str) -> str:
-    """The marker of a precision."""
-    return MARKERS.get(precision, "v")
+    """The marker of a precision, by its place in params.yaml."""
+    return MARKERS[_place(precision) % len(MARKERS)]
+
+
+def _place(precision: str) -> int:
+    known = order()
+    return known.index(precision) if precision in known else len(known)
 
 
 def in_order(precisions: Sequence[str]) -> list[str]:
-    """The paper's precisions from most to fewest bits, then any others as they come."""
-    there = list(dict.fromkeys(precisions))
-    return [p for p in ORDER if p in there] + [p for p in there if p not in ORDER]
+    """Precisions in the order of params.yaml, then any others as they come."""
+    there, known = list(dict.fromkeys(precisions)), order()
+    return [p for p in known if p in there] + [p for p in there if p not in known]
 
 
 def bare(axes: Axes) -> None:

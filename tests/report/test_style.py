@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from saqlib import params
 from saqlib.report import style
 
 
@@ -63,9 +64,17 @@ def test_a_figure_that_cannot_be_saved_leaves_the_old_one(end, tmp_path, monkeyp
     assert after.keys() == before.keys() and after[f"line.{end}"] == before[f"line.{end}"]
 
 
-def test_order_and_colours_of_precisions():
-    """The paper's precisions come in order of bits, others behind; each has a colour that stays the same."""
-    assert style.in_order(["w2a2", "w3a3", "fp32", "w2a2"]) == ["fp32", "w2a2", "w3a3"]
-    known = [style.colour(p) for p in style.ORDER]
-    assert len(set(known)) == 4
-    assert style.colour("w3a3") == style.colour("w3a3") not in known
+def test_a_precision_stands_where_params_yaml_has_it(monkeypatch):
+    """A new one between two others is drawn between them and has a colour and a marker of its own."""
+    raw = params.read()
+    raw["grid"]["precisions"] = ["fp32", "w4a4", "w3a3", "mixed", "w2a2"]
+    monkeypatch.setattr(params, "read", lambda: raw)
+    assert style.in_order(["w2a2", "w3a3", "w9a9", "fp32", "w2a2"]) == ["fp32", "w3a3", "w2a2", "w9a9"]
+    known = raw["grid"]["precisions"]
+    assert len({style.colour(p) for p in known}) == len({style.marker(p) for p in known}) == 5
+
+
+def test_the_four_of_the_paper_look_as_they_did():
+    """Black, blue, purple, orange."""
+    colours = ["#222222", "#0072B2", "#CC79A7", "#E69F00"]
+    assert [style.colour(p) for p in ("fp32", "w4a4", "mixed", "w2a2")] == colours
