@@ -1,6 +1,6 @@
 """Identifiers that scoring, evidence and words share; what a reader sees in their place stands in `words`."""
 
-PRIMARY = ("gini", "morans_i", "foreground_mass", "symmetric_relevance_gain")
+PRIMARY = ("gini", "morans_i", "foreground_mass", "relevance_gain_zero")
 FILLS = ("zero", "mean", "noise", "blur")  # what stands in the place of a removed pixel
 PRESERVATION = ("spearman", "top_overlap", "cosine", "ssim")
 

@@ -45,7 +45,7 @@ _SCORES = [
           "Do salient pixels stand together, not as speckle?"),
     Score("foreground_mass", "Foreground mass", "R", "higher", -inf, 1, 0,
           "Does the map lie on the object, beyond chance?"),
-    Score("symmetric_relevance_gain", "Relevance gain", "S", "higher", -1, 1, 0,
+    Score("relevance_gain_zero", "Relevance gain, zero", "S", "higher", -1, 1, 0,
           "Does the network use the pixels that the map marks?"),
     Score("entropy", "Normalised entropy", "H", "lower", 0, 1, None,
           "Is the map spread over many pixels?"),
@@ -104,7 +104,7 @@ _COLUMNS = {
 def score_id(column: str) -> str:
     """The id of the score in a column of the runs: `preservation_ssim` is `ssim`, `dead_rate` is `dead`."""
     if column in (*GAINS, FAITHFULNESS):  # one score, under one fill or another
-        return "symmetric_relevance_gain"
+        return "relevance_gain_zero"
     return {"dead_rate": "dead"}.get(column, column.removeprefix("preservation_"))
 
 

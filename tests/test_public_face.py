@@ -424,7 +424,7 @@ RANGES = {  # of each score by id
     "entropy": (0, 1),
     "auroc": (0, 1),
     "dead": (0, 0),
-    "symmetric_relevance_gain": (-1, 1),
+    "relevance_gain_zero": (-1, 1),
     "deletion": (0, 1),
     "insertion": (0, 1),
 }

@@ -37,7 +37,7 @@ def clarity_scores(model: nn.Module, images: Tensor, targets: Tensor, maps: Tens
         ValueError: the shapes do not fit.
     """
     found = areas(removal_curves(model, images, targets, maps, steps))
-    own = {"symmetric_relevance_gain": found.gain, "deletion": found.deletion, "insertion": found.insertion}
+    own = {"relevance_gain_zero": found.gain, "deletion": found.deletion, "insertion": found.insertion}
     return map_scores(images, maps) | own
 
 

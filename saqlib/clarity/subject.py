@@ -65,7 +65,7 @@ class Subject:
             "gini": gini(maps),
             "morans_i": morans_i(maps),
             "foreground_mass": foreground_mass(maps, (self.images > 0).any(1)),
-            "symmetric_relevance_gain": gains["zero"],
+            "relevance_gain_zero": gains["zero"],
         }
         return MapScores(torch.stack([by_name[name] for name in PRIMARY]), torch.stack(list(gains.values())))
 

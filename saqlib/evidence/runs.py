@@ -117,8 +117,9 @@ def _accuracies(reports: Mapping[Cell, dict]) -> pd.DataFrame:
 
 def _runs(means: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     preservation = [column for column in means if column.startswith("preservation_")]
+    scores = dict.fromkeys([*PRIMARY, *GAINS])  # the gain with zeros is one of both
     merged = accuracy.merge(means, on=["dataset", "precision", "training", "seed"], how="left")
-    return merged[[*accuracy.columns, *PRIMARY, *GAINS, FAITHFULNESS, "amplitude", "dead_rate", *preservation]]
+    return merged[[*accuracy.columns, *scores, FAITHFULNESS, "amplitude", "dead_rate", *preservation]]
 
 
 def _with_faithfulness(frame: pd.DataFrame, fills: Sequence[str]) -> pd.DataFrame:

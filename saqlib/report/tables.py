@@ -130,7 +130,8 @@ def relevance_gain(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
 
 def _maps(name: str, runs: pd.DataFrame, controls: pd.DataFrame, scores: Sequence[str]) -> Table:
     networks = over_seeds(runs, ["dataset", "training", "precision"], scores)
-    below = over_seeds(controls, ["dataset", "training", "control"], [*PRIMARY, *GAINS, FAITHFULNESS, "amplitude"])
+    columns = [*dict.fromkeys([*PRIMARY, *GAINS]), FAITHFULNESS, "amplitude"]
+    below = over_seeds(controls, ["dataset", "training", "control"], columns)
     below = below[below.metric.isin(scores)].rename(columns={"control": "precision"})
     numbers = _together(networks, below).rename(columns={"precision": "map"})
     return Table(name, numbers, _spread(_named(numbers, "map", CONTROLS), ["dataset", "training", "map"], scores))

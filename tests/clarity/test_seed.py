@@ -97,7 +97,7 @@ def test_each_fill_has_its_relevance_gain(scored, root, cell, seed):
     check_gains(scores.relevance_gain.sel(map=GRADIENT), network, images, predicted, maps, rtol=1e-5, atol=1e-6)
     for scored_so, gains in (("scores", "relevance_gain"), ("method_scores", "method_gain"),
                              ("control_scores", "control_gain")):  # fmt: skip
-        zero = scored[cell][scored_so].sel(score="symmetric_relevance_gain").drop_vars("score")
+        zero = scored[cell][scored_so].sel(score="relevance_gain_zero").drop_vars("score")
         xr.testing.assert_equal(zero, scored[cell][gains].sel(fill="zero").drop_vars("fill"))
         assert not np.allclose(scored[cell][gains].sel(fill="mean"), zero, equal_nan=True)
 
@@ -238,7 +238,7 @@ def test_curves_enclose_the_relevance_gain(scored):
         for seed in (0, 1):
             most, least, chance = (scores.curves.sel(seed=seed, order=o).values for o in ("most", "least", "random"))
             gain = np.trapezoid(least - most, scores.level)
-            mean = scores.scores.sel(seed=seed, map=GRADIENT, score="symmetric_relevance_gain").mean()
+            mean = scores.scores.sel(seed=seed, map=GRADIENT, score="relevance_gain_zero").mean()
             assert gain == pytest.approx(mean.item(), abs=1e-6)
             np.testing.assert_allclose([most[0], most[-1]], [chance[0], chance[-1]], atol=1e-6)
             np.testing.assert_allclose([least[0], least[-1]], [chance[0], chance[-1]], atol=1e-6)

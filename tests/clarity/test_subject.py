@@ -64,7 +64,7 @@ def test_scores_are_each_score_by_itself(subject, maps):
         "gini": gini(maps),
         "morans_i": morans_i(maps),
         "foreground_mass": foreground_mass(maps, subject.images.squeeze(1)),
-        "symmetric_relevance_gain": symmetric_relevance_gain(*asked),
+        "relevance_gain_zero": symmetric_relevance_gain(*asked),
     }
     for name, values in zip(PRIMARY, found.scores, strict=True):
         np.testing.assert_allclose(values, expected[name], rtol=1e-12)

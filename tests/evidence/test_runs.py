@@ -47,7 +47,7 @@ def test_columns_of_the_runs(collection):
     for frame in collection.runs.values():
         assert list(frame.columns) == [
             "dataset", "precision", "training", "seed", "test_accuracy",
-            "gini", "morans_i", "foreground_mass", "symmetric_relevance_gain", "relevance_gain_zero",
+            "gini", "morans_i", "foreground_mass", "relevance_gain_zero",
             "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur", "faithfulness", "amplitude",
             "dead_rate",
             "preservation_spearman", "preservation_top_overlap", "preservation_cosine", "preservation_ssim",

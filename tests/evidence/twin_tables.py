@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-PRIMARY = ["gini", "morans_i", "foreground_mass", "symmetric_relevance_gain"]
+PRIMARY = ["gini", "morans_i", "foreground_mass", "relevance_gain_zero"]
 GAINS = [f"relevance_gain_{fill}" for fill in ("zero", "mean", "noise", "blur")]
 SCORES = [*PRIMARY, *GAINS, "faithfulness"]
 ROWS = ["dataset", "training"]
