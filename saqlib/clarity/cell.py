@@ -20,7 +20,7 @@ from saqlib.clarity.seed import score_seed
 from saqlib.clarity.settings import Scoring
 from saqlib.data import images as data
 from saqlib.grid import Cell
-from saqlib.names import FILLS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, UNTRAINED
+from saqlib.names import FILLS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, UNTRAINED, further_scores
 from saqlib.network import fused
 from saqlib.network.lenet import LeNet
 from saqlib.workers import Engine
@@ -91,7 +91,7 @@ def save_cell(cell: Cell, scores: xr.Dataset, root: Path = paths.ROOT) -> None:
 
 def summary(cell: Cell, scores: xr.Dataset) -> dict:
     """Mean of each score over the images of a seed that have one; None where no image has."""
-    columns = {name: scores[name] for name in ("probability", "entropy", "auroc", "dead")}
+    columns = {name: scores[name] for name in ("probability", *further_scores(scores))}
     for which, prefix in ((GRADIENT, ""), (UNTRAINED, f"{UNTRAINED}_")):
         columns |= {f"{prefix}{name}": scores.scores.sel(map=which, score=name) for name in PRIMARY}
         gains = scores.relevance_gain.sel(map=which)

@@ -109,7 +109,7 @@ def _own(subject: Subject, maps: Tensor, curves: dict[str, RemovalCurves], besid
     theirs = beside.gradient_of(beside.network)
     by_map = stacked([subject.scores(maps, curves), beside.scores(theirs)])
     single = map_scores(subject.images, maps)
-    return {name: ("image", single[name]) for name in ("entropy", "auroc", "dead")} | {
+    return {name: ("image", single[name]) for name in single.keys() - set(PRIMARY)} | {
         "scores": (("map", "score", "image"), by_map.scores),
         "relevance_gain": (("map", "fill", "image"), by_map.gains),
         "amplitude": (("map", "image"), torch.stack([amplitude(maps), amplitude(theirs)])),

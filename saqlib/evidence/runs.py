@@ -30,6 +30,7 @@ from saqlib.names import (
     RELEVANCE_GAIN,
     SEED_TO_SEED,
     UNTRAINED,
+    further_scores,
 )
 
 
@@ -117,9 +118,10 @@ def _accuracies(reports: Mapping[Cell, dict]) -> pd.DataFrame:
 
 def _runs(means: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     preservation = [column for column in means if column.startswith("preservation_")]
-    scores = dict.fromkeys([*PRIMARY, *GAINS])  # the gain with zeros is one of both
+    first = dict.fromkeys([*PRIMARY, *GAINS, FAITHFULNESS, "amplitude", "dead_rate"])  # the gain with zeros is of two
+    rest = [column for column in means if column not in {*first, *accuracy.columns, *preservation}]
     merged = accuracy.merge(means, on=["dataset", "precision", "training", "seed"], how="left")
-    return merged[[*accuracy.columns, *scores, FAITHFULNESS, "amplitude", "dead_rate", *preservation]]
+    return merged[[*accuracy.columns, *first, *preservation, *rest]]
 
 
 def _with_faithfulness(frame: pd.DataFrame, fills: Sequence[str]) -> pd.DataFrame:
@@ -193,7 +195,8 @@ def _maps(cell: xr.Dataset, which: str) -> dict[str, xr.DataArray]:
 
 
 def _network(cell: xr.Dataset) -> dict[str, xr.DataArray]:
-    return _maps(cell, GRADIENT) | {"dead_rate": cell.dead} | _likeness(cell.preservation)
+    further = {name: cell[name] for name in further_scores(cell) if name != "dead"}
+    return _maps(cell, GRADIENT) | further | {"dead_rate": cell.dead} | _likeness(cell.preservation)
 
 
 def _likeness(arrays: xr.DataArray) -> dict[str, xr.DataArray]:

@@ -51,6 +51,7 @@ def test_columns_of_the_runs(collection):
             "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur", "faithfulness", "amplitude",
             "dead_rate",
             "preservation_spearman", "preservation_top_overlap", "preservation_cosine", "preservation_ssim",
+            "auroc", "entropy",
         ]  # fmt: skip
         assert len(frame) == 16 * SEEDS
         assert not frame.duplicated(["dataset", "precision", "training", "seed"]).any()

@@ -85,12 +85,21 @@ def test_a_dataset_is_verified_trained_and_named(tmp_path):
 
 
 def test_a_score_is_among_the_scores(tmp_path):
-    """With the value of its definition, and with words."""
+    """With the value of its definition, and with words; and what is scored on a network holds it for every image."""
+    folder = changed(tmp_path, "A score")
+    scored = (
+        "from saqlib.clarity.seed import score_seed; from saqlib.network.initial import build;"
+        "from saqlib.pipeline import study;"
+        "from saqlib.names import further_scores; net = build('w2a2', seed=0).eval();"
+        "scores = score_seed('mnist', study.load(scale='smoke').scoring, 0, net, {});"
+        "print('peak' in further_scores(scores), scores.peak.dims)"
+    )
+    assert python(folder, "-c", scored) == "True ('image',)\n"
     script = (
         "import torch; from saqlib import clarity, words; maps = torch.tensor([[[1., -3.], [0., 0.]]]);"
         "print(clarity.map_scores(maps[:, None], maps)['peak'].item(), words.heading('peak'))"
     )
-    assert python(changed(tmp_path, "A score"), "-c", script) == "0.75 Peak ↑\n"
+    assert python(folder, "-c", script) == "0.75 Peak ↑\n"
 
 
 def test_a_fill_takes_the_place_of_pixels(tmp_path):
