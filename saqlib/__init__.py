@@ -1,13 +1,14 @@
-"""The library behind the notebooks: saliency-guided training of quantized networks, and the clarity of their maps.
+"""Saliency-guided training of quantized networks, and how clear, faithful and cheap their saliency maps are.
 
 The layers, the training step, the maps and their scores are for any network of images to logits, such as yours:
 
     import torch
     from torch import nn
 
-    from saqlib.clarity import gini, symmetric_relevance_gain
-    from saqlib.network import PACT, QuantConv2d, QuantLinear, calibrate
+    from saqlib.quantization import PACT, QuantConv2d, QuantLinear, calibrate
+    from saqlib.removal import relevance_gain
     from saqlib.saliency import input_gradient
+    from saqlib.scores import gini
     from saqlib.training import guided_step
 
     # Three channels, 20 x 24 pixels, five classes; 4-bit weights and activations.
@@ -26,9 +27,11 @@ The layers, the training step, the maps and their scores are for any network of 
     predicted = model(images).argmax(1)
     maps = input_gradient(model, images, predicted)  # (64, 20, 24), signed
     print("Gini index, 0 to 1:", gini(maps).mean().item())
-    gain = symmetric_relevance_gain(model, images, predicted, maps, steps=14)
+    gain = relevance_gain(model, images, predicted, maps, steps=14)
     print("relevance gain, -1 to 1:", gain.mean().item())
 
-The network of the study, `saqlib.network.build`, and its files for devices, `saqlib.deployment`, are for 28 x 28 pixels
-of one channel.
+The network of the study, `saqlib.lenet.build`, and its files for devices, `saqlib.deploy`, are for 28 x 28 pixels of
+one channel. The package reads no settings file; the paper's own study is the package `study` of the same repository.
 """
+
+__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Words for errors that a person reads: one line, and the nearest name that would have been valid."""
+"""Errors that a person reads: one line, and the nearest name that would have been valid."""
 
 import difflib
 import math
@@ -23,8 +23,16 @@ def did_you_mean(value: object, valid: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def one_of(value: Any, valid: Iterable[str], what: str) -> str:
+    """Return `value` if it is among `valid`; raise ValueError with the nearest valid name otherwise."""
+    valid = list(valid)
+    if value not in valid:
+        raise ValueError(f"unknown {what} {shown(value)}{did_you_mean(value, valid)} (valid: {', '.join(valid)})")
+    return value
+
+
 def last_line(error: BaseException) -> str:
-    """What somebody else's error says, on one line: its last one, or the error's kind where it says nothing."""
+    """The last line of somebody else's error that is not empty, or the error's kind where it has no text."""
     lines = [printable(line).strip() for line in ESCAPES.sub("", str(error)).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)
 
@@ -35,7 +43,7 @@ def printable(text: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it, on one line and cut, also one that would take for ever to be written out."""
+    """A value as a message shows it: on one line, cut to LONGEST, whatever its size."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # a whole number of more digits than Python writes out
@@ -52,8 +60,8 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = LONGEST
 def of_the_system(error: OSError) -> str:
     """What the system refused, with the file: `results/runs.csv: Permission denied`."""
     named = " and ".join(printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None)
-    said = error.strerror or last_line(error)
-    return f"{named}: {said}" if named else said
+    reason = error.strerror or last_line(error)
+    return f"{named}: {reason}" if named else reason
 
 
 class NotFiniteError(ValueError):
@@ -62,7 +70,7 @@ class NotFiniteError(ValueError):
 
 def check_finite(values: Any, what: str) -> None:
     """Raise NotFiniteError if a tensor has a value that is NaN or infinite."""
-    # The sum tells in a tenth of the time, but for finite values whose sum is not.
+    # The sum decides in a tenth of the time, except for finite values whose sum overflows.
     if not math.isfinite(values.sum().item()) and not values.isfinite().all():
         raise NotFiniteError(f"{what} not finite (NaN or infinity)")
 
@@ -76,27 +84,23 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
+def exit_with_message(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
     """Around the body of a command: what goes wrong ends it with one line on stderr, and no traceback.
 
-    Args:
-        expected: errors whose message is for the person. What the system refuses (a full disk, a folder that may not be
-            written) is told, too. Anything else is a mistake of ours and keeps its traceback.
-        stopped: what is said after Ctrl-C, SIGTERM or SIGHUP.
-
-    Raises:
-        SystemExit: with exit code 1; after a signal 128 and its number.
+    expected: errors whose message is for the person. What the system refuses (a full disk, a folder that may not be
+    written) is such an error, too. Anything else is a mistake of ours and keeps its traceback. stopped: the line after
+    Ctrl-C, SIGTERM or SIGHUP. Raises SystemExit with exit code 1; after a signal 128 and its number.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no arrow gets its escape
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _raising():
+        with _signals_raise():
             yield
-            sys.stdout.flush()  # here, where a full disk can still be told
+            sys.stdout.flush()  # here, where a full disk can still be reported
     except expected as error:
         sys.exit(str(error))
-    except BrokenPipeError:  # the reader, such as head, has gone; nothing more can be said to it
+    except BrokenPipeError:  # the reader, such as head, has gone; nothing more can be written to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -107,7 +111,7 @@ def told(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None
 
 
 @contextmanager
-def _raising() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Terminated inside, unless somebody (nohup) has them ignored."""
     former = {}
     if threading.current_thread() is threading.main_thread():

@@ -1,7 +1,7 @@
-"""The C file, built by the system's compiler when it is first needed, and kept in the build folder.
+"""The C file, built by the system's compiler when it is first needed, and cached as a library.
 
-Nothing requires it. Where it cannot be built or would not run, `library()` is None, `why_not()` is the reason in words
-for a person, and the operators of PyTorch do the work.
+Nothing requires it. Where it cannot be built or would not run, `library()` is None, `why_not()` is the reason for a
+person to read, and the operators of PyTorch do the work.
 """
 
 import ctypes
@@ -15,12 +15,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from saqlib import paths
 from saqlib.errors import last_line
 
 SOURCE = Path(__file__).with_name("lenet.c")
-# No product is fused that the source does not fuse, so that every compiler gives the same bits.
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
+CHECKOUT = Path(__file__).resolve().parents[2]
+# No product is fused that the source does not fuse, and nothing is reordered, whatever CC itself asks for: every
+# compiler gives the same bits.
+FLAGS = ("-O3", "-std=gnu11", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 X86, WIDE = ("-mavx2", "-mfma"), ("-mavx512f", "-mavx512vl", "-mavx512dq")
 SECONDS = 120  # a compiler that takes longer does not end
 
@@ -54,8 +55,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     try:
         return load(build(compiler())), ""
     except (OSError, subprocess.SubprocessError, LookupError) as error:
-        said = getattr(error, "stderr", None)
-        return None, last_line(RuntimeError(said)) if said else last_line(error)
+        words = getattr(error, "stderr", None)
+        return None, last_line(RuntimeError(words)) if words else last_line(error)
 
 
 def compiler() -> list[str]:
@@ -63,7 +64,11 @@ def compiler() -> list[str]:
 
     Raises LookupError where there is none, or where the processor lacks the instructions that make it worth while.
     """
-    command = shlex.split(os.environ.get("CC", "cc"))
+    given = os.environ.get("CC", "cc")
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        raise LookupError(f"no C compiler: CC is {given!r} ({error})") from None
     if not command or shutil.which(command[0]) is None:
         raise LookupError(f"no C compiler: {' '.join(command) or 'CC is empty'} was not found")
     machine = platform.machine().lower()
@@ -79,38 +84,48 @@ def compiler() -> list[str]:
 
 
 def processor_flags() -> set[str]:
-    """What an x86-64 processor has, by Linux's word; elsewhere nothing is known."""
+    """The instruction sets of an x86-64 processor, as Linux names them; elsewhere nothing is known."""
     try:
         return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         return set()
 
 
-def build(command: list[str]) -> Path:
-    """The library that this command makes of the C file: built now unless it is there.
+def folder() -> Path:
+    """Where built libraries are cached: build/kernels of the checkout, or the user's cache if saqlib is installed."""
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return CHECKOUT / "build" / "kernels"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "saqlib"
 
-    Raises:
-        OSError: nothing can be written or started.
-        subprocess.SubprocessError: the compiler failed, with its words in `stderr`.
+
+def build(command: list[str]) -> Path:
+    """The library that this command makes of the C file, cached under the hash of its own content.
+
+    A cached one that was cut or changed is built anew, since loading it would end the process or give other numbers.
+    Raises OSError, or subprocess.SubprocessError if the compiler failed, with its words in `stderr`.
     """
-    name = hashlib.sha256(SOURCE.read_bytes() + "\0".join(command).encode()).hexdigest()[:16]
-    path = paths.BUILD / "kernels" / f"{name}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            subprocess.run(
-                [*command, str(SOURCE), "-o", str(built), "-lm"],
-                capture_output=True, check=True, timeout=SECONDS, encoding="utf-8", errors="replace",
-            )  # fmt: skip
-            built.replace(path)
-    return path
+    name = _digest(SOURCE.read_bytes() + "\0".join(command).encode())
+    for path in folder().glob(f"{name}-*.so"):
+        if path.name == f"{name}-{_digest(path.read_bytes())}.so":
+            return path
+    folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+        built = Path(scratch) / "lenet.so"
+        subprocess.run(
+            [*command, str(SOURCE), "-o", str(built), "-lm"],
+            capture_output=True, check=True, timeout=SECONDS, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+        return built.replace(folder() / f"{name}-{_digest(built.read_bytes())}.so")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library at this path, its functions told what they take."""
-    found = ctypes.CDLL(str(path))
+    """The library at this path, with the types of its functions' arguments."""
+    loaded = ctypes.CDLL(str(path))
     for name, arguments in SIGNATURES.items():
-        function = getattr(found, name)
+        function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, FLOAT if name == "clipped" else None
-    return found
+    return loaded

@@ -1,7 +1,13 @@
 """The functions of lenet.c as operators of PyTorch: float32 tensors on the CPU in and out, gradients included.
 
-An operator's backward pass has a node of its own for its input and one for its parameters: PyTorch runs those that a
-pass asks for, so a saliency map computes no gradient of a weight, and a step of training none of the images.
+An operator has two nodes in the graph of a backward pass, one for its input and one for its parameters:
+
+    x ---------- _Branch --+
+                           +-- _Result -- output
+    parameters - _Branch --+
+
+PyTorch runs those branches that a pass asks for, so a saliency map computes no gradient of a weight, and a step of
+training none of the images. _Result, which runs before them, leaves them the output's gradient in the operator.
 """
 
 from collections.abc import Callable
@@ -18,8 +24,6 @@ CHANNELS = (8, 16)  # of the two convolutions that lenet.c is written for
 POOLED = (14, 5)  # pixels of a side behind each block
 LANES = 8
 PANEL = 16  # columns that `product` works on at once
-
-
 NOTHING = -1  # levels of no activation
 
 
@@ -50,12 +54,9 @@ def runs(*tensors: Tensor) -> bool:
 def plain(*tensors: Tensor) -> bool:
     """Whether these are values, and nobody records what is done with them but autograd, backward."""
     kinds = all(type(each) in (Tensor, torch.nn.Parameter) for each in tensors)
-    return kinds and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed())
-
-
-def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work: to them an operator of ours is a constant."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    # To torch.func and to forward-mode differentiation an operator of ours is a constant.
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return kinds and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed)
 
 
 # ------------------------------------------------------------------------------------------ forward and backward
@@ -93,7 +94,10 @@ class _Result(Function):
 
 
 class _Operator:
-    """One call: `grad` is the gradient of its output in the backward pass that is going on."""
+    """One call: `grad` is the gradient of its output in the backward pass that is going on.
+
+    A subclass has the gradients `of_input(weight)` and `of_parameters(x)`, each a tuple.
+    """
 
     grad: Tensor
 
@@ -105,12 +109,6 @@ class _Operator:
         from_x = _Branch.apply(self.of_input, (self.weight,), x)
         from_parameters = _Branch.apply(self.of_parameters, (x.detach(),), *there)
         return _Result.apply(self, output, from_x, from_parameters)
-
-    def of_input(self, weight: Tensor) -> tuple[Tensor]:
-        raise NotImplementedError
-
-    def of_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -184,14 +182,8 @@ class _Block2(_Block):
 def block1(images: Tensor, weight: Tensor, bias: Tensor, activation: Activation, unit: Tensor | None = None) -> Tensor:
     """The first convolution (padded), pooling and activation.
 
-    Args:
-        images: (B, 1, 28, 28).
-        weight, bias: (8, 1, 5, 5), (8,).
-        activation: what stands behind.
-        unit: what one unit of the convolution's sums is worth, by channel (8,); 1 when None.
-
-    Returns:
-        (B, 14, 14, 8), channels last. A second derivative raises RuntimeError.
+    images (B, 1, 28, 28), weight (8, 1, 5, 5) and bias (8,) to (B, 14, 14, 8), channels last. unit: what one unit of
+    the convolution's sums is worth, by channel (8,); 1 when None. A second derivative raises RuntimeError.
     """
     images, call = images.contiguous(), _Block1(weight, activation, unit)
     by_tap = call.weight[:, 0].permute(1, 2, 0).contiguous()

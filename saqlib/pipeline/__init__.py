@@ -1,1 +1,0 @@
-"""The study as a whole: its settings, its notebooks as stages, and the commands that run them."""

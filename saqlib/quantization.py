@@ -1,0 +1,444 @@
+"""Low precision for any network: values on a lattice in the forward pass, straight-through gradients backward.
+
+Activations follow PACT (Choi et al., arXiv 1805.06085): clip to [0, alpha] with a learned alpha, then 2^k levels.
+Weights follow SAWB (arXiv 1807.06964): symmetric codes, the clip estimated from E|w| and E[w^2] of each output
+channel. A 2-bit weight has three levels, {-1, 0, 1} times its scale. Everything rounds half to even.
+
+In evaluation a layer that knows the scale of its input computes on integer codes held in float32. Every accumulator
+stays below 2^24, so the sums are exact in any order, and integer-only inference gives the same numbers. Narrower types
+would round codes and sums to plausible others: they are refused, and autocast stops at these layers.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saqlib.errors import check_finite
+from saqlib.kernels import operators as kernels
+from saqlib.precision import EDGE_BITS, MAX_BITS, check_bits
+
+# clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
+# Laplace and uniform weights. Rows 2 and 4 are SAWB's own, row 3 is fitted in the same form. From 5 bits on no line
+# fits all three; there the largest magnitude is the clip, which for channels of a few hundred weights is the best one.
+SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
+
+CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
+ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
+
+EXACT = (torch.float32, torch.float64)  # types in which codes and their sums are exact
+
+
+def check_exact(values: Tensor, what: str) -> None:
+    """Raise ValueError for values of another type than EXACT."""
+    if values.dtype not in EXACT:
+        raise ValueError(f"{what} must be float32 or float64, in which codes are exact, not {values.dtype}")
+
+
+# ---------------------------------------------------------------------------------------------- activations
+
+
+class _Pact(torch.autograd.Function):
+    """The forward may clamp; the backward is written out, because a clamp's own gradient changed in PyTorch 2.14."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        step = alpha / levels
+        return x.clamp(0.0, check_clip(alpha)).div_(step).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, alpha = ctx.saved_tensors
+        grad_x = grad_alpha = None
+        # These two kernels are masks, strict at their bounds, and five times as fast as comparing and selecting.
+        if ctx.needs_input_grad[0]:  # 0 < x < alpha
+            grad_x = torch.ops.aten.hardtanh_backward(grad, x, 0.0, alpha.item())
+        if ctx.needs_input_grad[1]:  # x > the number before alpha, so x >= alpha
+            before = torch.nextafter(alpha.to(x.dtype), x.new_zeros(())).item()
+            grad_alpha = torch.ops.aten.threshold_backward(grad, x, before).sum()
+        return grad_x, grad_alpha, None
+
+
+def check_clip(alpha: Tensor) -> float:
+    """The number in alpha; ValueError unless it is a positive one."""
+    if alpha.dim():
+        raise ValueError(f"the clip alpha must be a scalar, not of shape {tuple(alpha.shape)}")
+    number = alpha.item()
+    if torch.compiler.is_compiling():  # and the number has no value yet
+        return number
+    check_finite(alpha, "the clip alpha is")
+    if number <= 0:
+        raise ValueError(f"the clip alpha must be positive, not {number}; calibrate the network")
+    return number
+
+
+def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
+    """Clip to [0, alpha] and round to 2^bits levels (PACT, Choi et al., arXiv 1805.06085).
+
+    The gradient is 1 on 0 < x < alpha for x, and summed over x >= alpha for alpha.
+
+    x: float32 or float64, any shape. alpha: the clip, a positive scalar tensor. Returns the shape of x, on the lattice
+    {0, ..., 2^bits - 1} * alpha / (2^bits - 1). Raises ValueError for bits outside 2 to 8, a clip that is no positive
+    scalar, or x of a narrower type.
+    """
+    check_exact(x, "what PACT clips")
+    return _Pact.apply(x, alpha, 2 ** check_bits(bits) - 1)
+
+
+def best_clip(x: Tensor, bits: int) -> Tensor:
+    """The alpha among max(x) * (1, 2, ..., 100) / 100 whose PACT values are closest to relu(x) in squared error.
+
+    x: any shape. Returns a scalar; 1 if x has no positive value, or none whose codes have one, since nothing can be
+    calibrated then. Raises ValueError for no values, NotFiniteError for NaN or infinity.
+    """
+    if not x.numel():
+        raise ValueError("there are no activations to calibrate on: the batch is empty")
+    x = x.detach().flatten().relu()
+    top = x.max()
+    check_finite(top, "the largest activation to calibrate on is")
+    if top <= CALIBRATION_STEPS * 2**MAX_BITS * torch.finfo(x.dtype).tiny:
+        return torch.ones_like(top)
+    candidates = top * torch.arange(1, CALIBRATION_STEPS + 1, device=x.device) / CALIBRATION_STEPS
+    errors = torch.stack([F.mse_loss(pact(x, alpha, bits), x) for alpha in candidates])
+    return candidates[errors.argmin()]
+
+
+# -------------------------------------------------------------------------------------------------- weights
+
+
+def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Symmetric integer codes and the scale of each output channel, so that weight ~ codes * scale.
+
+    The scale is SAWB's (arXiv 1807.06964) up to 4 bits, see `weight_scale`.
+
+    weight: float32 or float64 (out, ...). Returns codes, floats that are whole numbers in -(2^(bits-1) - 1) to
+    2^(bits-1) - 1, of the shape of weight; and the scale, the value of one code, positive (out, 1, ...). Raises
+    ValueError for bits outside 2 to 8, a narrower type, or weights that are not finite.
+    """
+    check_exact(weight, "weights")
+    check_finite(weight, "weights are")
+    scale = weight_scale(weight, bits)
+    return codes_of(weight, scale, bits), scale
+
+
+def weight_scale(weight: Tensor, bits: int) -> Tensor:
+    """The value of one code, per output channel: shape (out, 1, ...), positive.
+
+    The clip is SAWB's up to 4 bits. It never exceeds the channel's largest magnitude, and is that magnitude where
+    SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would erase) and from
+    5 bits on. A channel of all zeros gets scale 1.
+    """
+    return on_lattice(weight, bits)[1]
+
+
+def on_lattice(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The nearest values on the lattice, shape of weight, and `weight_scale`; without gradient."""
+    if kernels.runs(weight):
+        top, coefficients = 2 ** (check_bits(bits) - 1) - 1, SAWB_COEFFICIENTS.get(bits)
+        values, scale = kernels.quantize(weight, top, coefficients)
+        return values, _broadcast(scale, weight)
+    scale = _scale(weight, bits)
+    return codes_of(weight, scale, bits).mul_(scale), scale
+
+
+def codes_of(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The integer codes of a weight (out, ...) under a scale (out, 1, ...), as floats of its shape; no gradient."""
+    top = 2 ** (bits - 1) - 1
+    # Written into a tensor like `weight`, since a division would forget the memory format that convolutions follow.
+    return torch.div(weight.detach(), scale, out=torch.empty_like(weight)).round_().clamp_(-top, top)
+
+
+def _scale(weight: Tensor, bits: int) -> Tensor:
+    magnitude = weight.detach().flatten(1).abs()
+    clip = largest = magnitude.amax(1)
+    if check_bits(bits) in SAWB_COEFFICIENTS:
+        c1, c2 = SAWB_COEFFICIENTS[bits]
+        mean = magnitude.mean(1)
+        # Through float64: torch.sqrt of a tensor is MKL's, which rounds by the processor; its last bit is lost here.
+        root = magnitude.square().mean(1).double().sqrt().to(magnitude)
+        estimate = c1 * root + c2 * mean
+        clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
+    scale = clip / (2 ** (bits - 1) - 1)
+    return _broadcast(torch.where(scale > 0, scale, 1.0), weight)
+
+
+def _broadcast(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, value: Tensor, unit: Tensor | None) -> Tensor:
+        ctx.unit = unit
+        return value.detach()  # an argument returned as it is forgets the memory format of one channel
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad if ctx.unit is None else grad / ctx.unit, None, None
+
+
+def straight_through(x: Tensor, value: Tensor, unit: Tensor | None = None) -> Tensor:
+    """`value` in the forward pass, to the bit, and the gradient of `x`, or of x / unit, in the backward pass.
+
+    value and unit have no gradient; unit fits x by broadcasting.
+    """
+    return _StraightThrough.apply(x, value.detach(), unit)
+
+
+def to_codes(x: Tensor, scale: Tensor | float) -> Tensor:
+    """The nearest whole numbers of units of `scale`, shape of x, with the gradient of x / scale."""
+    codes = x / scale
+    return straight_through(codes, codes.round())
+
+
+# ------------------------------------------------------------------------------------------------- layers
+
+
+def _exactly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's forward pass in the type of its parameters, float32 or float64, also where autocast is on."""
+
+    @functools.wraps(forward)
+    def call(self: nn.Module, x: Tensor, *rest: Tensor | float | None) -> Tensor:
+        own = self.weight if isinstance(self, _QuantizedLayer) else self.alpha
+        check_exact(own, f"the parameters of {type(self).__name__}")
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return forward(self, x.to(own.dtype), *rest)
+        if x.dtype != own.dtype:
+            raise ValueError(f"{type(self).__name__} takes {own.dtype}, as its parameters are, not {x.dtype}")
+        return forward(self, x, *rest)
+
+    return call
+
+
+class PACT(nn.Module):
+    """The activation that replaces ReLU, with one learned clip `alpha` for the layer; any shape in and out.
+
+    Calibrate a new network (`calibrate`): alpha is 1 until then. While `quantizing` is off it is a plain ReLU. While
+    `calibrating` is on, each call first sets alpha to the best clip for its own input.
+
+    bits: 2 to 8, otherwise ValueError; the output has 2^bits levels from 0 to alpha.
+    """
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = check_bits(bits)
+        self.alpha = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("floor", torch.tensor(ALPHA_FLOOR))
+        self.quantizing = True
+        self.calibrating = False
+
+    @property
+    def scale(self) -> Tensor:
+        """The value of one code, a scalar without gradient."""
+        return self.alpha.detach() / (2**self.bits - 1)
+
+    @_exactly
+    def forward(self, x: Tensor) -> Tensor:
+        if self.calibrating:
+            self.set_alpha(best_clip(x, self.bits))
+        return pact(x, self.alpha, self.bits) if self.quantizing else F.relu(x)
+
+    @torch.no_grad()
+    def set_alpha(self, alpha: Tensor) -> None:
+        """Set the clip, and with it the floor under which no step carries it."""
+        self.alpha.copy_(alpha)
+        self.floor.copy_(alpha * ALPHA_FLOOR)
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Lift alpha back to its floor; an optimiser step may have carried it below zero."""
+        self.alpha.copy_(torch.maximum(self.alpha, self.floor))
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class _QuantizedLayer:
+    """What QuantConv2d and QuantLinear share: low-bit weights, int32 bias codes, exact evaluation.
+
+    The scale of the weights is recomputed in every training call and frozen in evaluation.
+    """
+
+    def __init__(self, *args, bits: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bits = check_bits(bits)
+        self.quantizing = True
+        self.cache: dict | None = None  # of quantized_once: weight and bias as the first call quantized them
+        self.register_buffer("weight_scale", weight_scale(self.weight, bits))
+
+    def codes(self) -> Tensor:
+        """The weights' integer codes under the frozen scale, as floats of the weight's shape."""
+        return codes_of(self.weight, self.weight_scale, self.bits)
+
+    def bias_codes(self, input_scale: Tensor | float) -> Tensor | None:
+        """The bias in units of input_scale * weight_scale: whole numbers (int32 range), shape (out,); None without."""
+        return None if self.bias is None else (self.bias.detach() / self.output_scale(input_scale)).round_()
+
+    def output_scale(self, input_scale: Tensor | float) -> Tensor:
+        """The value of one unit of the accumulator, per output channel, shape (out,)."""
+        return self.weight_scale.flatten() * input_scale
+
+    def train(self, mode: bool = True):
+        # Entering evaluation freezes the scale of the weights as they are now, not as the last batch saw them.
+        if self.training and not mode:
+            self.weight_scale = weight_scale(self.weight, self.bits)
+        return super().train(mode)
+
+    @_exactly
+    def forward(self, x: Tensor, input_scale: Tensor | float | None = None) -> Tensor:
+        """x: the layer's input; input_scale: the value of one code of x, or None if x is not on a lattice."""
+        if self.training or not self.quantizing or input_scale is None:
+            return self._apply_to(x, *self.values(input_scale))
+        accumulator = self._apply_to(to_codes(x, input_scale), *self.as_codes(input_scale))
+        return accumulator * self.output_scale(input_scale).view(-1, *[1] * self._axes_behind)
+
+    def values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as a call of `forward` takes them: on their lattices while the layer quantizes."""
+        if not self.quantizing:
+            return self.weight, self.bias
+        cache = {} if self.cache is None else self.cache
+        if not cache:
+            cache["values"] = self._values(input_scale)
+        return cache["values"]
+
+    def _values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
+        if self.training:
+            values, self.weight_scale = on_lattice(self.weight, self.bits)
+        else:
+            values = self.codes().mul_(self.weight_scale)
+        weight = straight_through(self.weight, values)
+        bias = self.bias
+        if bias is not None and input_scale is not None:
+            bias = straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
+        return weight, bias
+
+    def as_codes(self, input_scale: Tensor | float) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as `codes` and `bias_codes` have them, with straight-through gradients."""
+        weight, bias = straight_through(self.weight, self.codes(), self.weight_scale), self.bias
+        if bias is not None:
+            bias = straight_through(bias, self.bias_codes(input_scale), self.output_scale(input_scale))
+        return weight, bias
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}"
+
+
+class QuantConv2d(_QuantizedLayer, nn.Conv2d):
+    """nn.Conv2d with low-bit weights: float (B, in, H, W) to (B, out, H', W').
+
+    In a network of your own it is called as nn.Conv2d is, and its bias stays float. Given the value of one code of its
+    input (`input_scale`), it has a bias of whole codes, too, and evaluates on integer codes.
+
+    bits: of the weights, 2 to 8, otherwise ValueError; their 2^bits - 1 levels are symmetric, with a scale for each
+    output channel. All other arguments are those of nn.Conv2d.
+    """
+
+    _axes_behind = 2  # axes of the output behind that of the channels
+
+    def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+
+class QuantLinear(_QuantizedLayer, nn.Linear):
+    """nn.Linear with low-bit weights: float (B, in) to (B, out); all else as in QuantConv2d."""
+
+    _axes_behind = 0
+
+    def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+# --------------------------------------------------------------------------------------------- whole networks
+
+
+def pact_layers(model: nn.Module) -> dict[str, PACT]:
+    """The PACT activations of a network by name, in order; empty for a full-precision one."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PACT)}
+
+
+def set_quantizing(model: nn.Module, on: bool) -> None:
+    """Switch any network with layers of this module between its quantized form and full precision, for a warm-up."""
+    for module in model.modules():
+        if isinstance(module, (PACT, _QuantizedLayer)):
+            module.quantizing = on
+
+
+@contextmanager
+def quantized_once(model: nn.Module) -> Iterator[None]:
+    """Inside, each layer quantizes its weights in its first call only: for several calls with the same parameters."""
+    layers = [module for module in model.modules() if isinstance(module, _QuantizedLayer)]
+    for layer in layers:
+        layer.cache = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.cache = None
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Set every alpha to the best clip on one batch, layer by layer, each behind the quantized layers before it.
+
+    The batch, such as the first few hundred of the training images, runs through the network once, in its own mode.
+    """
+    layers = pact_layers(model).values()
+    for layer in layers:
+        layer.calibrating = True
+    try:
+        model(images)
+    finally:
+        for layer in layers:
+            layer.calibrating = False
+
+
+def quantized(module: nn.Module, bits: int) -> nn.Module:
+    """A copy of a network whose weights and activations have so many bits, with the weights that it had.
+
+    nn.Conv2d becomes QuantConv2d, nn.Linear QuantLinear, nn.ReLU PACT; the first and the last layer have 8-bit weights.
+    Other modules stay as they are. Calibrate it on a batch before it trains or answers (`calibrate`).
+
+    module: any network whose layers are modules; what its forward calls as functions (F.relu) is not found. Raises
+    ValueError for bits outside 2 to 8, a network without such layers, and a ReLU, layer or weight in several places.
+    """
+    network = copy.deepcopy(module)
+    places = list(network.named_modules(remove_duplicate=False))
+    layers = {name: each for name, each in places if type(each) in (nn.Conv2d, nn.Linear)}
+    relus = [name for name, each in places if type(each) is nn.ReLU]
+    if not layers:
+        raise ValueError("the network holds no nn.Conv2d and no nn.Linear to quantize")
+    if len({id(network.get_submodule(name)) for name in relus}) < len(relus):
+        raise ValueError("one nn.ReLU stands in several places; give each its own, since each gets a clip of its own")
+    if len({id(layer.weight) for layer in layers.values()}) < len(layers):
+        raise ValueError("several layers share one weight; give each its own, since each gets a scale of its own")
+    first, last = list(layers)[0], list(layers)[-1]
+    new = {name: _quantized(each, EDGE_BITS if name in (first, last) else bits) for name, each in layers.items()}
+    for name, layer in (new | {name: PACT(bits) for name in relus}).items():
+        if not name:  # the network is a single layer
+            return layer
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, layer)
+    return network
+
+
+@torch.no_grad()
+def _quantized(old: nn.Conv2d | nn.Linear, bits: int) -> nn.Module:
+    options = {"bias": old.bias is not None, "bits": bits, "device": old.weight.device, "dtype": old.weight.dtype}
+    if isinstance(old, nn.Linear):
+        new = QuantLinear(old.in_features, old.out_features, **options)
+    else:
+        new = QuantConv2d(
+            old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding,
+            dilation=old.dilation, groups=old.groups, padding_mode=old.padding_mode, **options,
+        )  # fmt: skip
+    for name, values in new.named_parameters():  # as they are, also where pruning or a norm has computed them
+        values.copy_(getattr(old, name))
+        values.requires_grad_(getattr(old, name).requires_grad)
+    new.weight_scale = weight_scale(new.weight, bits)
+    return new.train(old.training)

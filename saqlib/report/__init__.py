@@ -1,1 +1,0 @@
-"""Figures, tables, sentences, the paper and the README: what a reader sees of the evidence."""

@@ -1,4 +1,0 @@
-"""The reading copy: committed results as pages, and the committed networks in the reader's browser.
-
-`python -m saqlib.site.build` writes build/site/. Nothing is trained, executed or fetched for it.
-"""
