@@ -1,0 +1,317 @@
+"""Explanations in real time: what networks look at while they train, read from the store that others may fill.
+
+    python -m study.live CELL [CELL] [--scale SCALE]
+
+writes a page that renews itself until the training ends, build/live/<cells>.html; then it also shows how the maps came
+about. In JupyterLab `panel` shows the same below a cell and removes it at the end. Where nobody is looking (a pipeline,
+a test, CI) nothing is shown, and nothing is left in a notebook's outputs.
+"""
+
+import argparse
+import base64
+import html
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm.auto import tqdm
+
+from saqlib.data import DATASETS, DataError
+from saqlib.errors import exit_with_message
+from saqlib.scores import ANSWERS, FAITHFULNESS
+from study import files, paths, processes, settings
+from study.report import labels
+from study.report.pictures import show_image, show_map
+from study.report.style import RED, styled
+from study.settings import Cell, ParamsError, Study
+
+if TYPE_CHECKING:
+    from study.results import Progress
+
+POLL_SECONDS = 1.0
+WIDTH, HEIGHT = 4.0, 4.6  # of one cell, in inches
+MARGINS = {"left": 0.09, "right": 0.98}  # of its panels, as shares of the width
+LOSS, ACCURACY = "Loss", "Validation accuracy (%)"
+DPI, FRAME_DPI, FRAMES, COLOURS = 144, 100, 13, 32
+FRAME_MS, LAST_MS = 350, 2500  # how long an animation shows a frame
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>{refresh}
+<meta name="viewport" content="width=device-width, initial-scale=1"></head>
+<body style="font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 1rem auto; padding: 0 1rem">
+<h1 style="font-size: 1.3rem">{title}</h1>{body}</body></html>
+"""
+REFRESH = f'<meta http-equiv="refresh" content="{2 * POLL_SECONDS:.0f}">'
+NOTE = """<p style="color: #555">Maps: magnitude of the gradient of the true class's logit; black is 0, the brightest
+colour the map's own 99th percentile. Scores are means over these ten validation images; for faithfulness, removed
+pixels become those of the mean image.</p>"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a training; times are counted in epochs.
+
+    images: uint8 (K, 28, 28), called `names`. times: of R records of seed 0. maps: (R, K, 28, 28), signed. lines: by
+    panel, for each seed that has begun, points of time and value. switch: when the network begins to quantize.
+    """
+
+    cell: str
+    images: NDArray[np.uint8]
+    names: Sequence[str]
+    times: Sequence[float]
+    maps: NDArray
+    lines: dict[str, list[list[tuple[float, float]]]]
+    switch: float | None
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}, seed 0: epoch {self.times[-1]:.3g} of {self.epochs}"
+
+    def until(self, record: int) -> "Look":
+        """What there was to see at one of its records, of the first seed."""
+        times = self.times[: record + 1]
+        lines = {name: [[point for point in seeds[0] if point[0] <= times[-1]]] for name, seeds in self.lines.items()}
+        return replace(self, times=times, maps=self.maps[: record + 1], lines=lines)
+
+
+@styled
+def draw(looks: Sequence[Look], scale: Sequence[Look] = ()) -> Figure:
+    """The looks, two in a row: images, their latest maps, curves so far. Equal panels have one range.
+
+    scale: the looks whose values make the range, these when empty. Maps have the colours and scale of all figures.
+    """
+    rows, columns = math.ceil(len(looks) / 2), min(2, len(looks))
+    figure = plt.figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="none")
+    for part, look in zip(figure.subfigures(rows, columns, squeeze=False).flat, looks, strict=False):
+        part.suptitle(str(look), weight="bold", size=7.5, y=0.99)
+        above, below = part.subfigures(2, 1, height_ratios=(1, 3))
+        grid = above.subplots(2, len(look.images), gridspec_kw=MARGINS | {"top": 0.78, "bottom": 0, "wspace": 0.1})
+        shown = zip(grid.T, look.images, look.names, look.maps[-1], strict=True)
+        for (first, second), image, name, saliency in shown:
+            show_image(first, image)
+            first.set_title(name, size=5.5, pad=2)
+            show_map(second, saliency)
+        spaces = MARGINS | {"top": 0.91, "bottom": 0.09, "hspace": 0.7, "wspace": 0.25}
+        grid = below.subplots(math.ceil(len(look.lines) / 2), 2, gridspec_kw=spaces)
+        for axes, name in zip(grid.flat, look.lines, strict=False):
+            _lines(axes, look, name)
+            values = [value for each in scale or looks for line in each.lines[name] for _, value in line]
+            finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+            margin = 0.06 * (max(finite) - min(finite)) or 0.05
+            axes.set_ylim(min(finite) - margin, max(finite) + margin)
+    return figure
+
+
+def _lines(axes: Axes, look: Look, name: str) -> None:
+    """One panel over the epochs, with the switch to quantization."""
+    seeds = look.lines[name]
+    for colour, line in zip(plt.get_cmap("viridis")(np.linspace(0, 0.85, len(seeds))), seeds, strict=True):
+        axes.plot(*(zip(*line, strict=True) if line else ([], [])), color=colour, marker="o", markersize=2)
+    axes.set_title(f"{name}, {len(seeds)} seeds" if name == LOSS and len(seeds) > 1 else name, loc="left")
+    axes.set_xlim(-0.02 * look.epochs, 1.02 * look.epochs)
+    axes.set_xlabel("epoch", loc="right", labelpad=0)
+    axes.locator_params(axis="x", integer=True, nbins=6)
+    if look.switch is not None:
+        axes.axvline(look.switch, color=RED, linewidth=0.8, linestyle="--")
+        axes.set_title("┆ quantized" if name == LOSS else "", loc="right", color=RED, size=6)
+
+
+def _png(looks: Sequence[Look], dpi: int, scale: Sequence[Look] = ()) -> bytes:
+    figure, buffer = draw(looks, scale), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+class Watched:
+    """A cell of a study, looked at from outside, whoever trains it; a record is scored once."""
+
+    def __init__(self, cell: Cell, study: Study):
+        from saqlib import data
+        from study import cells
+
+        self.cell, self.removal_steps = cell, study.clarity.steps
+        self.networks = cells.trained(cell, study)
+        self.recipe = self.networks[0].recipe
+        root = cells.images_root(self.recipe.sample)
+        images, classes = data.load(cell.dataset, "validation", root)
+        first = cells.watched(classes)
+        self.raw, self.labels = images[first], classes[first]
+        count = len(data.load(cell.dataset, "train", root)[0])
+        self.epoch_steps = math.ceil(count / self.recipe.optimizer.batch_size)
+        self.files = [cells.train_network.path(each.recipe, each.seed, each.device) for each in self.networks]
+        self.scored: dict[int, dict[str, float]] = {}
+        self.latest: Look | None = None  # shown while a trained network goes into the store
+
+    @property
+    def finished(self) -> bool:
+        """Whether every seed is trained."""
+        return all(path.exists() for path in self.files)
+
+    @property
+    def state(self) -> list[float]:
+        """Something that differs as soon as there is more to see: when a file was written into their folders."""
+        return [path.parent.stat().st_mtime for path in self.files if path.parent.exists()]
+
+    def look(self) -> Look | None:
+        """What there is to see; None before the first record."""
+        from study import cells
+
+        found = {each.seed: cells.history(each.recipe, each.seed, each.device) for each in self.networks}
+        histories = [history for history in found.values() if history]
+        first = found[0]
+        if first is None or not first.steps:
+            return self.latest
+        processes.in_one_thread(os.getpid(), self._score, first)  # who trains beside needs the other cores
+        times, scored = [step / self.epoch_steps for step in first.steps], [self.scored[step] for step in first.steps]
+        curves = {"loss": LOSS, "validation_accuracy": ACCURACY}
+        lines = {title: [[(epoch["epoch"], epoch[name]) for epoch in history.epochs] for history in histories]
+                 for name, title in curves.items()}  # fmt: skip
+        for name in scored[0]:
+            lines[labels.question(name)] = [[(at, each[name]) for at, each in zip(times, scored, strict=True)]]
+        self.latest = Look(
+            cell=str(self.cell),
+            images=self.raw.numpy(),
+            names=DATASETS[self.cell.dataset].classes,
+            times=times,
+            maps=np.stack([maps.numpy() for maps in first.maps]),
+            lines=lines,
+            switch=None if first.switch is None else first.switch / self.epoch_steps,
+            epochs=self.recipe.epochs,
+        )
+        return self.latest
+
+    def _score(self, history: Any) -> None:
+        """Score the maps of the records that are new."""
+        from saqlib import data, scores
+        from saqlib.removal import relevance_gain
+        from study import models
+
+        new = [i for i, step in enumerate(history.steps) if step not in self.scored]
+        recorded = vars(history) | {name: [getattr(history, name)[i] for i in new] for name in ("steps", "states")}
+        networks, images = models.at_steps(self.recipe.precision, self.recipe.shape, recorded), data.as_input(self.raw)
+        for i, (step, network) in zip(new, networks, strict=True):
+            maps = history.maps[i]
+            found = {name: scores.SCORES[name].function(maps, images) for name in ANSWERS if name != FAITHFULNESS}
+            found[FAITHFULNESS] = relevance_gain(network, images, self.labels, maps, self.removal_steps, "mean")
+            found["amplitude"] = scores.amplitude(maps)
+            self.scored[step] = {name: float(values.nanmean()) for name, values in found.items()}
+
+
+@contextmanager
+def panel(study: Study, *cells: Cell) -> "Iterator[Callable[[Progress], None] | None]":
+    """Yields what train_cell takes as `on_progress`: None if nobody is looking.
+
+    Shows a bar of epochs over all seeds of the cell that trains; in JupyterLab also the cells as `draw` does, renewed
+    in place. All of it is removed at the end.
+    """
+    jupyter = "JPY_SESSION_NAME" in os.environ  # a person's session; papermill and nbval do not set this
+    if not jupyter and not sys.stderr.isatty():
+        yield None
+        return
+    watched, shown, handle = [Watched(cell, study) for cell in cells] if jupyter else [], None, None
+    if jupyter:
+        from IPython.display import HTML, display
+
+        handle = display(HTML("Training starts ..."), display_id=True)
+    with tqdm(desc=" and ".join(map(str, cells)), unit="epoch", leave=False) as bar:
+
+        def show(progress: "Progress") -> None:
+            nonlocal shown
+            epochs = [len(history.epochs) for history in progress.histories.values()]
+            bar.total, bar.n = progress.seeds * progress.epochs, sum(epochs)
+            bar.set_postfix(seeds=f"{epochs.count(progress.epochs)}/{progress.seeds}")
+            state = [each.state for each in watched]
+            if handle and state != shown:
+                shown = state
+                handle.update(HTML(fragment(watched)))
+
+        try:
+            yield show
+        finally:
+            if handle:
+                handle.update(HTML(""))
+
+
+def fragment(watched: Sequence[Watched]) -> str:
+    """The cells as HTML: a picture of those with a record, its words, and which others are waited for."""
+    looks = [each.look() for each in watched]
+    waiting = [str(each.cell) for each, look in zip(watched, looks, strict=True) if look is None]
+    parts = [f"<p>No record yet: waiting for the training of {' and '.join(waiting)} to begin.</p>"] if waiting else []
+    if shown := [look for look in looks if look]:
+        words = "; ".join(f"{look}, focus {look.lines['Focus'][0][-1][1]:.3f}" for look in shown)
+        parts.append(_element(_png(shown, DPI), "png", words))
+    return "".join([*parts, NOTE])
+
+
+def _element(content: bytes, kind: str, words: str) -> str:
+    """A picture as an element of HTML that holds it."""
+    width, height = Image.open(io.BytesIO(content)).size
+    alt = html.escape(f"Ten watched images, their saliency maps and curves: {words}")
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<img style="max-width: 100%; height: auto" width="{width}" height="{height}" alt="{alt}" src="{source}">'
+
+
+def moving(study: Study, *cells: Cell) -> str:
+    """How the maps of seed 0 of trained cells came about, side by side: a GIF of at most 13 frames, as HTML.
+
+    Raises ValueError if the store does not hold seed 0 of a cell.
+    """
+    looks, names = [Watched(cell, study).look() for cell in cells], " and ".join(map(str, cells))
+    if None in looks:
+        raise ValueError(f"not everything was recorded of {names}; train it first (make reproduce)")
+    records = max(len(look.times) for look in looks)
+    whole, frames = [look.until(records) for look in looks], []
+    for record in sorted({round(i) for i in np.linspace(0, records - 1, min(records, FRAMES))}):
+        now = [look.until(min(record, len(look.times) - 1)) for look in looks]
+        frames.append(Image.open(io.BytesIO(_png(now, FRAME_DPI, whole))).convert("RGB"))
+    # One palette for all frames, that of the last one, so that only what changes is written.
+    palette, content = frames[-1].quantize(COLOURS), io.BytesIO()
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    times = [FRAME_MS] * len(others) + [LAST_MS]
+    first.save(content, "GIF", save_all=True, append_images=others, duration=times, loop=0, optimize=False)
+    return _element(content.getvalue(), "gif", f"{names} while they trained, seed 0")
+
+
+def follow(study: Study, cells: Sequence[Cell], folder: Path) -> Path:
+    """Write the page, renew it until every seed of the cells is trained, and add the animation; the page."""
+    watched, shown, finished = [Watched(cell, study) for cell in cells], None, False
+    title = " and ".join(map(str, cells))
+    page = folder / f"{'+'.join(map(str, cells))}.html"
+    print(page.resolve().as_uri(), flush=True)
+    while not finished:
+        finished, state = all(each.finished for each in watched), [each.state for each in watched]
+        if finished or state != shown:
+            shown, body = state, fragment(watched) + (moving(study, *cells) if finished else "")
+            files.write(page, PAGE.format(title=title, body=body, refresh="" if finished else REFRESH))
+        time.sleep(0 if finished else POLL_SECONDS)
+    return page
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message and exit code 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m study.live", description="Watch cells while they train.")
+    parser.add_argument("cells", nargs="+", metavar="CELL", help="such as mnist-w2a2-guided; two stand side by side")
+    parser.add_argument("--scale", help="smoke, quick or full; that of params.yaml if left out")
+    options = parser.parse_args(arguments)
+    processes.pin_cpu_level()  # as a stage does: what computes is part of the name under which the store keeps networks
+    with exit_with_message(ParamsError, DataError, stopped="Stopped watching; the training goes on."):
+        study = settings.load(scale=options.scale)
+        cells = [study.cell(**vars(Cell.parse(name))) for name in dict.fromkeys(options.cells)]
+        follow(study, cells, paths.BUILD / "live")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""Figures made of scores: every seed is visible, means carry 95 % t-intervals, chance and controls are drawn in.
+
+Each takes the frames that study.frames collects and returns a matplotlib figure; study.report.style.save writes it.
+Datasets, trainings, precisions and scores are those of the frame. Effects with their intervals stand in
+study.report.effects, what happens during training in study.report.training, pictures in study.report.pictures.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from saqlib.scores import ANSWERS, FAITHFULNESS, UNTRAINED
+from study.report import labels, tables
+from study.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, Look, in_order, looks, styled
+
+# The controls of the bands, and the lines through their means; the table has all controls.
+BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
+SEED_TO_SEED = (0, (4, 2))
+SHOWN = (*ANSWERS, "amplitude")  # what answers a question, and what is seen first
+FEWEST_PIXELS = 0.005  # of all, below which a mean over them is noise
+REMOVALS = {
+    "least": {"label": "least salient first", "linestyle": "-", "color": "#0072B2"},
+    "random": {"label": "random", "linestyle": "--", "color": "#555555"},
+    "most": {"label": "most salient first", "linestyle": "-", "color": "#D55E00"},
+}
+SHADED = {"facecolor": "#e3e3e3", "linewidth": 0}
+DASHED = {"color": GREY, "linestyle": "--", "linewidth": 0.7}
+NETWORK = ["dataset", "precision", "training", "seed"]
+Styles = dict[str, dict[str, Any]]  # what a legend shows, by its words
+
+
+# ---------------------------------------------------------------------------------------- panels and legends
+
+
+def facets(
+    frame: pd.DataFrame, height: float, width: float = DOUBLE, row: str | None = "dataset", **options
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """The figure, and each of its panels with its part of the frame: a row for each dataset, a column for each `col`.
+
+    height: of a row, in inches. options: of seaborn's FacetGrid.
+    """
+    with plt.rc_context({"figure.constrained_layout.use": False}):  # seaborn has a layout of its own
+        grid = sns.FacetGrid(frame, row=row, despine=False, **options)
+    grid.figure.set_size_inches(width, 0.3 + height * len(grid.axes))
+    grid.figure.set_layout_engine("constrained")
+    grid.set_titles("")
+    return grid.figure, [(grid.axes[i, j], own) for (i, j, _), own in grid.facet_data()]
+
+
+def legend(figure: Figure, styles: Styles, ncols: int | None = None, place: str = "center") -> None:
+    """A legend above the panels, in one line unless said otherwise: areas for what has a `facecolor`, else Line2D."""
+    handles = [
+        Patch(label=label, **style) if "facecolor" in style
+        else Line2D([], [], label=label, **{"linestyle": "none", "color": GREY} | style)
+        for label, style in styles.items()
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc=f"outside upper {place}", ncols=ncols or len(handles), columnspacing=1.4)
+
+
+def of_precisions(precisions: Iterable[str]) -> Styles:
+    """Each precision in its colour and with its marker."""
+    return {name: {"color": look.colour, "marker": look.marker} for name, look in looks(precisions).items()}
+
+
+def of_trainings(trainings: Iterable[str], **style: Any) -> Styles:
+    """Each training in its colour."""
+    style = {"marker": "o", "linestyle": "-"} | style
+    return {f"{name} training": style | {"color": TRAINING_COLOURS[name]} for name in dict.fromkeys(trainings)}
+
+
+def faces(trainings: Iterable[str], lines: bool = False) -> Styles:
+    """Filled and open points; with the line of each training, if there is one."""
+    return {
+        f"{name} training": {"color": TRAINING_COLOURS[name], "linestyle": _line(name) if lines else "none",
+                             "marker": "o", "markeredgecolor": GREY, "markerfacecolor": face(name, GREY)}
+        for name in dict.fromkeys(trainings)
+    }  # fmt: skip
+
+
+def face(training: str, colour: str) -> str:
+    """What fills a marker: points of standard training are filled, of guided training open."""
+    return colour if training == "standard" else "white"
+
+
+def ticks(axes: Axes, names: Sequence[str]) -> None:
+    """A place for each name on the horizontal axis."""
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def _line(training: str) -> str:
+    return "-" if training == "standard" else "--"
+
+
+def _first(own: pd.DataFrame, *names: str) -> list[str]:
+    return [own[name].iloc[0] for name in names]
+
+
+def _title(own: pd.DataFrame) -> str:
+    dataset, training = _first(own, "dataset", "training")
+    return f"{labels.dataset(dataset)}, {training} training"
+
+
+def _decimal(axes: Axes, which: str) -> None:
+    """A logarithmic axis with numbers that are not powers."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+# ---------------------------------------------------------------------------------- scores over the precisions
+
+
+@styled
+def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Figure:
+    """Each score over the precisions, every seed joined, with what controls score as grey bands.
+
+    controls: dataset, training, control, seed and the scores. A band spans the controls of all seeds and
+    trainings. One row per dataset, one column per score.
+    """
+    there = {control: dashes for control, dashes in BANDS.items() if control in set(controls.control)}
+    bands = [(controls[controls.control == control], GREY, dashes) for control, dashes in there.items()]
+    return _by_score(runs, SHOWN, bands, {labels.control(control): dashes for control, dashes in there.items()})
+
+
+@styled
+def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str) -> Figure:
+    """Likeness to the same seed's reference map over the precisions, beside the likeness of two reference seeds.
+
+    seed_to_seed: dataset, training, seed and the columns preservation_* of the runs; a band spans its seeds.
+    """
+    pairs = seed_to_seed.groupby("training", sort=False)
+    bands = [(own, TRAINING_COLOURS[training], SEED_TO_SEED) for training, own in pairs]
+    metrics = [column for column in runs if column.startswith("preservation_")]
+    words = {f"two {reference} seeds of that training": SEED_TO_SEED}
+    return _by_score(runs[runs.precision != reference], metrics, bands, words)
+
+
+def _by_score(runs: pd.DataFrame, metrics: Sequence[str], bands: Sequence, dashed: Mapping[str, tuple]) -> Figure:
+    """A row for each dataset and a column for each score.
+
+    bands: what each spans, its colour, and the dashes of its mean; dashed: those dashes by the words of the legend.
+    """
+    figure, panels = facets(runs.melt(NETWORK, metrics, "metric"), 1.75, col="metric", sharex=False, sharey=False)
+    for place, (axes, own) in enumerate(panels):
+        dataset, metric = _first(own, "dataset", "metric")
+        for values, colour, dashes in bands:
+            _band(axes, values[values.dataset == dataset].get(metric, pd.Series(dtype=float)), colour, dashes)
+        _paired(axes, own, "value")
+        _fit(axes)
+        if place < len(metrics):
+            axes.set_title(labels.heading(metric))
+        if place % len(metrics) == 0:
+            axes.set_ylabel(labels.dataset(dataset), weight="bold")
+    lines = {words: {"linestyle": dashes, "linewidth": 0.9} for words, dashes in dashed.items()}
+    legend(figure, of_trainings(runs.training) | lines)
+    return figure
+
+
+@styled
+def amplitude(runs: pd.DataFrame, untrained: pd.DataFrame) -> Figure:
+    """Median magnitude of the gradient over the precisions, on a logarithmic axis: the most visible effect of few bits.
+
+    Maps on scales of their own do not show it. untrained: dataset and amplitude of the reference's networks before
+    training; a band spans them. One panel per dataset.
+    """
+    figure, panels = facets(runs, 1.6, SINGLE, row=None, col="dataset")
+    seen = pd.concat([runs.amplitude, untrained.amplitude])  # intervals of few seeds are huge and may be cut
+    for axes, own in panels:
+        (dataset,) = _first(own, "dataset")
+        _band(axes, untrained[untrained.dataset == dataset].amplitude, GREY, BANDS[UNTRAINED])
+        _paired(axes, own, "amplitude")
+        _decimal(axes, "y")
+        axes.set(title=labels.dataset(dataset), ylim=(0.8 * seen.min(), 1.25 * seen.max()))
+        axes.tick_params(axis="x", labelrotation=0 if own.precision.nunique() < 5 else 90)  # half a column is narrow
+    panels[0][0].set_ylabel("median |gradient of the logit|")
+    before = {labels.control(UNTRAINED): {"linestyle": BANDS[UNTRAINED], "linewidth": 0.9}}
+    legend(figure, of_trainings(runs.training, linestyle="none") | before)
+    return figure
+
+
+def _paired(axes: Axes, runs: pd.DataFrame, metric: str) -> None:
+    """One dot per network, the precisions of a seed joined, mean and interval beside them; trainings side by side."""
+    precisions, count = in_order(runs.precision), runs.training.nunique()
+    for place, (training, own) in enumerate(runs.groupby("training", sort=False)):
+        colour, shift = TRAINING_COLOURS[training], 0.22 * (place - (count - 1) / 2)
+        at = np.arange(len(precisions)) + shift
+        seeds = own.pivot(index="precision", columns="seed", values=metric).reindex(precisions)
+        axes.plot(at, seeds, color=colour, linewidth=0.4, alpha=0.35, zorder=2)
+        axes.plot(at, seeds, color=colour, linestyle="none", marker="o", markersize=1.6, alpha=0.55, zorder=3)
+        means = tables.over_seeds(own, ["precision"], [metric]).set_index("precision").reindex(precisions)
+        ends = means[["low", "high"]].sub(means["mean"], axis=0).abs().to_numpy().T
+        axes.errorbar(at + np.sign(shift or 1) * 0.12, means["mean"], ends, color=colour, linestyle="none", marker="o",
+                      markersize=3.2, elinewidth=0.9, zorder=4)  # fmt: skip
+    ticks(axes, precisions)
+
+
+def _fit(axes: Axes) -> None:
+    """Limits from seeds, means and the lines of bands, not from intervals: those of few seeds are huge."""
+    heights = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    heights = heights[np.isfinite(heights)]
+    if len(heights):
+        margin = 0.08 * np.ptp(heights) or 0.01
+        axes.set_ylim(heights.min() - margin, heights.max() + margin)
+
+
+def _band(axes: Axes, values: pd.Series, colour: str, dashes: tuple) -> None:
+    """A band from the least to the greatest value, with a line through the mean."""
+    values = values[np.isfinite(values)]
+    if len(values):
+        axes.axhspan(values.min(), values.max(), facecolor=colour, alpha=0.2, linewidth=0, zorder=0)
+        axes.axhline(values.mean(), color=colour, linewidth=0.8, linestyle=dashes, zorder=1)
+
+
+@styled
+def gradients(sample: pd.DataFrame) -> Figure:
+    """Distribution of the signed gradient values of each precision, standard against guided training.
+
+    sample: dataset, precision, training, gradient. Values beyond the 98th percentile of magnitude of a
+    dataset are left out.
+    """
+    figure, panels = facets(sample, 1.7, row=None, col="dataset", sharey=False)
+    trainings = list(dict.fromkeys(sample.training))
+    for axes, own in panels:
+        limit = np.percentile(own.gradient.abs(), 98)
+        sns.violinplot(
+            own[own.gradient.abs() <= limit], x="precision", y="gradient", hue="training", ax=axes,
+            order=in_order(own.precision), hue_order=trainings, split=len(trainings) == 2, inner="quart",
+            palette=TRAINING_COLOURS, density_norm="width", linewidth=0.5, cut=0, gap=0.08, saturation=1, legend=False,
+        )  # fmt: skip
+        axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
+        axes.set(title=labels.dataset(*_first(own, "dataset")), xlabel="", ylabel="", ylim=(-limit, limit))
+    panels[0][0].set_ylabel("gradient of the logit by a pixel")
+    legend(figure, of_trainings(trainings, marker="s", linestyle="none"))
+    return figure
+
+
+# ------------------------------------------------------------------------------------- one thing against another
+
+
+@styled
+def trade_off(runs: pd.DataFrame) -> Figure:
+    """Accuracy against faithfulness: one point per network, the precisions of a seed joined.
+
+    One panel per dataset on which it was measured. Filled points: standard training; open ones: guided.
+    """
+    measured, shown = set(runs.dataset[runs.faithfulness.notna()]) or set(runs.dataset), looks(runs.precision)
+    figure, panels = facets(runs[runs.dataset.isin(measured)], 1.8, SINGLE, sharex=False, sharey=False)
+    for axes, own in panels:
+        for _, seed in own.set_index("precision").groupby(["training", "seed"], sort=False):
+            seed = seed.reindex(shown)
+            axes.plot(seed.test_accuracy, seed.faithfulness, color=GREY, linewidth=0.4, alpha=0.6, zorder=1)
+        for (training, precision), group in own.groupby(["training", "precision"], sort=False):
+            points = group[["test_accuracy", FAITHFULNESS]]
+            _points(axes, points.to_numpy().T, training, shown[precision], s=6, linewidth=0.4, alpha=0.7, zorder=2)
+            _points(axes, points.mean(), training, shown[precision], s=34, linewidth=1.0, zorder=3)
+        axes.set(ylabel=labels.name(FAITHFULNESS), title=labels.dataset(*_first(own, "dataset")))
+    axes.set_xlabel("test accuracy (%)")
+    legend(figure, of_precisions(shown) | faces(runs.training), ncols=3)
+    return figure
+
+
+@styled
+def pareto(frame: pd.DataFrame) -> Figure:
+    """Size of the packed network against what it is worth; a line for each training joins what no smaller one beats.
+
+    Scores themselves, not shares of what training gives: those of two trainings are shares of two different things.
+
+    frame: dataset, precision, training, packed_bytes, test_accuracy and faithfulness, one row per cell. One row of
+    panels per dataset, one column for each of the last two that has a value.
+    """
+    metrics, shown = frame[["test_accuracy", FAITHFULNESS]].dropna(axis=1, how="all").columns, looks(frame.precision)
+    tidy = frame.assign(size=frame.packed_bytes / 1000).melt([*NETWORK[:3], "size"], metrics, "metric")
+    figure, panels = facets(tidy, 1.55, SINGLE, col="metric", sharex=False, sharey=False)
+    for axes, own in panels:
+        for training, group in own.groupby("training", sort=False):
+            best = front(group, "size", "value")
+            axes.step(best["size"], best.value, _line(training), where="post", color=TRAINING_COLOURS[training],
+                      linewidth=0.8, zorder=1)  # fmt: skip
+            for precision, *point in group[["precision", "size", "value"]].itertuples(index=False):
+                _points(axes, point, training, shown[precision], s=26, linewidth=1.0, zorder=2)
+        dataset, metric = _first(own, "dataset", "metric")
+        side = "accuracy (%)" if metric == "test_accuracy" else labels.name(metric).lower()
+        axes.set(title=labels.dataset(dataset), ylabel=side)
+        axes.margins(0.12)
+        _decimal(axes, "x")
+    figure.supxlabel("packed size (kB)")
+    legend(figure, of_precisions(shown) | faces(frame.training, lines=True), ncols=3)
+    return figure
+
+
+def _points(axes: Axes, places: Iterable, training: str, look: Look, **style: float) -> None:
+    axes.scatter(*places, marker=look.marker, edgecolor=look.colour, facecolor=face(training, look.colour), **style)
+
+
+def front(frame: pd.DataFrame, cost: str, value: str) -> pd.DataFrame:
+    """The rows that no row of equal or smaller cost beats in value, in the order of cost."""
+    ordered = frame.sort_values([cost, value], ascending=[True, False], kind="stable")
+    best = ordered[value].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered[value] > best]
+
+
+# --------------------------------------------------------------------------- over pixels that leave, and distance
+
+
+@styled
+def removal(frame: pd.DataFrame) -> Figure:
+    """Probability of the predicted class as pixels become 0; the shaded area is the relevance gain with that fill.
+
+    frame: dataset, training, precision, seed, level (share of removed pixels), and most, least, random (the
+    value with the most salient, the least salient, or random pixels removed first). One row per dataset and
+    training, one column per precision. Lines are means over the seeds, thin ones the seeds.
+    """
+    rows = frame.assign(percent=100 * frame.level, row=frame.dataset.map(labels.dataset) + ",\n" + frame.training)
+    precisions = in_order(frame.precision)
+    figure, panels = facets(rows, 1.25, row="row", col="precision", col_order=precisions)
+    for place, (axes, own) in enumerate(panels):
+        if place < len(precisions):
+            axes.set_title(precisions[place])
+        axes.set(xlim=(0, 100), ylim=(0, 1.2), yticks=[0, 0.5, 1])
+        if place % len(precisions) == 0:
+            axes.set_ylabel(own.row.iloc[0])
+        mean = own.groupby("percent")[list(REMOVALS)].mean()
+        axes.fill_between(mean.index, mean.most, mean.least, **SHADED)
+        for name, style in REMOVALS.items():
+            axes.plot(mean[name], **style)
+            seeds = own.pivot(index="percent", columns="seed", values=name)
+            axes.plot(seeds, color=style["color"], linewidth=0.3, alpha=0.4)
+        gain = tables.number(np.trapezoid(mean.least - mean.most, mean.index / 100), 2)
+        axes.text(0.98, 1.0, f"area {gain}", transform=axes.transAxes, ha="right", va="top")
+    figure.supxlabel("pixels removed (%)")
+    figure.supylabel("probability")
+    lines = {style["label"]: {"linestyle": style["linestyle"], "color": style["color"]} for style in REMOVALS.values()}
+    legend(figure, lines | {labels.name("relevance_gain_zero"): SHADED})
+    return figure
+
+
+@styled
+def deletion_accuracy(frame: pd.DataFrame) -> Figure:
+    """Test accuracy as the most salient pixels become 0, and beside it as random ones do.
+
+    frame: dataset, training, precision, seed, level (share of removed pixels), most and random (accuracy in percent).
+    One row per dataset, one column per training, one line per precision: the mean over the seeds.
+    """
+    figure, panels = facets(frame.assign(percent=100 * frame.level), 1.7, col="training", sharex=False)
+    for axes, own in panels:
+        _by_precision(axes, own, "percent", "random", linestyle="--", linewidth=0.7, marker="")
+        _by_precision(axes, own, "percent", "most")
+        axes.set(title=_title(own), xlim=(0, 90), ylim=(0, 102))
+    figure.supxlabel("pixels removed (%)")
+    figure.supylabel("test accuracy (%)")
+    lines = {"most salient first": {"linestyle": "-"}, "random": DASHED}
+    legend(figure, of_precisions(frame.precision) | lines)
+    return figure
+
+
+@styled
+def outline(frame: pd.DataFrame) -> Figure:
+    """How the gradient's magnitude is spread around the object's outline; the object's side is shaded.
+
+    frame: dataset, training, precision, distance (pixels, negative outside), relative (magnitude, 1 is the map's mean)
+    and pixels (their share; places with few are left out). One row per dataset, one column per training, one line per
+    precision.
+    """
+    frame = frame[frame.pixels >= FEWEST_PIXELS]
+    span = frame.distance.min(), frame.distance.max()
+    figure, panels = facets(frame, 1.6, col="training", sharex=False, sharey="row")
+    for axes, own in panels:
+        axes.axvspan(0, span[1], **SHADED)
+        axes.axhline(1, **DASHED)
+        _by_precision(axes, own, "distance", "relative")
+        axes.set(title=_title(own), xlim=span)
+    for axes, _ in panels:  # when all panels of the row are drawn
+        axes.set_ylim(bottom=0)
+    figure.supxlabel("distance from the outline (pixels, negative outside)")
+    figure.supylabel("magnitude / mean")
+    legend(figure, of_precisions(frame.precision) | {"mean of the map": DASHED, "object": SHADED})
+    return figure
+
+
+def _by_precision(axes: Axes, own: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """One line per precision, the mean over its rows."""
+    means = own.pivot_table(y, x, "precision")
+    for precision, look in of_precisions(own.precision).items():
+        axes.plot(means[precision], **look | style)

@@ -1,0 +1,174 @@
+"""The reading copy: python -m study.site.build
+
+Writes build/site/ from committed results: the front page, the networks in the browser, the paper, the executed
+notebooks, every table and docs/. Nothing is trained, executed or fetched. The pages open by a double click, and from a
+server.
+"""
+
+import argparse
+import posixpath
+import re
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jinja2
+
+from saqlib.data import DATASETS
+from saqlib.errors import exit_with_message
+from study import paths
+from study.report import labels
+from study.report.paper import PaperError
+from study.report.style import GREY, alternative, looks
+from study.site import csv_pages, front, networks, notebooks, paper, pictures
+from study.site.front import Number, Runs
+
+SOURCES = paths.ROOT / "site"
+MODULES = SOURCES / "node_modules"
+OUT = paths.BUILD / "site"
+FONTS = {
+    "sans.woff2": "@fontsource-variable/source-sans-3/files/source-sans-3-latin-wght-normal.woff2",
+    "sans-italic.woff2": "@fontsource-variable/source-sans-3/files/source-sans-3-latin-wght-italic.woff2",
+    "serif.woff2": "@fontsource-variable/source-serif-4/files/source-serif-4-latin-wght-normal.woff2",
+    "serif-italic.woff2": "@fontsource-variable/source-serif-4/files/source-serif-4-latin-wght-italic.woff2",
+    "math.woff2": "@fontsource/stix-two-math/files/stix-two-math-latin-400-normal.woff2",
+}
+LINK = re.compile(r"(?<!!)\[(?P<words>[^\]]+)\]\((?P<target>[^)\s]+)\)")
+
+
+class SiteError(RuntimeError):
+    """The site cannot be built; the message says what is missing and which command brings it."""
+
+
+def build(root: Path = paths.ROOT, out: Path = OUT) -> Path:
+    """Write the site to `out`, whole or not at all; an earlier one is replaced at the end.
+
+    Args:
+        root: the folder that holds results/, paper/ and docs/.
+        out: the folder of the finished site.
+
+    Raises:
+        SiteError: a package or a file is missing.
+        PaperError: the paper does not compile from these results.
+    """
+    _require()
+    pages, partial = (out.with_name(f"{out.name}.{end}") for end in ("pages", "partial"))
+    for folder in (pages, partial):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write_pages(root, pages)
+        _sphinx(pages, partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        for folder in (pages, partial):
+            shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+def _require() -> None:
+    """Raise SiteError unless what the site is made with is there."""
+    for package in ("sphinx", "myst-nb", "furo"):
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise SiteError(
+                f"{package} is not installed; run `make site`, or pip install --editable '.[site]'"
+            ) from None
+    for name in ["onnxruntime-web/dist", *FONTS.values()]:
+        if not (MODULES / name).exists():
+            raise SiteError(f"site/node_modules/{name} is missing; run `make site`, or `npm ci` in site/")
+
+
+def write_pages(root: Path, pages: Path) -> None:
+    """Write the sources that Sphinx reads: pages in Markdown, prepared notebooks, static files."""
+    results, static = root / "results", pages / "_static"
+    shutil.copytree(SOURCES / "static", static)
+    shutil.copy(SOURCES / "conf.py", pages)
+    for name, source in FONTS.items():
+        (static / "fonts").mkdir(exist_ok=True)
+        shutil.copyfile(MODULES / source, static / "fonts" / name)
+    cells = notebooks.write(results, pages)
+    tables = csv_pages.write(results, pages)
+    paper.write(root, pages, cells)
+    networks.write(results, MODULES, static)
+    docs = sorted((root / "docs").glob("*.md"))
+    known = _known(root, static) | {
+        "docs": [path.stem for path in docs],
+        "notebooks": sorted(path.stem for path in (results / "notebooks").glob("*.ipynb")),
+        "tables": [{"page": csv_pages.page(path), "title": csv_pages.title(path), "about": csv_pages.about(path)}
+                   for path in tables],
+    }  # fmt: skip
+    for path in sorted((SOURCES / "pages").glob("*.md")):
+        template = jinja2.Template(path.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
+        (pages / path.name).write_text(template.render(known), encoding="utf-8")
+    for path in docs:
+        page = on_the_site(path.read_text(encoding="utf-8"), "docs", results)
+        (pages / path.name).write_text(page, encoding="utf-8")
+
+
+def _known(root: Path, static: Path) -> dict[str, object]:
+    """What the pages of site/pages/ leave open, from results/: the first screen, and the names of the grid."""
+    results = root / "results"
+    runs, glance = Runs(results), (results / front.PICTURE.removeprefix("results/")).read_bytes()
+    picture = pictures.stored(glance, "glance", static, alternative("glance"), pictures.DENSITY)
+    colours = {name: look.colour for name, look in looks(runs.precisions).items()}
+    return {
+        "first_screen": on_the_site(front.text(root, picture, _linked), "", results),
+        "networks": len(runs.frame),
+        "datasets": {name: DATASETS[name].title for name in runs.datasets},
+        "trainings": runs.trainings,
+        "kinds": colours | {labels.UNTRAINED: GREY},
+    }
+
+
+def _linked(number: Number) -> str:
+    title = number.line.replace("#L", ", line ")
+    return f'<a class="number" href="{csv_pages.address(number.line)}" title="{title}">{number}</a>'
+
+
+def on_the_site(page: str, folder: str, results: Path) -> str:
+    """Markdown with links into the repository, each leading to the page of the site instead; words where there is none.
+
+    Args:
+        page: the text.
+        folder: of its file in the repository, such as `docs`; from there links are relative.
+        results: the folder results/.
+    """
+
+    def replaced(found: re.Match) -> str:
+        words, target = found["words"], found["target"]
+        if ":" in target or target.startswith("#"):
+            return found[0]
+        place, _, anchor = target.partition("#")
+        path = Path(posixpath.normpath(posixpath.join(folder, place)))
+        ending = f"#{anchor}" if anchor else ""
+        if path.parent.as_posix() in ("docs", "site/pages"):
+            return f"[{words}]({path.name}{ending})"
+        if path.parent.as_posix() == "results/notebooks" and (results / "notebooks" / path.name).exists():
+            return f"[{words}]({path.name})"
+        table = results.joinpath(*path.with_suffix(".csv").parts[1:])
+        if path.parts[0] == "results" and path.suffix in (".csv", ".md") and table in csv_pages.sources(results):
+            return f"[{words}]({csv_pages.page(table)}.md)"
+        return words
+
+    return LINK.sub(replaced, page)
+
+
+def _sphinx(pages: Path, out: Path) -> None:
+    from sphinx.cmd.build import build_main
+
+    if build_main(["-q", "-W", "--keep-going", "-d", str(pages / ".doctrees"), str(pages), str(out)]):
+        raise SiteError("Sphinx does not build the pages; its messages are above")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line above; one readable message and exit code 1 where something is missing."""
+    parser = argparse.ArgumentParser(prog="python -m study.site.build", description="Write the site to build/site/.")
+    parser.parse_args(arguments)
+    with exit_with_message(SiteError, PaperError):
+        print(build() / "index.html")
+
+
+if __name__ == "__main__":
+    main()

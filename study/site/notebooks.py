@@ -1,0 +1,75 @@
+"""The executed notebooks as pages: code folded, each figure with words, a size and an anchor.
+
+The anchor of a figure is `figure-<name>` in the page of the notebook that shows it, so that the paper can link to the
+place where it is made. Its name and its words are metadata of the output (`study.report.style.show`).
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from study.notebooks import INJECTED, PARAMETERS, PICTURE, load, text
+from study.report.style import alternative
+from study.site import pictures
+
+Notebook = dict[str, Any]
+
+
+def write(results: Path, pages: Path) -> dict[str, str]:
+    """Write every notebook of results/notebooks as a page; the address of each figure's cell, by the figure's name."""
+    made = {}
+    for path in sorted((results / "notebooks").glob("*.ipynb")):
+        page, figures = prepared(load(path), path.stem, pages / "_static")
+        (pages / path.name).write_text(json.dumps(page), encoding="utf-8")
+        made |= {name: f"{path.stem}.html#figure-{name}" for name in figures}
+    return made
+
+
+def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, list[str]]:
+    """A notebook for Sphinx, and the figures of results/figures that it shows.
+
+    Args:
+        notebook: as it was executed.
+        name: of its file, such as `02_train-mnist`.
+        static: the folder of the pages' static files; pictures go there.
+    """
+    stem, counts = name.split("-")[0], Counter()
+    cells = []
+    injected = any(_tagged(cell, INJECTED) for cell in notebook["cells"])
+    for cell in notebook["cells"]:
+        if injected and _tagged(cell, PARAMETERS):
+            continue  # the defaults, which the run did not use
+        if cell["cell_type"] == "code":
+            outputs = [_with_words(each, f"{stem}/{cell['id']}", counts, static) for each in cell["outputs"]]
+            tags = [*cell["metadata"].get("tags", []), "hide-input"]
+            cell = cell | {"metadata": cell["metadata"] | {"tags": tags}, "outputs": outputs}
+        cells.append(cell)
+    figures = [name for name in counts if "/" not in name]
+    return notebook | {"cells": [cells[0], _origin(notebook, stem), *cells[1:]]}, figures
+
+
+def _tagged(cell: Notebook, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
+
+
+def _origin(notebook: Notebook, stem: str) -> Notebook:
+    """Where this copy comes from: the scale that it ran at, and the notebook to run oneself."""
+    code = "\n".join(text(cell["source"]) for cell in notebook["cells"] if _tagged(cell, INJECTED))
+    scale = re.search(r'^scale = "(\w+)"', code, flags=re.MULTILINE)
+    how = f" at scale `{scale.group(1)}`" if scale else ""
+    note = f"As the pipeline ran it{how}; to run it yourself: `make lab`, then `notebooks/{stem}.ipynb`."
+    return {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
+
+
+def _with_words(output: Notebook, cell: str, counts: Counter, static: Path) -> Notebook:
+    """An output; a picture as an element with words, size and anchor. cell: its name where it has none of its own."""
+    if PICTURE not in output.get("data", {}):
+        return output
+    words = output["metadata"].get(PICTURE, {})
+    name = words.get("name", cell)
+    counts[name] += 1
+    anchor = "-".join(["figure", *name.split("/"), *([str(counts[name])] if counts[name] > 1 else [])])
+    content, alt = text(output["data"][PICTURE]), words.get("alt") or alternative(name)
+    return output | {"data": {"text/html": pictures.stored(content, "", static, alt, anchor=anchor)}}

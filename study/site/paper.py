@@ -1,0 +1,109 @@
+"""The paper as a page, from the same Typst source as the PDF, and each number a link to its line of results/.
+
+Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they
+appear in the table of contents, formulas get their numbers, and pictures their files and the cell that makes them.
+"""
+
+import html
+import itertools
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import typst
+
+from study.report.paper import PaperError
+from study.site import csv_pages, pictures
+
+HEADING = re.compile(r'<h([23])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
+TITLE = re.compile(r"<p>(?P<title>.*?)</p><p>(?P<subtitle>.*?)</p><p>(?P<authors>.*?)</p>", re.DOTALL)
+PDF = (
+    "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
+    "each figure to its notebook."
+)
+
+
+def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
+    """Write the page of the paper, and its PDF beside it.
+
+    Args:
+        root: the folder that holds paper/ and results/.
+        pages: the folder of the pages.
+        cells: the address of the notebook cell that makes each figure, by the figure's name.
+
+    Raises:
+        PaperError: a number, table or figure is missing in results/, or Typst writes another form than expected.
+    """
+    shutil.copyfile(root / "paper" / "paper.pdf", pages / "_static" / "paper.pdf")
+    (pages / "paper.md").write_text(text(body(root), root / "results", pages / "_static", cells), encoding="utf-8")
+
+
+def body(root: Path) -> str:
+    """What Typst makes of the paper, between the tags of its body."""
+    source = root / "paper" / "paper.typ"
+    try:
+        page = typst.compile(source, root=root, ignore_system_fonts=True, format="html", sys_inputs={"page": "yes"})
+    except (typst.TypstError, FileNotFoundError) as error:
+        raise PaperError(f"{source.name} does not become a page: {getattr(error, 'diagnostic', error)}") from None
+    return re.search(r"<body>(.*)</body>", page.decode(), re.DOTALL).group(1)
+
+
+def text(body: str, results: Path, static: Path, cells: Mapping[str, str]) -> str:
+    """The page in Markdown: headings as such, everything else as HTML."""
+    head = TITLE.match(body)
+    if head is None:
+        raise PaperError("the page of the paper does not begin with title, subtitle and authors")
+    body = re.sub(r"</?section[^>]*>", "", body[head.end() :])
+    body = _figures(_equations(_numbers(body)), results, static, cells)
+    parts = [f"# {_plain(head['title'])}", _html(f'<p class="subtitle">{head["subtitle"]}</p>'), PDF]
+    before, *sections = re.split(r"(?=<h[23][ >])", body)
+    parts.append(_html(f'<p class="authors">{head["authors"]}</p>{before}'))
+    for section in sections:
+        heading = HEADING.match(section)
+        level, anchor, words = heading.groups()
+        parts += [
+            f"({anchor})=" if anchor else "",
+            "#" * int(level) + " " + _plain(words),
+            _html(section[heading.end() :]),
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain(words: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", words))
+
+
+def _html(content: str) -> str:
+    return f"```{{raw}} html\n{content}\n```" if content.strip() else ""
+
+
+def _numbers(body: str) -> str:
+    """Links into results/ lead to the pages of its lines; around ± stand the narrow spaces that HTML has lost."""
+    body = re.sub(r'href="(results/[^"]+)"', lambda found: f'href="{csv_pages.address(found[1])}"', body)
+    return body.replace("±", "\u2009±\u2009")
+
+
+def _equations(body: str) -> str:
+    """Each formula on a line of its own with its number, as in the PDF."""
+    number = itertools.count(1)
+
+    def numbered(found: re.Match) -> str:
+        math = f'<math display="block">{found["inside"]}</math>'
+        return f'<div class="equation"{found["id"] or ""}>{math}<span>({next(number)})</span></div>'
+
+    return re.sub(r'(?s)<math(?P<id> id="[^"]+")? display="block">(?P<inside>.*?)</math>', numbered, body)
+
+
+def _figures(body: str, results: Path, static: Path, cells: Mapping[str, str]) -> str:
+    """Pictures in files of their own, each with a link to the cell that makes it behind its caption."""
+
+    def shown(found: re.Match) -> str:
+        name, alt, between = found["name"], html.unescape(found["alt"]), found["between"]
+        content = (results / "figures" / f"{name}.png").read_bytes()
+        image = pictures.stored(content, name, static, alt, pictures.DENSITY)
+        made = f' <a class="made" href="{cells[name]}">Made in this cell</a>' if name in cells else ""
+        return f"{image}{between}{made}</figcaption>"
+
+    pattern = r'<p><img src="results/figures/(?P<name>\w+)\.png" alt="(?P<alt>[^"]*)"></p>(?P<between>.*?)</figcaption>'
+    return re.sub(pattern, shown, body, flags=re.DOTALL)
