@@ -24,7 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from saqlib import files
+from study import files
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"

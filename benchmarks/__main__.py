@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from benchmarks import breakdown, dispatch, latency, machines, peers, scaling, stages, steps
 from benchmarks.timing import one_thread
-from saqlib import files, paths
-from saqlib.pipeline import instructions, study
-from saqlib.pipeline.study import Study
+from study import files, paths, processes
+from study import settings as study
+from study.settings import Study
 
 FOLDER = paths.BUILD / "bench"
 FEWEST = 30  # rounds of a median
@@ -67,7 +67,7 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "operators": ("One guided step by phase and operator, w4a4", operators),
     "levels": ("What differs between levels of instructions", levels),
     "pipeline": ("Where the time of the last whole run went", pipeline),
-    "tasks": ("Handing out a thousand tasks that compute nothing", handing_out),
+    "tasks": ("Handing out a thousand jobs that compute nothing", handing_out),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all when none is named: %(choices)s")
     parser.add_argument("--rounds", type=int, default=FEWEST, help="repetitions of each variant")
     options = parser.parse_args()
-    instructions.pin()  # as a stage runs; PyTorch chooses its code at its first operator
+    processes.pin_cpu_level()  # as a stage runs; PyTorch chooses its code at its first operator
     one_thread()
     settings = study.load()
     for name in options.parts or PARTS:

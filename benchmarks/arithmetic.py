@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from saqlib.network.lenet import CLASSES, FLAT, KERNEL
-from saqlib.network.settings import Shape
+from saqlib.lenet import CLASSES, FLAT, KERNEL
+from saqlib.precision import Shape
 
 SIDES = (28, 10)  # of the convolutions' outputs
 MATRIX = 512  # rows and columns of the matrices whose product is the yardstick

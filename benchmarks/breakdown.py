@@ -18,10 +18,10 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.steps import QUANTIZED, make_step
+from saqlib import training as steps
 from saqlib.kernels import operators as kernels
-from saqlib.network.lenet import LeNet
-from saqlib.pipeline.study import Study
-from saqlib.training import steps
+from saqlib.lenet import LeNet
+from study.settings import Study
 
 WARM_UP, STEPS = 10, 30
 PHASE = "phase: "

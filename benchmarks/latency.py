@@ -8,9 +8,9 @@ import onnxruntime
 
 from benchmarks.steps import sample_batches
 from benchmarks.timing import Times, interleaved
-from saqlib.deployment.onnx import export_explanation, export_onnx
-from saqlib.network.initial import build
-from saqlib.pipeline.study import Study
+from saqlib.deploy.onnx import export_explanation, export_onnx
+from saqlib.lenet import build
+from study.settings import Study
 
 BATCHES = (1, 128)
 CALLS = {1: 50, 128: 2}  # calls of the runtime a timed call

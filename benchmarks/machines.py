@@ -16,18 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saqlib.clarity.controls import sobel
-from saqlib.clarity.preservation import preservation_scores
-from saqlib.clarity.scores import clarity_scores
-from saqlib.data import images as data
+from saqlib import data
+from saqlib.controls import sobel
 from saqlib.kernels import operators
-from saqlib.network.initial import build
-from saqlib.network.lattice import best_clip
-from saqlib.network.settings import Quantization
-from saqlib.pipeline.instructions import AVX2
-from saqlib.saliency.gradient import input_gradient
-from saqlib.training.loop import Images, train
-from saqlib.training.settings import Guided, Optimizer
+from saqlib.lenet import build
+from saqlib.quantization import best_clip
+from saqlib.removal import relevance_gain
+from saqlib.saliency import input_gradient
+from saqlib.scores import map_scores, preservation_scores
+from saqlib.training import Guided, Images, Optimizer, Quantization, train
+from study import paths, settings
+from study.processes import AVX2
 
 STEPS = 3.0  # epochs of 500 images
 # What the libraries find on other machines. glibc's setting imitates a processor without AVX512 for the C library.
@@ -45,7 +44,7 @@ LEVELS = {
 
 def rows() -> list[dict[str, str]]:
     """One row for each level: which hashes differ from the pinned ones."""
-    found = {level: in_a_process(settings) for level, settings in LEVELS.items()}
+    found = {level: in_a_process(variables) for level, variables in LEVELS.items()}
     pinned = found["pinned"]
     table = []
     for level, hashes in found.items():
@@ -54,11 +53,11 @@ def rows() -> list[dict[str, str]]:
     return table
 
 
-def in_a_process(settings: dict[str, str]) -> dict[str, str]:
+def in_a_process(variables: dict[str, str]) -> dict[str, str]:
     """What `hashes` gives in a new process with these variables set."""
     clean = {name: value for name, value in os.environ.items() if name not in AVX2}
     command = [sys.executable, "-m", "benchmarks.machines"]
-    done = subprocess.run(command, env=clean | settings, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -106,24 +105,24 @@ def _operators() -> dict[str, Callable[[], Tensor]]:
 
 
 def _trained(precision: str, guided: Guided | None) -> torch.nn.Module:
-    splits = {split: data.load("mnist", split, sample=True) for split in ("train", "validation")}
+    splits = {split: data.load("mnist", split, paths.SAMPLE) for split in ("train", "validation")}
     images = Images(*(each[:500] for each in splits["train"]), *(each[:200] for each in splits["validation"]))
-    network = build(precision, seed=0)
+    network = build(settings.load().precisions[precision], seed=0)
     train(
         network, images, seed=0, epochs=int(STEPS), optimizer=Optimizer(128, 0.004), warmup_epochs=1, guided=guided,
-        quantization=None if precision == "fp32" else Quantization("w8", 0.004, 0.0002, 256),
+        quantization=None if precision == "fp32" else Quantization(0.004, 0.0002, 256),
     )  # fmt: skip
     return network
 
 
 def _scores(network: torch.nn.Module) -> list[Tensor]:
-    raw, _ = data.load("mnist", "test", sample=True)
+    raw, _ = data.load("mnist", "test", paths.SAMPLE)
     images = data.as_input(raw[:100])
     with torch.no_grad():
         targets = network(images).argmax(1)
     maps = input_gradient(network, images, targets)
-    scores = clarity_scores(network, images, targets, maps, 7) | preservation_scores(maps, maps.flip(0))
-    return [maps, *scores.values()]
+    scores = map_scores(images, maps) | preservation_scores(maps, maps.flip(0))
+    return [maps, relevance_gain(network, images, targets, maps, 7), *scores.values()]
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from saqlib.network.lenet import CLASSES, FLAT, KERNEL, PADDING
-from saqlib.network.settings import LAYERS, Precision, Shape
+from saqlib.lenet import CLASSES, FLAT, KERNEL, PADDING
+from saqlib.precision import LAYERS, Precision, Shape
 
 INPUT_BITS = 8
 SETTLING_CALLS = 310  # an activation of Brevitas collects statistics for 300 calls, then its scale is a parameter
@@ -109,7 +109,7 @@ def released_step(
 
     Map: captum's Saliency of the log-probability of the label, in evaluation mode, a forward pass of its own. Masking:
     one image after the other. Loss: cross-entropy + KL, two more forward passes. Same arguments and result as
-    saqlib.training.steps.guided_step, but for `rng`, which draws as many numbers as pixels are masked.
+    saqlib.training.guided_step, but for `rng`, which draws as many numbers as pixels are masked.
     """
     model.eval()
     watched = images.detach().clone().requires_grad_()

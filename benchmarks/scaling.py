@@ -6,11 +6,12 @@ import torch
 
 from benchmarks.steps import QUANTIZED, make_step
 from benchmarks.timing import interleaved
-from saqlib.data.images import load
-from saqlib.network.initial import build
-from saqlib.pipeline.study import Study
-from saqlib.training.loop import Images, train
-from saqlib.workers import processes
+from saqlib.data import load
+from saqlib.lenet import build
+from saqlib.training import Images, train
+from study import paths
+from study.processes import run_all, worker_count
+from study.settings import Study
 
 BATCH_SIZES = (32, 64, 128, 256, 512)
 IMAGE_COUNTS = (512, 1024, 2048, 4096)
@@ -50,13 +51,13 @@ def image_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
 def worker_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
     """Networks a second with 1, 2, ... worker processes, in units of one; and whether all trained the same ones."""
     jobs = [(settings, seed, IMAGE_COUNTS[-1]) for seed in range(JOBS)]
-    counts = range(1, processes(JOBS) + 1)
+    counts = range(1, worker_count(JOBS) + 1)
     seconds: dict[int, list[float]] = {n: [] for n in counts}
     states = {}
     for round_ in range(rounds + 1):
         for n in counts:
             began = time.perf_counter()
-            states[n] = settings.engine.map(train_once, jobs, n)
+            states[n] = run_all(train_once, jobs, n)
             if round_:  # the first one also starts the workers
                 seconds[n].append(time.perf_counter() - began)
     median = {n: sorted(values)[len(values) // 2] for n, values in seconds.items()}
@@ -72,7 +73,7 @@ def worker_rows(settings: Study, rounds: int) -> list[dict[str, str]]:
 
 def train_once(settings: Study, seed: int, count: int) -> dict[str, torch.Tensor]:
     """Train one guided network for an epoch on `count` images and return its weights."""
-    images, labels = load("mnist", "train", sample=True)
+    images, labels = load("mnist", "train", paths.SAMPLE)
     some = torch.arange(count) % len(images)
     network = build(settings.precisions[QUANTIZED], shape=settings.shape, seed=seed)
     train(

@@ -4,11 +4,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from saqlib import paths
+from study import paths
 
 RUNS = {"make quick": paths.BUILD / "quick" / "build" / "times", "make reproduce": paths.BUILD / "times"}
-WORK = ("runs = train_cell(", "scores = score_cell(", "engine.map(report_cell")  # what a stage is there for
-ALONE = ('if output != "."',)  # does nothing in the pipeline
+WORK = ("train_cell(", "score_cell(", "deploy_cells(")  # what a stage is there for
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -28,7 +27,7 @@ def _parts(times: dict) -> dict[str, float]:
 
 
 def _kind(source: str) -> str:
-    if any(call in source for call in WORK) and not source.startswith(ALONE):
+    if any(call in source for call in WORK) and "import " not in source:
         return "work"
     return "imports" if source.startswith(("import ", "from ")) else "other cells"
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from benchmarks import arithmetic, peers
 from benchmarks.timing import Times, interleaved, ratio
-from saqlib.data.images import as_input, load
+from saqlib.data import as_input, load
 from saqlib.kernels import operators as kernels
-from saqlib.network.initial import build
-from saqlib.pipeline.study import Study
-from saqlib.training.steps import guided_step, make_optimizer, standard_step
+from saqlib.lenet import build
+from saqlib.training import guided_step, make_optimizer, standard_step
+from study import paths
+from study.settings import Study
 
 STEPS = 4  # training steps a timed call
 BATCHES = 8  # different batches, taken in turn
@@ -59,7 +60,7 @@ PARTS = (
 
 def sample_batches(size: int, count: int = BATCHES) -> list[tuple[Tensor, Tensor]]:
     """Batches of the committed sample, as a network takes them; any images serve to time a step."""
-    images, labels = load("mnist", "train", sample=True)
+    images, labels = load("mnist", "train", paths.SAMPLE)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).repeat(1 + size * count // 1000)
     return [(as_input(images[some]), labels[some]) for some in order.split(size)[:count]]
 

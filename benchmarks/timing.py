@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saqlib.workers import keep_freed_memory
+from study.processes import keep_freed_memory
 
 WARM_UP = 5  # calls of each variant before anything is timed
 
