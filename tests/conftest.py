@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 import torch
 
-from saqlib.pipeline import instructions
+from study import processes
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -43,9 +43,9 @@ def no_network() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_instructions():
+def own_cpu_level():
     """A command that pins this process's children pins those of its test alone: later workers round as we do."""
-    before = {name: os.environ.get(name) for name in instructions.AVX2}
+    before = {name: os.environ.get(name) for name in processes.AVX2}
     yield
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -61,7 +61,7 @@ class StderrNotCompared:
 
 
 # What takes longest begins first, or one worker would end with it alone.
-LONGEST = ("test_run.py", "05_compare.ipynb", "test_staleness.py", "04_deploy.ipynb", "test_cell.py")
+LONGEST = ("test_pipeline.py", "05_compare.ipynb", "test_faults.py", "test_staleness.py", "04_deploy.ipynb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

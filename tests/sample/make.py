@@ -8,9 +8,8 @@ import gzip
 
 import numpy as np
 
-from saqlib import download, paths
-from saqlib.data.images import verify
-from saqlib.datasets import DATASETS, FILES
+from saqlib.data import DATA, DATASETS, FILES, verify
+from study import download, paths
 
 PER_CLASS = {"train": 120, "t10k": 30}
 
@@ -27,7 +26,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part, count in PER_CLASS.items():
             names = [name for name in FILES if name.startswith(part)]
-            images, labels = (np.fromfile(paths.DATA / dataset / name, np.uint8) for name in names)
+            images, labels = (np.fromfile(DATA / dataset / name, np.uint8) for name in names)
             images, labels = images[16:].reshape(-1, 28, 28), labels[8:]
             chosen = interleaved(labels, count)
             for name, array in zip(names, (images, labels), strict=True):

@@ -1,0 +1,233 @@
+"""The real work killed, and done elsewhere: the same bytes whoever did what, and nothing finished is done twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from study import dvc, processes, run
+from tests.helpers.workspaces import TINY, digests, finish, kill, start
+
+HOSTILE = {  # what surrounds a run and decides nothing
+    "LOKY_MAX_CPU_COUNT": "4", "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2", "TZ": "Pacific/Kiritimati",
+    "LC_ALL": "C", "PYTHONHASHSEED": "7", "HOME": "/nowhere", "USER": "somebody", "LOGNAME": "somebody",
+}  # fmt: skip
+RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def workspace(folder: Path, **sections) -> Path:
+    """A workspace with two cells and one ablation."""
+    edits = {
+        "scales": {"smoke": TINY["scales"]["smoke"] | {"seeds_ablated": 2}},
+        "ablations": TINY["ablations"] | {
+            "edges_same": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
+        },
+    }  # fmt: skip
+    return run.workspace(folder, "smoke", **TINY | edits | sections)
+
+
+def tasks(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
+    return start(folder, "study.run", "tasks", *arguments, **variables)
+
+
+def store(folder: Path) -> dict[str, str]:
+    """A hash of every file of the store, but for what shows a training that still runs."""
+    found = digests(folder / "build" / "store")
+    return {name: digest for name, digest in found.items() if not name.endswith((".progress", ".partial"))}
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    """When each file of the store was written."""
+    places = [folder / "build" / "store" / name for name in store(folder)]
+    return {place: place.stat().st_mtime_ns for place in places}
+
+
+def wait_for(folder: Path, process: subprocess.Popen, count: int) -> dict[Path, int]:
+    """Until so many networks are trained; what is in the store by then."""
+    while len(list((folder / "build" / "store").glob("trained/*/[0-9]"))) < count:
+        assert process.poll() is None, (folder / "log").read_text()
+        time.sleep(0.05)
+    return stamps(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    """A workspace whose store one process has filled."""
+    folder = workspace(tmp_path_factory.mktemp("one") / "process")
+    finish(folder, tasks(folder, LOKY_MAX_CPU_COUNT="1"))
+    return folder
+
+
+def test_the_store_is_full_then(reference):
+    """Each kind of result for each network, warm-ups shared, no part of a file; a second call does nothing."""
+    count: dict[str, int] = {}
+    for name in digests(reference / "build" / "store"):
+        count[name.split("/")[0]] = count.get(name.split("/")[0], 0) + 1
+    warm = count.pop("warmed")
+    assert warm in (2, 4) and count == {
+        "trained": 6, "scored": 4, "summary": 4, "fills": 2, "deployed": 2, "curves": 2
+    }  # fmt: skip
+    before = stamps(reference)
+    assert finish(reference, tasks(reference)).splitlines() == [f"{20 + warm} of {20 + warm} jobs are done."]
+    assert stamps(reference) == before
+
+
+def test_what_surrounds_a_run_decides_nothing(reference, tmp_path):
+    """More workers than cores, threads, time zone, language, hash seed, home, a folder with a space."""
+    folder = workspace(tmp_path / "another clone")
+    finish(folder, tasks(folder, **HOSTILE))
+    assert store(folder) == store(reference)
+
+
+def test_shares_fill_one_store(reference, tmp_path):
+    """Two members of an array, one after the other; each is told to come again for what needed the other's."""
+    folder = workspace(tmp_path / "shares")
+    first = finish(folder, tasks(folder, "--shard", "0/2"))
+    assert "wait for networks of other shares: run this one again" in first
+    for _ in range(3):
+        texts = [finish(folder, tasks(folder, "--shard", shard)) for shard in ("1/2", "0/2")]
+    assert not any("wait for" in text for text in texts) and store(folder) == store(reference)
+
+
+def test_a_killed_driver_loses_nothing_that_was_done(reference, tmp_path):
+    """It alone, so that its workers have to notice; the same command does what is missing."""
+    folder = workspace(tmp_path / "killed")
+    process = tasks(folder)
+    before = wait_for(folder, process, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finish(folder, tasks(folder))
+    assert store(folder) == store(reference)
+    assert before.items() <= stamps(folder).items(), "nothing is done twice"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_one_line(number, tmp_path):
+    """And leaves no worker and no half file behind."""
+    folder = workspace(tmp_path / "stopped")
+    process = tasks(folder)
+    wait_for(folder, process, 1)
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    assert (folder / "log").read_text().splitlines()[-1] == run.STOPPED
+    assert "Traceback" not in (folder / "log").read_text()
+    assert not list((folder / "build" / "store").rglob(".*.partial")) and not processes.left_over(folder)
+
+
+def test_a_diverging_network_is_named_and_the_others_are_done(tmp_path):
+    """Cell and seed, in one line each; what needs them is counted."""
+    folder = workspace(tmp_path / "diverging")
+    settings = folder / "study" / "params.py"  # which refuses such a rate before anything runs
+    bound = "learning_rate: float = Field("
+    settings.write_text(settings.read_text().replace(f"{bound}ge=0, le=1,", bound))
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["ablations"]["edges_same"] |= {"patch": {"optimizer.learning_rate": 1e9}, "precisions": ["fp32"]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    process = tasks(folder)
+    assert process.wait() == 1
+    words = (folder / "log").read_text()
+    for seed in (0, 1):
+        assert f"seed {seed} edges_same: seed {seed}: the loss is not finite" in words
+    assert "more jobs wait for what these leave." in words and "Traceback" not in words
+    assert len(list((folder / "build" / "store").glob("scored/*/[0-9]"))) == 4
+
+
+# ---------------------------------------------------------------------------------------------------- the pipeline
+
+
+def test_killed_again_and_again_the_same_command_ends_the_same(tmp_path):
+    """SIGKILL to the driver alone, while networks train and while notebooks run; beside it `dvc repro` undisturbed.
+
+    Everything under results/ and the paper are the same in two folders, executed notebooks included.
+    """
+    calm, killed = (run.workspace(tmp_path / name, "smoke", **TINY) for name in ("a folder", "killed"))
+    undisturbed = start(calm, "dvc", "repro")
+    try:
+        for waits in ("build/store/trained/*/1", "models/*.pt", "results/fills/mnist.csv", "results/runs.csv"):
+            process = start(killed, "study.run", "reproduce")
+            while not list(killed.glob(waits)):
+                assert process.poll() is None, (killed / "log").read_text()
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        log = finish(killed, start(killed, "study.run", "reproduce"))
+        finish(calm, undisturbed)
+    finally:
+        if undisturbed.poll() is None:
+            kill(undisturbed)
+    for stage in ("data", "train@mnist", "fills@mnist"):
+        assert f"Stage '{stage}' didn't change, skipping" in log
+    assert digests(calm / "results") == digests(killed / "results")
+    assert (calm / "paper" / "paper.pdf").read_bytes() == (killed / "paper" / "paper.pdf").read_bytes()
+    assert not [path for path in killed.rglob("*.partial") if ".dvc" not in path.parts]
+
+
+# ---------------------------------------------------------------------------------------------------- on a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator:
+    """A head that does not work, with two nodes of one core."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [found.add_node(num_cpus=1) for _ in range(2)]
+        yield found, nodes
+        found.shutdown()
+
+
+def test_a_killed_driver_and_a_killed_node_lose_nothing(reference, cluster, tmp_path):
+    """First the one in the middle of its work, then the other: complete, byte for byte, nothing done twice."""
+    found, nodes = cluster
+    folder = workspace(tmp_path / "cluster")
+    variables = {"RAY_ADDRESS": found.address} | RAY
+    process = tasks(folder, "--engine", "ray", **variables)
+    before = wait_for(folder, process, 1)
+    process.kill()
+    process.wait()
+    process = tasks(folder, "--engine", "ray", **variables)
+    before |= wait_for(folder, process, 3)
+    found.remove_node(nodes[0], allow_graceful=False)
+    finish(folder, process)
+    assert store(folder) == store(reference)
+    trained = {path: stamp for path, stamp in before.items() if path.parent.parent.name == "trained"}
+    assert len(trained) >= 3 and trained.items() <= stamps(folder).items(), "nothing is done twice"
+
+
+def test_a_machine_that_gives_other_bytes_is_refused(tmp_path):
+    """Another folder's code, or packages whose results have other names: nothing of it is taken for done."""
+    import pickle
+
+    from study import paths
+    from study import tasks as library
+    from tests.helpers.jobs import job
+
+    with pytest.raises(library.OtherMachineError, match="not the code of /elsewhere"):
+        library.run_packed("/elsewhere", b"")
+
+    elsewhere = pickle.dumps(job(tmp_path, 1, "elsewhere"))
+    with pytest.raises(library.OtherMachineError, match="what it computes has other bytes"):
+        library.run_packed(str(paths.ROOT), elsewhere)
+
+
+def test_without_ray_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+    """In one line."""
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY)
+    (folder / "ray.py").write_text("raise ImportError\n")
+    process = subprocess.run(
+        [sys.executable, "-m", "study.run", "tasks", "--engine", "ray"], cwd=folder, env=dvc.environment(folder),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 1 and process.stderr.splitlines()[-1] == (
+        "Ray is not installed: pip install 'saqlib[ray]'"
+    )

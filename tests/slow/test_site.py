@@ -1,0 +1,301 @@
+"""The reading copy, built whole and opened from a folder in a real browser; its networks and pixels in Node."""
+
+import base64
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from urllib.parse import unquote, urldefrag
+
+import numpy as np
+import onnxruntime
+import pytest
+from scipy import ndimage
+
+from saqlib.deploy.explain import as_input
+from study import explore, paths
+from study.site import build
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+pytestmark = [
+    pytest.mark.skipif(not (build.MODULES / "onnxruntime-web").exists(), reason="no site/node_modules: `make site`"),
+    pytest.mark.skipif(importlib.util.find_spec("myst_nb") is None, reason="myst-nb is not installed: `make env`"),
+]
+LIMIT = 180_000  # milliseconds that a loaded machine may take for anything
+NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
+
+
+class Elements(HTMLParser):
+    """What a page links to, its anchors, and its pictures."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.anchors, self.images = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.anchors |= {known[name] for name in ("id", "name") if known.get(name)}
+        self.links += [known[name] for name in ("href", "src") if known.get(name) and tag != "base"]
+        self.images += [known] if tag == "img" else []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The reading copy, from the committed results."""
+    return build.build(out=tmp_path_factory.mktemp("reading") / "site")
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """Every page of the site, read."""
+    return {path.name: Elements(path.read_text(encoding="utf-8")) for path in sorted(site.glob("*.html"))}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make env`")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=LIMIT)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page; what goes wrong in it, errors, failed and foreign requests, fails the test."""
+    page, faults = browser.new_page(viewport=WIDE), []
+    page.set_default_timeout(LIMIT)
+    page.on("console", lambda line: line.type in ("error", "warning") and faults.append(line.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    own = ("file:", "data:", "blob:")
+    page.on("request", lambda request: request.url.startswith(own) or faults.append(request.url))
+    yield page
+    page.close()
+    assert faults == []
+
+
+def test_the_site_is_complete(site, pages):
+    """Every part is there, every internal link is good, pictures have words and sizes, nothing is foreign."""
+    expected = {f"{name}.html" for name in ("index", "draw", "paper", "tables", "scale", "search", "change")}
+    expected |= {f"{path.stem}.html" for path in (paths.RESULTS / "notebooks").glob("*.ipynb")}
+    expected |= {f"table_{path.stem}.html" for path in (paths.RESULTS / "tables").glob("*.csv")}
+    assert expected | {f"{path.stem}.html" for path in (paths.ROOT / "docs").glob("*.md")} <= pages.keys()
+    broken = []
+    for name, elements in pages.items():
+        for link in elements.links:
+            target, anchor = urldefrag(unquote(link))
+            if not re.match(r"https?:|data:|mailto:", target):
+                target = target.split("?")[0] or name
+                lost = anchor and target in pages and anchor not in pages[target].anchors
+                broken += [f"{name}: {link}"] if lost or not (site / target).is_file() else []
+    assert broken == []
+    images = [image for elements in pages.values() for image in elements.images]
+    assert len(images) > 25
+    assert all(len(each.get("alt") or "") > 15 and each.get("width") and each.get("height") for each in images)
+    loads = re.compile(r"""(?:<(?:script|link|img|iframe)[^>]+(?:src|href)=|url\(|@import\s)["']?(?:https?:)?//""")
+    files = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
+    assert [path.name for path in files if loads.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_a_failed_build_leaves_the_site_as_it_was(tmp_path, monkeypatch):
+    """And nothing beside it."""
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text("before")
+    monkeypatch.setattr(build, "write_pages", lambda root, pages: (_ for _ in ()).throw(build.SiteError("no table")))
+    with pytest.raises(build.SiteError):
+        build.build(out=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["site"] and (out / "index.html").read_text() == "before"
+
+
+@in_a_browser
+def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
+    """From a folder: no scrolling sideways, every picture loaded; on a desk the answer is in the first screen."""
+    page.set_viewport_size(NARROW)
+    for name in pages:
+        page.goto((site / name).as_uri(), wait_until="load")
+        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+        page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
+        page.wait_for_function("[...document.images].every(image => image.complete)")
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), name
+    page.set_viewport_size(WIDE)
+    page.goto((site / "index.html").as_uri())
+    table, picture = (page.locator(f".first-screen {what}").first.bounding_box() for what in ("table", ".picture img"))
+    assert table["y"] < WIDE["height"] / 2 and picture["height"] <= 350
+    page.goto(f"{(site / 'search.html').as_uri()}?q=occlusion")
+    page.wait_for_selector("#search-results li a")
+    assert "paper.html" in " ".join(page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)"))
+
+
+@pytest.fixture
+def desk(site, page):
+    """The drawing page after its first answer."""
+    page.goto((site / "draw.html").as_uri())
+    page.wait_for_selector("#saq[data-curves]")
+    return page
+
+
+def texts(desk, selector: str) -> list[str]:
+    return desk.locator(selector).all_inner_texts()
+
+
+def settled(desk, action) -> None:
+    """Do something, and wait until the networks have answered it and drawn their curves."""
+    desk.evaluate("delete document.getElementById('saq').dataset.curves")
+    action()
+    desk.wait_for_selector("#saq[data-curves]")
+
+
+def draw_seven(desk) -> None:
+    box = desk.locator(".pad").bounding_box()
+    first, *others = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+                      for x, y in ((0.25, 0.2), (0.75, 0.2), (0.45, 0.85))]  # fmt: skip
+    desk.mouse.move(*first)
+    desk.mouse.down()
+    for place in others:
+        desk.mouse.move(*place, steps=12)
+    desk.mouse.up()
+
+
+@in_a_browser
+def test_drawings_and_pictures_are_read_by_every_network(desk):
+    """A seven is a seven at each precision, each with a map; choices change what is shown; cleared, nothing is left."""
+    settled(desk, lambda: draw_seven(desk))
+    assert texts(desk, ".card .class")[:4] == ["7"] * 4
+    assert all(re.fullmatch(r"\d+(\.\d)? %", text) for text in texts(desk, ".card .confidence"))
+    maps = "[...document.querySelectorAll('.card .map')].map(map => map.toDataURL())"
+    shown = set(desk.evaluate(maps))
+    assert len(shown) == 5
+    for action in (lambda: desk.check("[name=training][value=guided]"),
+                   lambda: desk.check("[name=dataset][value=fashion_mnist]"),
+                   lambda: desk.click(".pictures button:nth-child(2)")):  # fmt: skip
+        settled(desk, action)
+        assert not shown & set(desk.evaluate(maps)[:4])
+        shown |= set(desk.evaluate(maps))
+    assert texts(desk, ".card.fp32 .class") == ["trousers"]
+    desk.check("[name=view][value=magnitude]")
+    assert not shown & set(desk.evaluate(maps))
+    desk.click("[data-do=clear]")
+    assert texts(desk, ".card .class") == ["–"] * 5
+
+
+@in_a_browser
+def test_pixels_are_removed_by_the_slider_with_each_fill(desk):
+    """With none removed the confidence is that of the picture; with all it no longer depends on the order."""
+
+    def left(share: int, fill: str, first: str = "most") -> list[str]:
+        choose = f"""const find = choice => document.querySelector(choice);
+            find('[name=share]').value = {share};
+            find('[name=first][value={first}]').checked = find('[name=fill][value={fill}]').checked = true;
+            find('[name=fill][value={fill}]').dispatchEvent(new Event('change', {{bubbles: true}}));"""
+        settled(desk, lambda: desk.evaluate(f"() => {{ {choose} }}"))
+        assert desk.locator(".chart polyline").count() == 5
+        return texts(desk, ".card .left")
+
+    assert left(0, "zero") == texts(desk, ".card .confidence")
+    half = [tuple(left(40, fill)) for fill in ("zero", "mean", "noise", "blur")]
+    assert len(set(half)) == 4
+    assert left(100, "blur", "least") == left(100, "blur", "most") and tuple(left(40, "blur", "least")) != half[-1]
+
+
+@in_a_browser
+def test_the_button_compares_with_python(desk, site, tmp_path):
+    """Quantized logits bit for bit, maps within a millionth; one changed answer of Python is noticed."""
+    desk.click("[data-do=compare]")
+    desk.wait_for_selector("#saq[data-agree]")
+    sentence = desk.inner_text(".compared")
+    assert sentence.startswith("All agree: 180 of 180 classes are those of Python, 120 of 120 rows"), sentence
+    copy = shutil.copytree(site, tmp_path / "site")
+    script = copy / "_static" / "data-answers.js"
+    text = script.read_text()
+    cells = ("mnist-w2a2-guided", "mnist-w4a4-guided")
+    one, two = (re.search(rf'"{cell}":\{{"logits":"([^"]+)"', text)[1] for cell in cells)
+    script.write_text(text.replace(one, two, 1))
+    desk.goto((copy / "draw.html").as_uri())
+    desk.wait_for_selector("#saq[data-curves]")
+    desk.click("[data-do=compare]")
+    desk.wait_for_selector("#saq[data-agree=false]")
+
+
+# ----------------------------------------------------------------------------------------------------------- in Node
+
+
+def rows(file, runtime) -> dict[str, np.ndarray]:
+    """What a runtime answers to a dozen images of the file's dataset, one row per image."""
+    images = explore.sample(file.name.split("-")[0] if "-" in file.name else "mnist")[0][:12]
+    return runtime(file, as_input(images))
+
+
+def python(file, inputs) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = [session.run(names, {"images": image[None]}) for image in inputs]
+    return {name: np.stack([row[i].ravel() for row in found]) for i, name in enumerate(names)}
+
+
+@needs_node
+def test_every_committed_file_answers_in_node_as_in_python():
+    """A quantized network's logits bit for bit, those of full precision and all maps to rounding."""
+    files = sorted((paths.RESULTS / "models").glob("*.onnx"))
+    jobs = [rows(file, lambda file, inputs: {"file": str(file), "count": len(inputs),
+                                             "images": base64.b64encode(inputs.tobytes()).decode()})
+            for file in files]  # fmt: skip
+    script = paths.ROOT / "tests" / "helpers" / "run_networks.mjs"
+    done = subprocess.run(["node", script, build.MODULES], input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(files) > 48
+    for file, answers in zip(files, json.loads(done.stdout), strict=True):
+        expected = rows(file, python)
+        found = {name: np.stack([np.frombuffer(base64.b64decode(row), np.float32) for row in each])
+                 for name, each in answers.items()}  # fmt: skip
+        assert found.keys() == expected.keys() and ("map" in found) == (".explain" in file.name)
+        rounded = "fp32" in file.name or "untrained" in file.name
+        for name, values in expected.items():
+            tolerance = 1e-6 * max(1, np.abs(values).max()) if name == "map" else 1e-4 * rounded
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance, err_msg=f"{file.name}: {name}")
+
+
+def pixels(expression: str, **values) -> np.ndarray:
+    """The value of an expression of site/static/pixels.js, in which P is its object and `given` the values."""
+    code = (
+        f"{(build.SOURCES / 'static' / 'pixels.js').read_text()}\nconst P = globalThis.saqPixels;"
+        "const given = JSON.parse(require('fs').readFileSync(0));"
+        f"const value = {expression}; console.log(JSON.stringify(value === null ? [] : Array.from(value)));"
+    )
+    given = json.dumps({name: np.asarray(value).tolist() for name, value in values.items()})
+    done = subprocess.run(["node", "-e", code], input=given.encode(), capture_output=True, check=True)
+    return np.array(json.loads(done.stdout))
+
+
+@needs_node
+def test_pixels_are_prepared_ordered_and_filled_as_in_the_study():
+    """A drawing has its mass in the middle; equal pixels leave by their place; blur is the Gaussian mean."""
+
+    def prepared(ink: np.ndarray) -> np.ndarray:
+        return pixels("P.prepared(Uint8Array.from(given.ink), 280)", ink=ink.ravel())
+
+    ink = np.zeros((280, 280), np.uint8)
+    ink[100:140, 50:90], ink[100:140, 70:90] = 200, 100
+    image = prepared(ink)
+    assert (image == 200).sum() == (image == 100).sum() == 200, "a box is averaged exactly"
+    np.testing.assert_array_equal(image, prepared(np.roll(ink, (9, -7), (0, 1))))
+    assert np.allclose(ndimage.center_of_mass(image.reshape(28, 28)), 13.5, atol=0.51)
+    assert prepared(np.zeros_like(ink)).size == 0
+    rng = np.random.default_rng(0)
+    saliency = rng.integers(-3, 4, 784).astype(float)
+    for most, sign in (("true", -1), ("false", 1)):
+        expected = np.argsort(sign * np.abs(saliency), kind="stable")
+        np.testing.assert_array_equal(pixels(f"P.order(Float32Array.from(given.map), {most})", map=saliency), expected)
+    image, mean = (rng.integers(0, 256, 784) for _ in range(2))
+    fill = "P.fill('{}', Uint8Array.from(given.image), given.mean)"
+    zero, means, blur = (pixels(fill.format(name), image=image, mean=mean) for name in ("zero", "mean", "blur"))
+    assert not zero.any() and (means == mean).all()
+    gaussian = ndimage.gaussian_filter(image.reshape(28, 28).astype(float), 2, radius=3, mode="constant")
+    np.testing.assert_allclose(blur, gaussian.ravel(), atol=0.51)

@@ -1,0 +1,106 @@
+"""Tests of study.explore: images, answers and scores as with PyTorch; the desk shows them; networks of one's own."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from saqlib import scores
+from saqlib.data import DATASETS, as_input, load
+from saqlib.saliency import input_gradient
+from study import explore, models, paths
+from study.report.pictures import MAP_COLOURS, PERCENTILE
+from study.settings import TRAININGS
+
+IMAGE, TRUTH = explore.picture("mnist", 7)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_sample_is_that_of_the_library(dataset):
+    """Test images as they are; the train file holds training and validation images in one."""
+    for found, expected in zip(explore.sample(dataset), load(dataset, "test", paths.SAMPLE), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert (explore.sample(dataset, "train")[0][:1100] == load(dataset, "train", paths.SAMPLE)[0].numpy()).all()
+    with pytest.raises(ValueError, match="no picture 300: the sample holds 0 to 299"):
+        explore.picture(dataset, 300)
+
+
+def test_every_precision_stands_in_order_and_the_control_last():
+    """From the largest file to the smallest."""
+    assert list(explore.files("mnist", "guided")) == ["fp32", "w4a4", "mixed", "w2a2", explore.UNTRAINED]
+    with pytest.raises(ValueError, match="holds no network of mnist, guided training"):
+        explore.files("mnist", "guided", paths.SAMPLE)
+    assert explore.TRAININGS == TRAININGS
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w2a2"])
+def test_a_network_answers_as_in_pytorch(precision):
+    """Class, confidence, map and both scores are those of the trained network."""
+    (answer,) = explore.ask({precision: explore.files("mnist", "guided")[precision]}, "mnist", IMAGE)
+    network, shown = models.load(f"mnist-{precision}-guided"), as_input(torch.from_numpy(IMAGE.copy())[None])
+    with torch.no_grad():
+        chances = network(shown).softmax(1)[0]
+    maps = input_gradient(network, shown)
+    assert answer.label == chances.argmax() and answer.confidence == pytest.approx(chances.max().item(), abs=1e-5)
+    np.testing.assert_allclose(answer.map, maps[0], atol=1e-6)
+    assert answer.focus == pytest.approx(scores.gini(maps).item(), abs=1e-5)
+    assert answer.coherence == pytest.approx(scores.morans_i(maps).item(), abs=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9))
+def test_scores_are_those_of_the_library(seed, height, width):
+    """The twins agree on any map, of any shape."""
+    saliency = np.random.default_rng(seed).normal(size=(height, width))
+    maps = torch.from_numpy(saliency)[None]
+    assert explore.gini(saliency) == pytest.approx(scores.gini(maps).item(), abs=1e-9)
+    assert explore.morans_i(saliency) == pytest.approx(scores.morans_i(maps).item(), abs=1e-9)
+    assert np.isnan(explore.gini(0 * saliency)) and np.isnan(explore.morans_i(0 * saliency))
+
+
+def test_pixels_leave_by_their_magnitude():
+    """The most salient ones or the least; a removed pixel becomes zero or the mean image's; the image itself stays."""
+    saliency, before = -np.arange(784.0).reshape(28, 28), IMAGE.copy()
+    assert (explore.remove("mnist", IMAGE, saliency, 0.0) == IMAGE).all()
+    most, least = (explore.remove("mnist", IMAGE, saliency, 0.5, first) for first in explore.ORDERS)
+    assert not most[14:].any() and (most[:14] == IMAGE[:14]).all()
+    assert not least[:14].any() and (least[14:] == IMAGE[14:]).all()
+    mean = explore.sample("mnist", "train")[0].mean(0)
+    assert np.abs(explore.remove("mnist", IMAGE, saliency, 1.0, fill="mean") - mean).max() <= 0.5
+    assert (IMAGE == before).all()
+
+
+def test_the_table_says_what_the_networks_answer():
+    """One column for the image, dark on white, and for each network; then also what removal leaves of confidence."""
+    shown = explore.table("mnist", "guided", IMAGE, TRUTH)
+    answers = explore.ask(explore.files("mnist", "guided"), "mnist", IMAGE)
+    assert shown.count("<img") == 1 + len(answers) == shown.count("alt=")
+    for answer in answers:
+        assert f"{answer.name}, {answer.confidence:.0%}" in shown and f"focus {answer.focus:.2f}" in shown
+    source = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', shown)[1])
+    assert (np.asarray(Image.open(io.BytesIO(source))) == 255 - IMAGE).all()
+    less = explore.table("mnist", "guided", IMAGE, TRUTH, share=0.3)
+    left = explore.remove("mnist", IMAGE, answers[0].map, 0.3)
+    sure = explore.confidence(explore.files("mnist", "guided")["fp32"], left, answers[0].label)
+    assert less.count("<img") == 1 + 2 * len(answers) and f"{answers[0].name}: {sure:.0%}" in less
+    wrong = [explore.table("mnist", "guided", IMAGE, truth).count("#D62728") for truth in (TRUTH, "8", "")]
+    assert wrong == [1, 5, 0], "the untrained network's, all, and without a truth none"
+    assert explore.sentence("mnist", "guided", IMAGE) == "fp32: 7, w4a4: 7, mixed: 7, w2a2: 7"
+
+
+def test_every_handle_changes_what_is_shown():
+    """At once; in the colours of the figures, where a dead map is black."""
+    assert (explore.COLOURS, explore.PERCENTILE) == (MAP_COLOURS, PERCENTILE)
+    found = explore.coloured(np.linspace(-1, 1, 784).reshape(28, 28)).astype(int)
+    assert found.sum(-1)[0, 0] == found.sum(-1).max() and not explore.coloured(np.zeros((28, 28)))[..., 1].any()
+    desk = explore.Desk("mnist", "guided", 7)
+    handles = {"share": 40, "first": "least", "fill": "mean", "picture": 8, "training": "standard"}
+    for handle, value in (handles | {"dataset": "fashion_mnist"}).items():
+        before = desk.shown.value
+        getattr(desk, handle).value = value
+        assert desk.shown.value != before, handle

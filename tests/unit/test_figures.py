@@ -1,0 +1,463 @@
+"""Tests of study.report.style, figures, effects and training: looks of precisions, what is shown, files, print."""
+
+import base64
+import io
+import re
+from itertools import combinations
+from types import SimpleNamespace
+
+import IPython
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color, to_hex
+from matplotlib.text import Text
+from PIL import Image
+from scipy import stats
+
+from study import paths, settings
+from study.report import effects, figures, labels, style, training
+from tests.helpers import made
+from tests.helpers.made import DATASETS, DRAWN, FIVE, PRECISIONS, TRAININGS
+
+PAPER = (paths.ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
+NO_PRECISIONS = {"data", "ablations"}
+AGAIN = ("gradients", "training_maps")  # one of each kind, whose bytes are compared
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Every figure by name, of five precisions, drawn while a notebook has a style of its own."""
+    with plt.rc_context({"font.size": 31.0, "axes.spines.top": True, "xtick.labelsize": 31.0}):
+        figures_of = {name: draw(FIVE) for name, draw in DRAWN.items()}
+        assert plt.rcParams["font.size"] == 31.0
+    plt.close("all")  # each can still be drawn and saved
+    return figures_of
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Leave no figure open."""
+    yield
+    plt.close("all")
+
+
+@style.styled
+def line(values=(0, 1)):
+    """The least that is a figure."""
+    figure, axes = plt.subplots()
+    axes.plot(values)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------- order, colours, markers
+
+
+def test_the_papers_precisions_keep_their_looks():
+    """Whichever are asked for, and in whatever order: their places are those of params.yaml."""
+    expected = {"fp32": ("#222222", "o"), "w4a4": ("#0072B2", "s"), "mixed": ("#CC79A7", "D"), "w2a2": ("#E69F00", "^")}
+    assert style.looks(["w2a2", "fp32", "mixed", "w4a4", "w2a2"]) == expected
+    assert list(style.looks(["w2a2", "fp32"])) == ["fp32", "w2a2"]
+    assert style.looks(["mixed"]) == {"mixed": expected["mixed"]}
+
+
+def test_a_new_precision_takes_the_place_that_params_gives_it(monkeypatch):
+    """Between its neighbours; the last one is the lowest, and looks as the lowest of the paper does."""
+    grid = SimpleNamespace(precisions=("fp32", "w4a4", "mixed", "w3a3", "w2a2"))
+    monkeypatch.setattr(settings, "load", lambda: SimpleNamespace(grid=grid))
+    assert style.in_order(["w3a3", "w2a2", "fp32", "w4a4", "mixed"]) == list(grid.precisions)
+    assert style.in_order(["w2a2", "w3a3"])[-1] == "w2a2"
+    assert style.looks(["w2a2", "w3a3"])["w2a2"] == ("#E69F00", "^")
+    assert list(style.looks(grid.precisions).values())[:3] == list(style.looks(PRECISIONS).values())[:3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 20])
+def test_looks_are_different(count):
+    """Colours, Okabe and Ito's, and markers of eight; colours with markers of many more."""
+    shown = style.looks([f"w{i}a{i}" for i in range(count)])
+    assert len(set(shown.values())) == count == len(shown)
+    assert all(len(set(each)) >= min(count, 8) for each in zip(*shown.values(), strict=True))
+
+
+def shown_order(figure) -> list[list[str]]:
+    """Every list of precisions that a figure shows: on axes, in legends, over columns, at rows."""
+    texts = [[t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes]
+    texts += [[t.get_text() for t in legend.get_texts()] for legend in figure.legends]
+    texts += [[axes.get_title() for axes in figure.axes], [axes.get_ylabel() for axes in figure.axes]]
+    lists = [[text for text in each if text in FIVE] for each in texts]
+    return [each for each in lists if each]
+
+
+@pytest.mark.parametrize("name", sorted(set(DRAWN) - NO_PRECISIONS))
+def test_w3a3_stands_between_w4a4_and_w2a2(name, drawn):
+    """In every figure, wherever precisions are named; only both ends where a figure shows both ends."""
+    lists = shown_order(drawn[name])
+    assert lists
+    for each in lists:
+        block = each[: len(dict.fromkeys(each))]
+        expected = [p for p in FIVE if p in block]
+        assert each == block * (len(each) // len(block)) and block == expected
+        assert block[-1] == "w2a2" and (len(block) >= 4 or name == "training_maps")
+    if name == "origins":  # the lowest is the last one, where one is shown
+        assert drawn[name].axes[0].get_title() == "share of the loss that comes back, w2a2"
+
+
+# ------------------------------------------------------------------------------------------------- every figure
+
+
+def page() -> dict[bool, float]:
+    """The widths, in inches, of a column (False) and of a page's text (True), as the paper sets them."""
+    margin, gutter = map(float, re.search(r"gutter\) = \(([\d.]+)cm, ([\d.]+)cm", PAPER).groups())
+    width = (210 - 20 * margin) / 25.4
+    return {True: width, False: (width - 10 * gutter / 25.4) / 2}
+
+
+def places() -> dict[str, float]:
+    """The printed width of every figure of the paper, in inches."""
+    drawings = re.findall(r'drawing\("(\w+)"( \+ \w+)?((?:, \w+: [^\])]+)*)\)\[', PAPER)
+    assert len(drawings) == PAPER.count('drawing("')
+    return {name: page()["wide: true" in options] for name, _, options in drawings}
+
+
+def test_figures_are_drawn_as_wide_as_they_are_printed():
+    """The widths that figures know are those of the paper, and every figure of the paper is drawn by these tests."""
+    assert page() == {True: pytest.approx(style.DOUBLE, abs=0.001), False: pytest.approx(style.SINGLE, abs=0.001)}
+    assert set(places()) <= set(DRAWN)
+
+
+def leaves(figure, text: Text) -> bool:
+    """Whether a text reaches beyond the figure's edge."""
+    (x0, y0), (x1, y1) = text.get_window_extent().get_points()
+    return min(x0, y0) < -1 or x1 > figure.bbox.x1 + 1 or y1 > figure.bbox.y1 + 1
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_can_be_read_in_print_and_has_the_same_bytes_twice(name, drawn, tmp_path, monkeypatch):
+    """At least six points as printed; no text is cut off or covers another; whatever the notebook has set."""
+    figure, seen, draw = drawn[name], {}, Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, renderer: (seen.setdefault(text), draw(text, renderer)))
+    figure.draw_without_rendering()
+    texts = [text for text in seen if text.get_visible() and text.get_text().strip()]
+    sizes = {text.get_text(): text.get_size() * places().get(name, page()[True]) / figure.get_figwidth()
+             for text in texts}  # fmt: skip
+    assert len(sizes) > 5 and min(sizes.values()) >= 6, sizes
+    assert not [text.get_text() for text in texts if leaves(figure, text)]
+    boxes = [(text.get_text(), text.get_window_extent().padded(1)) for text in texts]
+    assert not [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
+    if name in AGAIN:
+        first, second = (style.save(each, name, tmp_path / folder)
+                         for each, folder in ((figure, "one"), (DRAWN[name](FIVE), "two")))  # fmt: skip
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        assert first[1].read_bytes().startswith(b"%PDF") and b"CreationDate" not in first[1].read_bytes()
+        image = Image.open(first[0])
+        assert image.mode == "P" and image.info["dpi"] == pytest.approx((220, 220), abs=0.1)
+        assert 0.01 < (np.asarray(image.convert("L")) < 200).mean() < 0.7
+
+
+LEAST = "dataset == 'mnist' and training == 'standard' and precision in ('fp32', 'w2a2')"
+
+
+def test_the_least_that_a_reader_runs_can_be_drawn():
+    """One dataset, one training, one seed, no loss to explain, nothing that was measured of faithfulness."""
+    runs = made.runs(seeds=1).query(LEAST).assign(faithfulness=np.nan)
+    least = [frame().query(LEAST) for frame in (made.recovered, made.surrogate, made.randomized)]
+    least[0] = least[0].assign(estimate=np.nan, low=np.nan, high=np.nan)
+    least = [
+        figures.clarity(runs, made.controls(runs).iloc[:0]), figures.preservation(runs, runs, "fp32"),
+        figures.amplitude(runs, made.of_the_reference(runs)), figures.trade_off(runs),
+        figures.removal(made.removal().query(LEAST)), effects.origins(*least),
+    ]  # fmt: skip
+    for figure in least:
+        figure.draw_without_rendering()
+
+
+def test_a_new_dataset_is_in_every_figure(monkeypatch):
+    """In a panel of its own, in the legend of ablations with a look of its own."""
+    runs = made.runs()
+    runs = pd.concat([runs, runs[runs.dataset == "mnist"].assign(dataset="letters")])
+    titles = [axes.get_title() for axes in figures.trade_off(runs).axes]
+    assert titles == ["MNIST", "FashionMNIST", "letters"]
+    changes = pd.concat([made.ablated(), made.ablated().assign(dataset="letters")])
+    handles = effects.ablations(changes).legends[0].legend_handles[:3]
+    assert len({(to_hex(handle.get_color()), handle.get_marker()) for handle in handles}) == 3
+
+
+# ------------------------------------------------------------------------------------ files, notebooks, and words
+
+
+def test_a_backend_that_turns_interactive_stays_so():
+    """What a notebook's backend does at the first figure outlasts it: later figures are shown too."""
+
+    @style.styled
+    def first():
+        matplotlib.interactive(True)
+        return plt.figure()
+
+    try:
+        first()
+        line()
+        assert plt.isinteractive()
+    finally:
+        matplotlib.interactive(False)
+
+
+def test_a_notebook_shows_the_figure_with_its_words(tmp_path, monkeypatch):
+    """Once, with alt text and name where nbconvert looks for them, in few colours; elsewhere nothing is shown."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    style.save(line(), "curves", tmp_path, pd.DataFrame({"a": [1 / 3], "b": ["x"]}))
+    assert (tmp_path / "curves.csv").read_bytes() == b"a,b\n0.33333333,x\n" and not shown and plt.get_fignums()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=True))
+    plt.close("all")
+    style.save(line(), "curves", tmp_path)
+    ((data, options),) = shown
+    assert options["metadata"] == {"image/png": {"alt": style.alternatives()["curves"], "name": "curves"}}
+    assert options["raw"] and not plt.get_fignums()
+    image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert image.mode == "P" and image.info["dpi"] == pytest.approx((style.ON_SCREEN,) * 2, abs=0.1)
+
+
+def test_every_figure_has_words():
+    """Its own, or those of its kind: a new dataset's maps, and a figure that nobody has described."""
+    words = style.alternatives()
+    datasets = settings.load().grid.datasets
+    every = [name + d if name.endswith("_") else name for name in DRAWN for d in datasets]
+    assert set(every) <= set(words) and all(len(style.alternative(name)) > 60 for name in every)
+    assert style.alternative("maps_letters") == words["maps_*"]
+    assert style.alternative("saliency_letters_shared") == words["saliency_*"]
+    assert style.alternative("something_new") == "Figure: something new."
+
+
+# ------------------------------------------------------------------------------------------- what figures show
+
+
+def points(axes):
+    """The offsets of all scatter points of a panel."""
+    return np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+
+
+def test_trade_off_shows_every_network_and_mean():
+    """A point for each network and mean, and a line for each seed and training, in order of bits."""
+    runs = made.runs().query("dataset == 'mnist'")
+    (axes,) = figures.trade_off(runs.iloc[::-1]).axes
+    columns = ["test_accuracy", "faithfulness"]
+    means = runs.groupby(["precision", "training"])[columns].mean().to_numpy()
+    expected = np.concatenate([runs[columns].to_numpy(), means])
+    np.testing.assert_allclose(np.sort(points(axes), axis=0), np.sort(expected, axis=0))
+    seed = runs.query("training == 'standard' and seed == 0").set_index("precision").loc[list(PRECISIONS)]
+    assert len(axes.lines) == 6 and any(np.array_equal(each.get_xdata(), seed.test_accuracy) for each in axes.lines)
+    unmeasured = made.runs().query("dataset != 'mnist'").assign(faithfulness=np.nan)
+    assert [each.get_title() for each in figures.trade_off(pd.concat([runs, unmeasured])).axes] == ["MNIST"]
+
+
+def test_clarity_shows_seeds_means_and_intervals(drawn):
+    """Every seed is a joined line; each mean carries the t-interval of its own networks; controls are bands."""
+    runs, figure = made.runs(FIVE), drawn["clarity"]
+    axes = figure.axes[0]
+    group = runs.query("dataset == 'mnist' and training == 'guided'")
+    table = group.pivot(index="precision", columns="seed", values="gini").loc[list(FIVE)]
+    joined = [each.get_ydata() for each in axes.lines if each.get_linestyle() == "-"]
+    assert all(any(np.array_equal(each, table[seed]) for each in joined) for seed in table)
+    low, high = stats.t.interval(0.95, 2, table.loc["w2a2"].mean(), stats.sem(table.loc["w2a2"]))
+    bars = [bar for container in axes.containers for bar in container.lines[2][0].get_segments()]
+    assert any(np.allclose(bar[:, 1], [low, high]) for bar in bars)
+    across = [{each.get_ydata()[0] for each in axes.lines if list(each.get_xdata()) == [0, 1]} for axes in figure.axes]
+    assert all(heights == {0.0, 1.0, 4.0} for heights in across)  # the single pixel is the table's alone
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["MNIST", "FashionMNIST"]
+
+
+def test_few_seeds_do_not_stretch_the_axis():
+    """The interval of two seeds, 13 times their spread, runs out of the panel; the seeds fill it."""
+    runs = made.runs(seeds=2)
+    own = runs[runs.dataset == "mnist"].gini
+    axes = figures.clarity(runs, made.controls(runs).query("control == 'untrained'")).axes[0]
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0 and own.max() < high < own.max() + 0.1
+    low, high = figures.amplitude(runs, made.of_the_reference(runs)).axes[0].get_ylim()
+    assert 0 < low < runs.amplitude.min() and high < 1.3 * runs.amplitude.max()
+
+
+def test_preservation_leaves_the_reference_out_and_draws_two_seeds_of_it(reference="w4a4"):
+    """The axis has the other precisions; a line lies at each training's mean likeness of two reference seeds."""
+    runs = made.runs()
+    pairs = runs[runs.precision == reference]
+    pairs = pairs.assign(preservation_spearman=np.where(pairs.training == "guided", 8.0, 7.0))
+    figure = figures.preservation(runs, pairs, reference)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [p for p in PRECISIONS if p != reference]
+    assert [each.get_ydata()[0] for each in axes.lines if list(each.get_xdata()) == [0, 1]] == [7.0, 8.0]
+    assert figure.legends[0].get_texts()[-1].get_text() == f"two {reference} seeds of that training"
+
+
+def test_gradients_leave_out_the_largest_fiftieth():
+    """The axis ends, on both sides, at the 98th percentile of the magnitudes of its own dataset."""
+    sample = made.gradients()
+    sample["gradient"] *= np.where(sample.dataset == "mnist", 1, 10)
+    for axes, dataset in zip(figures.gradients(sample).axes, DATASETS, strict=True):
+        limit = np.percentile(sample[sample.dataset == dataset].gradient.abs(), 98)
+        np.testing.assert_allclose(axes.get_ylim(), (-limit, limit))
+
+
+def test_pareto_front():
+    """The front keeps what nothing as small or smaller beats; of equals, the first."""
+    frame = pd.DataFrame({"bytes": [3, 1, 2, 2, 4, 1], "value": [5.0, 1.0, 4.0, 3.0, 5.0, 0.5]})
+    best = figures.front(frame, "bytes", "value")
+    assert best[["bytes", "value"]].to_numpy().tolist() == [[1, 1.0], [2, 4.0], [3, 5.0]]
+
+
+def test_pareto_has_a_front_for_each_training():
+    """The line of a training joins its own networks alone; a score that nobody measured is left out."""
+    frame = made.deployment().query("dataset == 'mnist'").sort_values("packed_bytes", kind="stable")
+    frame["test_accuracy"] = [50.0, 90, 60, 95, 70, 99, 40, 80]  # standard, guided, by size
+    assert len(figures.pareto(frame).axes) == 2
+    (axes,) = figures.pareto(frame.assign(faithfulness=np.nan)).axes
+    heights = [list(dict.fromkeys(each.get_ydata())) for each in axes.lines]
+    assert sorted(heights) == [[50, 60, 70], [90, 95, 99]]
+
+
+def test_removal_shades_the_gain(drawn):
+    """Shaded is the area between most and least salient first; its mean height is written down."""
+    axes = drawn["curves"].axes[0]
+    area = axes.collections[0].get_paths()[0].vertices
+    assert area[:, 0].min() == 0 and area[:, 0].max() == 100
+    assert any(np.allclose(vertex, [100, 0.5]) for vertex in area)
+    random = next(each for each in axes.lines if each.get_linestyle() == "--")
+    np.testing.assert_allclose(random.get_ydata(), 1 - np.linspace(0, 1, 5))
+    assert axes.texts[0].get_text() == "area 0.75"
+
+
+def test_lines_over_removed_pixels_and_distance(drawn):
+    """Solid the most salient first, dashed random, means over the seeds; near the outline a line for each precision."""
+    axes = drawn["deletion_accuracy"].axes[0]
+    dashed, solid = axes.lines[0], axes.lines[len(FIVE)]
+    assert (dashed.get_linestyle(), solid.get_linestyle()) == ("--", "-") and len(axes.lines) == 2 * len(FIVE)
+    np.testing.assert_allclose(solid.get_xydata().T, [np.arange(0, 100, 10), 90 - 8 * np.arange(10)])
+    np.testing.assert_allclose(dashed.get_ydata(), 90 - 4 * np.arange(10))
+    axes = drawn["outline"].axes[0]
+    mean, *lines = axes.lines
+    assert set(mean.get_ydata()) == {1} and mean.get_linestyle() == "--" and len(lines) == len(FIVE)
+    np.testing.assert_allclose(lines[0].get_ydata(), [2 / abs(d) for d in range(-8, 7) if d])
+    shaded = axes.patches[0].get_bbox()
+    assert (shaded.x0, shaded.x1) == (0, 6) and axes.get_title() == "MNIST, standard training"
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+def panels(figure):
+    """The panels of `courses` by row and column."""
+    return np.array(figure.axes).reshape(5, 4)
+
+
+def test_every_panel_has_its_courses(drawn):
+    """Row by score, column by dataset and training, one line per precision, bands of one standard error."""
+    frame, every = made.during(FIVE), panels(drawn["during"])
+    places = [(dataset, name) for dataset in DATASETS for name in TRAININGS]
+    assert [axes.get_title() for axes in every[0]] == [f"{labels.dataset(d)}, {t}" for d, t in places]
+    for row, score in zip(every, training.SCORES, strict=True):
+        assert row[0].get_ylabel() == labels.question(score)
+        for axes, (dataset, name) in zip(row, places, strict=True):
+            there = frame[(frame.dataset == dataset) & (frame.training == name)].set_index("precision")
+            for each, (precision, look) in zip(axes.lines, style.looks(FIVE).items(), strict=False):
+                np.testing.assert_array_equal(each.get_ydata(), there.loc[precision, score])
+                assert each.get_color() == look.colour
+            switch = [each for each in axes.lines if list(each.get_xdata()) == [made.SWITCH] * 2]
+            assert len(switch) == 1 and switch[0].get_linestyle() == "--"
+        if score != "accuracy":  # both trainings of a dataset on one axis
+            assert row[0].get_ylim() == row[1].get_ylim() and row[2].get_ylim() == row[3].get_ylim()
+    band = every[1, 0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(5.01) and not every[0, 0].collections
+
+
+def test_the_axis_of_accuracy_gives_each_tenth_of_the_errors_the_same_room():
+    """From 90 to 99 % is as far as from 99 to 99.9, and 100 % can be drawn."""
+    low, middle, high = training._nines(np.array([90, 99, 99.9]))
+    assert middle - low == pytest.approx(1, abs=0.05) and high - middle == pytest.approx(1, abs=0.2)
+    np.testing.assert_allclose(training._percent(training._nines(np.array([1, 50, 99.2, 100]))), [1, 50, 99.2, 100])
+
+
+def test_what_was_not_measured_says_why_and_what_never_switches_has_no_mark():
+    """Where no fill qualifies there is no faithfulness; where no network quantizes there is no switch."""
+    frame = made.during(accuracy=100.0, faithfulness=np.nan, faithfulness_se=np.nan, switch=np.nan)
+    every = panels(training.courses(frame))
+    assert every[0, 0].get_ylim()[1] > 100
+    assert every[3, 0].texts[0].get_text() == "no fill qualifies"
+    assert {len(axes.lines) for axes in every.flat} == {4}
+
+
+def test_training_maps_choose_steps_evenly_and_mark_the_switch():
+    """First and last record are shown, each network in its row; a line before the first quantized map, in that row."""
+    records = made.records()
+    figure = training.training_maps(records, most=6)
+    every = np.array(figure.axes[:14]).reshape(2, 7)
+    assert [axes.get_title() for axes in every[0]] == ["input", *(f"step {step}" for step in range(0, 101, 20))]
+    assert [row[0].get_ylabel() for row in every] == ["fp32", "w2a2"]
+    np.testing.assert_array_equal(every[1, 3].images[0].get_array(), np.abs(records["one"][1]["w2a2"].maps[4]))
+    assert [place for place, axes in np.ndenumerate(every) if axes.lines] == [(1, 3)]  # the map of that very step
+    few = training.training_maps(made.records(count=3))  # of a small scale
+    assert few.axes[1].get_position().width * few.get_figwidth() <= training.LARGEST + 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------ effects
+
+
+def heights(axes) -> np.ndarray:
+    """The estimates of a panel."""
+    every = np.concatenate([np.asarray(each[0].get_ydata(), float) for each in axes.containers])
+    return np.sort(every[np.isfinite(every)])
+
+
+def test_points_of_origins_are_the_numbers(drawn):
+    """Shares of the fewest bits at the left, whole slopes in the middle, likeness at the right."""
+    left, middle, right = drawn["origins"].axes[:3]
+    own = made.recovered(FIVE).query("dataset == 'mnist' and precision == 'w2a2'")
+    np.testing.assert_allclose(heights(left), np.sort(own.estimate.dropna()))
+    slopes = made.surrogate(FIVE).query("dataset == 'mnist'").estimate.dropna()
+    np.testing.assert_allclose(heights(middle), np.sort(slopes))
+    alike = made.randomized(FIVE).query("dataset == 'mnist' and training == 'standard' and likeness == 'spearman'")
+    for each, precision in zip(right.lines, FIVE, strict=False):
+        np.testing.assert_allclose(each.get_ydata(), alike[alike.precision == precision].alike)
+
+
+def test_no_estimate_is_out_of_sight():
+    """A share may be many times the loss where a map without quantizers is clearer than that of full precision."""
+    frame = made.recovered()
+    low = frame.precision == "w2a2"
+    frame.loc[low, "estimate"] *= np.resize([1, 10, 200, -30], low.sum())
+    axes = effects.origins(frame, made.surrogate(), made.randomized()).axes[0]
+    assert heights(axes)[-1] > 20 and heights(axes)[0] < -1
+    assert axes.get_ylim()[0] < heights(axes)[0] and heights(axes)[-1] < axes.get_ylim()[1]
+
+
+def dots(axes) -> list[tuple]:
+    """(effect, marker, face, alpha) of every point of a panel."""
+    every = [each for each in axes.lines if len(each.get_xdata()) == 1]
+    return [(each.get_xdata()[0], each.get_marker(), each.get_markerfacecolor(), each.get_alpha()) for each in every]
+
+
+def test_every_effect_is_a_point_and_the_main_grid_one_for_each_comparison(drawn):
+    """A column per question: open points for variants, filled ones for the main grid, a red cross for a lost sign."""
+    changes, figure = made.ablated(), drawn["ablations"]
+    assert [axes.get_title() for axes in figure.axes] == ["Accuracy (points)", "Focus", "Coherence", "Faithfulness"]
+    for axes, question in zip(figure.axes, made.QUESTIONS, strict=True):
+        own = changes[changes.question == question]
+        main = own.drop_duplicates(["dataset", "training", "comparison"]).main
+        assert sorted(x for x, *_ in dots(axes)) == pytest.approx(sorted([*own.estimate, *main]))
+        filled = [x for x, marker, face, _ in dots(axes) if marker != "x" and not same_color(face, "white")]
+        assert sorted(filled) == pytest.approx(sorted(main))
+        assert sum(marker == "x" for _, marker, *_ in dots(axes)) == (2 if question == "coherence" else 0)
+        bars = {tuple(np.round(each.get_xdata(), 6)) for each in axes.lines if len(each.get_xdata()) == 2}
+        assert {tuple(pair) for pair in own[["low", "high"]].round(6).to_numpy()} <= bars
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[:3] == ["main grid", "same again", "turned"]
+    heads = [text.get_text() for text in figure.axes[0].texts]
+    assert heads == ["w2a2 − fp32, standard", "w2a2 − fp32, guided", "guided − standard, w2a2"]
+
+
+def test_what_the_main_grid_does_not_conclude_is_pale_and_nothing_is_said_to_be_nothing():
+    """Whatever the variants find there; a scale that runs no ablations still has the figure."""
+    pale = made.ablated().assign(sign="", holds="", robust="")
+    assert {alpha for axes in effects.ablations(pale).axes for *_, alpha in dots(axes)} == {0.35}
+    assert "No ablation was run" in effects.ablations(pale.iloc[:0]).axes[0].texts[0].get_text()

@@ -1,0 +1,207 @@
+"""The first screen of README and site says what results/ say; and what the README names exists and runs."""
+
+import importlib.util
+import itertools
+import re
+
+import pandas as pd
+import pytest
+
+import saqlib.data
+from saqlib.deploy import explain
+from study import explore, paths
+from study.site import front
+
+README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.relative_to(paths.ROOT): path.read_text(encoding="utf-8") for path in (paths.ROOT / "docs").glob("*.md")}
+PLACES = list(itertools.product(("mnist", "fashion_mnist"), ("standard", "guided")))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """results/ of three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
+    rows = [
+        {"dataset": "mnist", "precision": precision, "training": training, "seed": seed, "gini": 0.5, "morans_i": 0.5,
+         "test_accuracy": 99 - bits + 0.1 * seed,
+         "faithfulness": 0.6 - bits * (0.01 if training == "guided" else 0.2) - 0.01 * seed * bits}
+        for training in ("standard", "guided") for bits, precision in enumerate(("fp32", "w2a2")) for seed in range(3)
+    ]  # fmt: skip
+    runs, folder = pd.DataFrame(rows), tmp_path / "results"
+    (folder / "tables").mkdir(parents=True)
+    runs.to_csv(folder / "runs.csv", index=False)
+    means = runs.groupby(["dataset", "training", "precision"], sort=False).mean().reset_index()
+    accuracy = means.rename(columns={"test_accuracy": "mean"})[["dataset", "training", "precision", "mean"]]
+    accuracy.to_csv(folder / "tables" / "accuracy.csv", index=False)
+    keys = ["dataset", "training", "precision"]
+    clarity = means.melt(keys, ["gini", "morans_i", "faithfulness"], var_name="metric", value_name="mean")
+    clarity.rename(columns={"precision": "map"}).to_csv(folder / "tables" / "clarity.csv", index=False)
+    return folder
+
+
+def guidance(**words: str) -> pd.DataFrame:
+    """Verdicts on guidance by dataset, and others that are not on it."""
+    rows = [("B2", dataset, "faithfulness", word) for dataset, word in words.items()]
+    rows += [("B2", "mnist", "focus", "opposite"), ("A2", "mnist", "faithfulness", "opposite")]
+    return pd.DataFrame(rows, columns=["claim", "dataset", "question", "verdict"])
+
+
+# ------------------------------------------------------------------------------------------------- the first screen
+
+
+def test_the_answer_is_one_sentence_with_the_numbers(results):
+    """Sizes, directions, and the verdict on guidance."""
+    assert front.answer(front.Runs(results), guidance(mnist="supported")) == (
+        "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
+        "0.21 on MNIST; saliency-guided training makes up for part of that."
+    )
+
+
+def test_the_answer_turns_with_the_results(results):
+    """What rises is said to rise, what chance explains is no change; each verdict on guidance has its words."""
+    runs = front.Runs(results)
+    frame = runs.frame
+    runs.frame = frame.assign(test_accuracy=-frame.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
+    answer = front.answer(runs, guidance(mnist="equivalent", fashion_mnist="undecided"))
+    assert "accuracy rises by 1.00 points on MNIST" in answer
+    assert "the saliency map does not change beyond chance on MNIST" in answer
+    assert answer.endswith(
+        "; saliency-guided training changes nothing that matters in that on MNIST; "
+        "whether saliency-guided training makes up for part of that on FashionMNIST is undecided."
+    )
+    assert front.answer(runs, guidance(mnist="opposite")).endswith("; saliency-guided training loses more.")
+
+
+def test_each_number_of_the_table_is_that_of_its_line(results):
+    """A row for each question; the arrow is that of the paired change over the seeds."""
+    runs, links = front.Runs(results), []
+
+    def number(found: front.Number) -> str:
+        links.append(found)
+        return str(found)
+
+    rows = front.table(runs, number).splitlines()[2:]
+    assert len(rows) == 5 and len(links) == 10
+    assert [row.split()[-2] for row in rows] == ["↘", "≈", "≈", "↘", "≈"]
+    for found in links:
+        path, line = found.line.split("#L")
+        row = (results.parent / path).read_text().splitlines()[int(line) - 1]
+        assert float(row.split(",")[-1]) == found.value
+
+
+ABLATED = [("edges_same", "mnist", "w2a2 - fp32", "True"), ("edges_same", "fashion_mnist", "w2a2 - fp32", "True"),
+           ("signed_ranking", "mnist", "w2a2 - fp32", "True"),
+           ("signed_ranking", "mnist", "guided - standard, fp32", "True"),
+           ("signed_ranking", "fashion_mnist", "guided - standard, fp32", "False"),
+           ("signed_ranking", "fashion_mnist", "guided - standard, w2a2", "False"),
+           ("quarter_masked", "mnist", "guided - standard, w2a2", "True"),
+           ("mixed_w2a4", "mnist", "w2a2 - mixed", "False")]  # fmt: skip
+
+
+def test_the_ablations_are_summed_up(results):
+    """How many variants touch a conclusion on faithfulness, in which it loses its sign; others do not count."""
+
+    def words(rows, question="faithfulness", sign="-"):
+        table = pd.DataFrame(rows, columns=["variant", "dataset", "comparison", "holds"])
+        return front.robust(front.Runs(results), table.assign(question=question, sign=sign, seeds=6))
+
+    assert words(ABLATED) == (
+        "With other numbers in the study (6 seeds), the change of faithfulness from fp32 to w2a2 keeps its sign in all "
+        "2 variants that touch it; the effect of guidance on faithfulness loses its sign in 1 of 2 variants "
+        "(signed ranking on FashionMNIST)."
+    )
+    assert words(ABLATED[:3]).endswith("in all 2 variants that touch it.")
+    assert words(ABLATED, sign="") == words(ABLATED, question="focus") == words([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("supported", "words"),
+    [
+        (PLACES, "reproduced"),
+        ([], "not reproduced"),
+        (PLACES[:2], "depends on dataset: holds for MNIST; elsewhere undecided"),
+        (PLACES[1::2], "depends on training: holds for guided training; elsewhere undecided"),
+        (PLACES[:1], "depends on dataset and training: holds for MNIST, standard training; elsewhere undecided"),
+        (PLACES[:3], "depends on dataset and training: all but FashionMNIST, guided training: undecided there"),
+    ],
+)
+def test_a_claim_is_reproduced_or_not_or_depends(supported, words):
+    """The fewest axes that decide are named, and the places, whichever are fewer."""
+    rows = [(*place, "", "supported" if place in supported else "undecided") for place in PLACES]
+    assert front.standing(pd.DataFrame(rows, columns=["dataset", "training", "question", "verdict"])) == words
+
+
+def test_questions_of_one_place_stand_together():
+    """Each place is named once, and elsewhere every other word that occurs; an opposite everywhere says so."""
+    places = itertools.product(("mnist", "fashion_mnist"), ("focus", "coherence", "faithfulness"))
+    words = dict.fromkeys(places, "supported") | {
+        ("mnist", "focus"): "undecided", ("mnist", "coherence"): "opposite", ("fashion_mnist", "focus"): "undecided",
+    }  # fmt: skip
+    rows = [(dataset, "guided", question, word) for (dataset, question), word in words.items()]
+    verdicts = pd.DataFrame(rows, columns=["dataset", "training", "question", "verdict"])
+    assert front.standing(verdicts) == (
+        "depends on dataset and question: holds for MNIST (faithfulness); FashionMNIST (coherence and faithfulness); "
+        "elsewhere opposite or undecided"
+    )
+    assert front.standing(verdicts.assign(verdict="opposite")) == "opposite"
+
+
+# ------------------------------------------------------------------------------------------------------- the README
+
+
+def test_the_answer_is_that_of_results(tmp_path):
+    """Drift between README and results/ fails; `python -m study.site.front` mends it, and what is around it stays."""
+    assert front.filled(README) == README
+    other = front.filled(README, tmp_path)
+    assert front.NOT_YET in other and front.filled(other) == README
+    with pytest.raises(ValueError, match="end of answer"):
+        front.filled(README.replace(front.END, ""))
+
+
+def test_help_writes_nothing(monkeypatch, capsys):
+    """It asks, and README.md stays."""
+    monkeypatch.setattr(front.files, "write", lambda *_: pytest.fail("written"))
+    with pytest.raises(SystemExit) as end:
+        front.main(["--help"])
+    assert end.value.code == 0 and "README" in capsys.readouterr().out
+
+
+def test_the_readme_is_short():
+    """Somebody reads it in five minutes; the rest is in docs/, to which it links."""
+    assert len(README.split()) <= 1400
+    assert all(f"]({name})" in README for name in map(str, DOCS))
+
+
+def test_what_it_links_to_exists():
+    """No dead link into the repository, of the README and of docs/."""
+    for path, text in {"README.md": README, **DOCS}.items():
+        links = map("".join, re.findall(r'\]\(([^)#:\s]+)[)#]|src="([^":]+)"', text))
+        assert [link for link in links if not (paths.ROOT / path).parent.joinpath(link).exists()] == []
+
+
+def test_the_modules_that_it_runs_exist():
+    """Every `python -m` is a module, every `make` a target with a line of help; so also in docs/."""
+    text, makefile = README + "".join(DOCS.values()), (paths.ROOT / "Makefile").read_text(encoding="utf-8")
+    modules = set(re.findall(r"python -m ((?:saqlib|study)[\w.]*)", text))
+    assert modules and [module for module in modules if importlib.util.find_spec(module) is None] == []
+    targets = set(re.findall(r"^([\w-]+):.*## ", makefile, flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE)) <= targets
+
+
+def test_its_python_runs(monkeypatch):
+    """The example works as it stands, with the committed network, on the sample in place of the downloaded images."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    load, names = saqlib.data.load, {}
+    monkeypatch.setattr(saqlib.data, "load", lambda dataset, split: load(dataset, split, paths.SAMPLE))
+    exec(code, names)
+    assert names["maps"].shape == (10, 28, 28) and names["maps"].abs().sum() > 0
+    right = names["network"](saqlib.data.as_input(names["images"])).argmax(1) == names["labels"]
+    assert right.double().mean() > 0.9
+
+
+def test_its_explanation_runs(tmp_path):
+    """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
+    (command,) = re.findall(r"`python (-m saqlib\.deploy\.explain [^`]+)`", README)
+    explain.main(command.split()[2:-1] + [str(tmp_path / "seven.png")])
+    assert (tmp_path / "seven.png").exists()
+    shipped, truth = explore.picture("mnist", 7)
+    assert truth == "7" and (explain.read_image(paths.SAMPLE / "seven.png") == shipped).all()

@@ -1,0 +1,265 @@
+"""saqlib.kernels against PyTorch's operators, on numbers whose sums are exact in any order: ties are ties in both."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from saqlib.kernels import fused, library, operators
+from saqlib.lenet import Shape, build
+from saqlib.quantization import SAWB_COEFFICIENTS, _scale, calibrate, codes_of, pact, set_quantizing
+from tests.helpers.networks import PRECISIONS, inputs, precision, sample
+
+needs_kernels = pytest.mark.skipif(library.library() is None, reason=f"no kernels here: {library.why_not()}")
+ALPHA = 0.5
+
+
+# --------------------------------------------------------------------------------------------------- the library
+
+
+@pytest.mark.parametrize("command", ["nowhere/cc", "", "cc 'x"])
+def test_without_a_compiler_there_is_a_reason(command, monkeypatch):
+    """No library, one line that says why, and the same network by PyTorch's operators."""
+    images, network = inputs()[:20], build("w4a4", seed=0).eval()
+    with torch.no_grad():
+        expected = network.run(images)
+    monkeypatch.setenv("CC", command)
+    library._load.cache_clear()
+    try:
+        assert library.library() is None and library.why_not() and "\n" not in library.why_not()
+        assert fused.kind(Shape(), "cpu").startswith("PyTorch, ")
+        assert library.why_not() in fused.reason(Shape(), "cpu") and not fused.fits(network, images)
+        assert torch.equal(network(images), expected)
+    finally:
+        library._load.cache_clear()
+
+
+@needs_kernels
+def test_what_computes_has_a_name_and_a_place(monkeypatch, tmp_path):
+    """In the store's keys and beside the results; in the checkout or, installed alone, in the user's cache."""
+    assert fused.kind(Shape(), "cpu").startswith("fused kernels") and fused.kind(Shape(), "cuda") == "PyTorch on cuda"
+    assert "8 and 16 channels" in fused.reason(Shape((4, 6)), "cpu")
+    assert library.folder() == library.CHECKOUT / "build" / "kernels"
+    monkeypatch.setattr(library, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert library.folder() == tmp_path / "cache" / "saqlib"
+
+
+# ------------------------------------------------------------------------------------------------- the operators
+
+
+def exact(generator: torch.Generator, *shape: int, top: int = 3) -> torch.Tensor:
+    """Small multiples of 1/8, many of them equal: every sum of products here is exact in float32."""
+    return torch.randint(-top, top + 1, shape, generator=generator) / 8
+
+
+def reference(block: int, x, weight, bias, alpha, levels, unit):
+    """Convolution, pooling and activation by PyTorch; x and the output channels last where the kernels have them so."""
+    y = F.conv2d(x, weight, bias, padding=2) if block == 1 else F.conv2d(x.permute(0, 3, 1, 2), weight, bias)
+    y = F.max_pool2d(y, 2)
+    if unit is not None:
+        y = y * unit[:, None, None]
+    if levels >= 0:
+        y = pact(y, alpha, levels.bit_length()) if levels else F.relu(y)
+    return y.permute(0, 2, 3, 1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 5, 128])
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("levels", [-1, 0, 3, 15])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_block_is_convolution_pooling_and_activation(block, levels, scaled, batch):
+    """Output equal to the bit; the gradients of input, weights, bias and clip, too, up to the order of their sums."""
+    generator = torch.Generator().manual_seed(7 * block + levels + batch)
+    inputs, weights = ((1, 28, 28), (8, 1, 5, 5)) if block == 1 else ((14, 14, 8), (16, 8, 5, 5))
+    tensors = [exact(generator, batch, *inputs), exact(generator, *weights), exact(generator, weights[0])]
+    tensors[0][:, ..., :3] = 0
+    unit = 2.0 ** torch.randint(-2, 2, (weights[0],), generator=generator) if scaled else None
+    outcomes = []
+    for by_kernels in (False, True):
+        x, weight, bias = (tensor.clone().requires_grad_() for tensor in tensors)
+        alpha = torch.tensor(ALPHA, requires_grad=True)
+        if by_kernels:
+            run = operators.block1 if block == 1 else operators.block2
+            y = run(x, weight, bias, operators.Activation(alpha if levels > 0 else None, levels), unit)
+        else:
+            y = reference(block, x, weight, bias, alpha, levels, unit)
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        wanted = [x, weight, bias, *([alpha] if levels > 0 else [])]
+        found = torch.autograd.grad(y, wanted, grad)
+        if scaled:  # the unit is a constant of evaluation, where only the input and the clip are asked
+            found = [found[0], *found[3:]]
+        outcomes.append((y.detach(), found))
+    (y, theirs), (ours, own) = outcomes
+    assert torch.equal(y, ours)
+    if levels > 0:
+        assert (y > 0.99 * ALPHA).any() and (y == 0).any() and ((y > 0) & (y < 0.99 * ALPHA)).any()
+    for a, b in zip(theirs, own, strict=True):
+        terms = grad.abs().sum().item() if a.dim() == 0 else max(1.0, a.abs().max().item())
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5 * terms if a.dim() else 1e-7 * terms)
+
+
+@needs_kernels
+def test_a_pass_computes_what_it_is_asked_for(monkeypatch):
+    """The images' gradient alone runs no sum over weights, and the weights' none over images; each pass its own."""
+    called, kernels = [], library.library()
+
+    class Spy:
+        def __getattr__(self, name):
+            called.append(name)
+            return getattr(kernels, name)
+
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = exact(generator, 2, 1, 28, 28), exact(generator, 8, 1, 5, 5), exact(generator, 8)
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    y = operators.block1(x, weight, bias, operators.Activation()).sum()
+    monkeypatch.setattr(operators, "library", Spy)
+    (first,) = torch.autograd.grad(y, x, retain_graph=True)
+    assert called == ["block1_images"]
+    torch.autograd.grad(3 * y, weight, retain_graph=True)
+    assert called == ["block1_images", "block1_weights"]
+    assert torch.equal(torch.autograd.grad(y, x)[0], first)
+
+
+@needs_kernels
+def test_a_second_derivative_is_refused():
+    """Not left out in silence, neither of a block nor of a dense layer; the message names the way."""
+    x, weight = torch.rand(2, 1, 28, 28, requires_grad=True), torch.rand(8, 1, 5, 5, requires_grad=True)
+    rows, matrix = torch.rand(2, 5, requires_grad=True), torch.rand(3, 5, requires_grad=True)
+    for leaf, output in (
+        (x, operators.block1(x, weight, torch.rand(8), operators.Activation())),
+        (rows, operators.linear(rows, matrix, torch.rand(3))),
+    ):
+        with pytest.raises(RuntimeError, match="second derivative.*run"):
+            torch.autograd.grad(output.sum(), leaf, create_graph=True)
+
+
+@needs_kernels
+@pytest.mark.parametrize("levels", [-1, 0, 3])
+@pytest.mark.parametrize(("row", "column"), [(8, 8), (8, 13), (13, 8), (13, 13)])
+def test_nan_is_never_swallowed(levels, row, column):
+    """A NaN that reaches one of the four sums of a window, whichever, comes out: pixel 8 reaches row 10, 13 row 11."""
+    x = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x[0, 0, row, column] = torch.nan
+    y = operators.block1(x, torch.ones(8, 1, 5, 5), torch.zeros(8), operators.Activation(torch.tensor(1.0), levels))
+    assert y[0, 5, 5].isnan().all()
+
+
+@needs_kernels
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 35), st.integers(0, 10**6))
+def test_a_dense_layer_of_any_size(batch, columns, outputs, seed):
+    """Equal to the library's matrix product, gradients included."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = exact(generator, batch, columns), exact(generator, outputs, columns), exact(generator, outputs)
+    grad, found = exact(generator, batch, outputs), []
+    for layer in (F.linear, operators.linear):
+        arguments = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        y = layer(*arguments)
+        found.append((y.detach(), *torch.autograd.grad(y, arguments, grad)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("shape", [(8, 1, 5, 5), (16, 8, 5, 5), (120, 400), (10, 84), (3, 7)])
+def test_weights_on_their_lattice(bits, shape):
+    """Scale to rounding of PyTorch's, and the values are codes of that very scale; zeros and equal magnitudes, too."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(bits))
+    weight[0], weight[1] = 0.0, 0.25
+    if weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    values, scale = operators.quantize(weight, 2 ** (bits - 1) - 1, SAWB_COEFFICIENTS.get(bits))
+    scale = scale.view(-1, *[1] * (weight.dim() - 1))
+    torch.testing.assert_close(scale, _scale(weight, bits), rtol=2e-5, atol=0)
+    assert torch.equal(values, codes_of(weight, scale, bits) * scale)
+    assert (values[0] == 0).all() and scale[0] == 1
+
+
+# --------------------------------------------------------------------------------------------- the whole network
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("mode", ["training", "warm-up", "evaluation"])
+def test_the_network_by_the_kernels_is_the_network(name, mode):
+    """Quantized logits in evaluation equal to the bit, all else to rounding; gradients where none decides a tie."""
+    images, labels = inputs()[:96], sample()[1][:96]
+    network, found = build(precision(name), seed=0), []
+    calibrate(network, images)
+    network.train(mode != "evaluation")
+    set_quantizing(network, mode != "warm-up")
+    assert fused.fits(network, images)
+    for run in (network.run, network):
+        network.zero_grad()
+        watched = images.clone().requires_grad_()
+        logits = run(watched)
+        (maps,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), watched, retain_graph=True)
+        F.cross_entropy(logits, labels).backward()
+        gradients = {key: p.grad.clone() for key, p in network.named_parameters() if p.grad is not None}
+        found.append({"logits": logits.detach(), "maps": maps} | gradients)
+    expected, ours = found
+    assert ours.keys() == expected.keys()
+    assert torch.equal(ours["logits"], expected["logits"]) or name == "fp32" or mode != "evaluation"
+    for key, value in expected.items():
+        if key == "logits" or mode != "training":
+            atol = 1e-5 * max(float(value.abs().max()), key == "logits")
+            torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=atol)
+
+
+@needs_kernels
+def test_calibration_and_hooks_see_what_an_activation_takes():
+    """Through the fused blocks, too: the same clips as by PyTorch's operators, and with a hook the same logits."""
+    images, clips = inputs()[:96], []
+    for forward in ("forward", "run"):
+        network = build("w2a2", seed=0)
+        activations = [network.act1, network.act2, network.act3, network.act4]
+        for layer in activations:
+            layer.set_alpha(torch.tensor(123.0))
+        network.forward = getattr(network, forward)
+        calibrate(network, images)
+        clips.append(torch.stack([layer.alpha.detach() for layer in activations]))
+    assert (clips[0] < 123).all()
+    torch.testing.assert_close(*clips, rtol=1e-5, atol=0)
+    network, seen = build("w2a2", seed=0).eval(), []
+    with torch.no_grad():
+        before = network(images)
+        network.act1.register_forward_hook(lambda layer, inputs, output: seen.append((*inputs, output)))
+        assert torch.equal(network(images), before) and fused.fits(network, images)
+        pooled = F.max_pool2d(network.conv1(images, 1 / 255), 2)
+        assert torch.equal(seen[0][0], pooled) and torch.equal(seen[0][1], network.act1(pooled))
+
+
+def _patched(layer: nn.Module) -> None:
+    layer.forward = lambda x, *rest: type(layer).forward(layer, x, *rest) * 2
+
+
+EXCHANGED = {
+    "a forward hook": lambda net: net.conv1.register_forward_hook(lambda *_: None),
+    "a pre-hook": lambda net: net.dense1.register_forward_pre_hook(lambda *_: None),
+    "a backward hook": lambda net: net.conv2.register_full_backward_hook(lambda *_: None),
+    "a patched forward": lambda net: _patched(net.dense2),
+    "another kernel": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 3, padding=1)),
+    "dilation": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 5, padding=4, dilation=2)),
+    "groups": lambda net: setattr(net, "conv2", nn.Conv2d(8, 16, 5, groups=2)),
+    "reflection": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 5, padding=2, padding_mode="reflect")),
+    "no bias": lambda net: setattr(net, "conv2", nn.Conv2d(8, 16, 5, bias=False)),
+    "a subclass": lambda net: setattr(net, "dense1", type("Own", (nn.Linear,), {})(400, 120)),
+    "another activation": lambda net: setattr(net, "act2", nn.GELU()),
+    "float64": lambda net: net.double(),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("change", EXCHANGED)
+def test_only_the_layers_that_the_kernels_know_are_computed_by_them(change):
+    """Everything else runs by PyTorch's operators: no other numbers, no memory read behind a weight."""
+    network, images = build("fp32", seed=0), inputs()[:4]
+    assert fused.fits(network, images)
+    EXCHANGED[change](network)
+    images = images.to(network.conv1.weight.dtype)
+    assert not fused.fits(network, images) and torch.equal(network(images), network.run(images))
+    with torch.autocast("cpu"):
+        assert not fused.fits(build("fp32", seed=0), images)

@@ -1,0 +1,55 @@
+"""Tests of study.report.labels: every identifier has its words, and a new one is still readable."""
+
+import dataclasses
+
+import pytest
+
+from saqlib.controls import control_maps
+from saqlib.data import DATASETS
+from saqlib.saliency import METHODS
+from saqlib.scores import SCORES
+from study.report import labels
+
+
+@pytest.mark.parametrize(
+    ("column", "name", "heading"),
+    [
+        ("gini", "Gini index", "Gini index ↑"),
+        ("preservation_ssim", "Structural similarity", "Structural similarity ↑"),
+        ("entropy", "Normalised entropy", "Normalised entropy ↓"),
+        ("dead_rate", "Dead rate", "Dead rate ↓"),
+        ("relevance_gain_blur", "Relevance gain, blur", "Relevance gain, blur ↑"),
+        ("faithfulness", "Faithfulness", "Faithfulness ↑"),
+        ("retained_gini", "Gini index, retained", "Gini index, retained"),
+        ("test_accuracy", "Test accuracy", "Test accuracy (%) ↑"),
+        ("packed_bytes", "Packed bytes", "Packed bytes"),
+    ],
+)
+def test_columns_in_words(column, name, heading):
+    """Scores by their registry, with the arrow of the better direction; what is unknown is still readable."""
+    assert (labels.name(column), labels.heading(column)) == (name, heading)
+
+
+def test_questions_in_words():
+    """As heads of columns."""
+    heads = [labels.question(column) for column in (*labels.QUESTIONS, "accuracy", "amplitude")]
+    assert heads == ["Accuracy (%)", "Focus", "Coherence", "Faithfulness", "Accuracy (%)", "Amplitude"]
+
+
+def test_every_control_and_method_has_words():
+    """No identifier with an underscore reaches a reader."""
+    import torch
+
+    made = control_maps(torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0))
+    assert set(labels.CONTROLS) == {*made, "untrained"}
+    assert not [method for method in METHODS if "_" in labels.method(method)]
+    assert labels.method("smoothgrad") == "SmoothGrad"
+    assert (labels.method("new_method"), labels.control("new_control")) == ("new method", "new control")
+
+
+def test_a_new_score_and_a_new_dataset_are_one_entry(monkeypatch):
+    """Their words come from the registries; an unknown dataset keeps its identifier."""
+    monkeypatch.setitem(SCORES, "peak", dataclasses.replace(SCORES["gini"], name="Peak", direction="lower"))
+    monkeypatch.setitem(DATASETS, "letters", dataclasses.replace(DATASETS["mnist"], title="Letters"))
+    assert labels.heading("peak") == "Peak ↓" and labels.dataset("letters") == "Letters"
+    assert labels.dataset("mnist") == "MNIST" and labels.dataset("other") == "other"

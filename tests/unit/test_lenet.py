@@ -1,0 +1,273 @@
+"""saqlib.lenet: layers as its precision says, nearer to full precision the more bits, integers in evaluation."""
+
+import copy
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from saqlib.data import DATASETS
+from saqlib.lenet import INPUT_SCALE, LAYERS, Bits, Precision, Shape, build, output_scale, restore
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear
+from tests.helpers.networks import PRECISIONS, QUANTIZED, inputs, precision, sample
+
+LOW = (*QUANTIZED, "w8a8")
+
+
+@pytest.fixture(scope="module")
+def codes() -> torch.Tensor:
+    """uint8 pictures (60, 28, 28) of both datasets."""
+    return torch.cat([sample("test", name)[0][:30] for name in DATASETS])
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """The same as a network takes them."""
+    return torch.cat([inputs(name)[:30] for name in DATASETS])
+
+
+def made(name: str, seed: int = 0, **options):
+    return build(precision(name), seed=seed, **options)
+
+
+def layers(net: nn.Module) -> dict[str, nn.Module]:
+    return {name: getattr(net, name) for name in LAYERS}
+
+
+# ---------------------------------------------------------------------------------------------- what is built
+
+
+def test_a_name_says_the_bits():
+    """Weights, then activations; 8-bit weights at the edges, no activation behind the last layer."""
+    assert Precision.parse("fp32") == Precision("fp32", (Bits(),) * 5) and not Precision.parse("fp32").quantized
+    assert Precision.parse("w4a2").layers == (Bits(8, 2), Bits(4, 2), Bits(4, 2), Bits(4, 2), Bits(8))
+    assert build("w4a2").precision == Precision.parse("w4a2")
+    for name, message in {
+        "mixed": "unknown precision 'mixed'", "w4": "unknown precision", "w1a4": "2 to 8, not 1", "w4a9": "not 9"
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            build(name)
+    for channels in ((8,), (8, 0), (1, 2, 3)):
+        with pytest.raises(ValueError, match="^channels must be two widths of at least 1, not "):
+            Shape(channels)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_layers_are_those_of_the_precision(name):
+    """LeNet's shapes, whose weights are their parameters, and as many bits as the table says; widths may be others."""
+    net, bits = made(name), precision(name).layers
+    found = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    shapes = [(8, 1, 5, 5), (16, 8, 5, 5), (120, 400), (84, 120), (10, 84)]
+    assert [tuple(module.weight.shape) for module in found] == shapes and list(layers(net).values()) == found
+    assert [getattr(layer, "bits", None) for layer in found] == [each.weight for each in bits]
+    activations = [net.act1, net.act2, net.act3, net.act4]
+    assert [getattr(layer, "bits", None) for layer in activations] == [each.activation for each in bits[:-1]]
+    assert all(isinstance(layer, nn.ReLU if name == "fp32" else PACT) for layer in activations)
+    small = made(name, shape=Shape((3, 5), (7, 6)))
+    assert [len(layer.weight) for layer in layers(small).values()] == [3, 5, 7, 6, 10]
+    for each, mode in ((net, True), (net, False), (small, True), (small, False)):
+        logits = each.train(mode)(torch.rand(3, 1, 28, 28))
+        assert logits.shape == (3, 10) and logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_one_seed_is_one_set_of_weights_for_every_precision():
+    """He's uniform weights, PyTorch's biases. Other seeds differ; the global generator is used without one only."""
+    before = torch.get_rng_state()
+    nets, other = [made(name, 3) for name in PRECISIONS], made("fp32", 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, layer in layers(nets[0]).items():
+        inner = layer.weight[0].numel()
+        assert 0.9 * 6**0.5 < layer.weight.abs().max() * inner**0.5 <= 1.0001 * 6**0.5
+        assert 0 < layer.bias.abs().min() and layer.bias.abs().max() <= 1.0001 * inner**-0.5
+        assert not torch.equal(getattr(other, name).weight, layer.weight)
+        for net in nets[1:]:
+            assert torch.equal(getattr(net, name).weight, layer.weight)
+            assert torch.equal(getattr(net, name).bias, layer.bias)
+    torch.manual_seed(5)
+    first, second = build("fp32"), build("fp32")
+    torch.manual_seed(5)
+    assert torch.equal(build("fp32").dense1.weight, first.dense1.weight)
+    assert not torch.equal(first.dense1.weight, second.dense1.weight)
+
+
+def test_quantized_logits_differ_from_full_precision_the_more_the_fewer_bits():
+    """The same weights, the same images: 2 bits are further away than 4, and 8 bits are close."""
+    images = torch.rand(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    full = made("fp32")(images)
+    spread = (full - full.mean(0)).norm()
+    eight, four, two = ((made(name)(images) - full).norm() / spread for name in ("w8a8", "w4a4", "w2a2"))
+    assert eight < 0.1 and 2 * eight < four < two
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_restored_from_its_state_it_is_the_same_network(name, images):
+    """In evaluation mode, to the bit, without a draw; a state of another precision is refused."""
+    net, before = made(name, 3).eval(), torch.get_rng_state()
+    again = restore(net.precision, net.shape, net.state_dict())
+    assert torch.equal(torch.get_rng_state(), before) and not again.training
+    assert torch.equal(again(images), net(images))
+    with pytest.raises(RuntimeError):
+        restore(precision("w2a2" if name == "fp32" else "fp32"), net.shape, net.state_dict())
+
+
+# ------------------------------------------------------------------------------------- integers in evaluation
+
+
+def integer_logits(net: nn.Module, pictures: torch.Tensor) -> tuple[np.ndarray, int]:
+    """The network on uint8 pictures in int64, from its state alone; and the largest magnitude of an accumulator."""
+    code, scale, largest = F.pad(pictures.long()[:, None], (2, 2, 2, 2)), 1 / 255, 0
+    for name, layer in layers(net).items():
+        weight = layer.codes().long()
+        bias = (layer.bias.detach() / (layer.weight_scale.flatten() * scale)).round().long()
+        if isinstance(layer, nn.Conv2d):
+            windows = code.unfold(2, 5, 1).unfold(3, 5, 1)
+            sums = torch.einsum("bcyxij,ocij->boyx", windows, weight) + bias.view(-1, 1, 1)
+            sums = sums.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
+        else:
+            sums = code.flatten(1) @ weight.T + bias
+        largest = max(largest, sums.abs().max().item())
+        values = sums * (layer.weight_scale.flatten() * scale).view(-1, *[1] * (sums.dim() - 2))
+        if name != "dense3":
+            activation = getattr(net, f"act{LAYERS.index(name) + 1}")
+            scale = activation.scale
+            code = (values.relu().minimum(activation.alpha.detach()) / scale).round().long()
+    return values.numpy(), largest
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_evaluation_is_integer_arithmetic(name, codes, images):
+    """Float32 gives what int64 gives, to the bit, in any batch; the worst input keeps accumulators below 2^24."""
+    net = made(name, 1).eval()
+    expected, largest = integer_logits(net, codes)
+    together = net(images)
+    assert np.array_equal(together.detach().numpy(), expected) and largest < 2**24
+    assert torch.equal(torch.cat([net(image[None]) for image in images]), together)
+    top, scale = 255, INPUT_SCALE
+    for _, layer, activation, _ in net.blocks():
+        sums = top * layer.codes().abs().flatten(1).sum(1) + layer.bias_codes(scale).abs()
+        assert sums.max() < 2**24
+        assert top * (2 ** (layer.bits - 1) - 1) * layer.weight[0].numel() < 2**24  # whatever training does to them
+        if activation is not None:
+            top, scale = 2**activation.bits - 1, activation.scale
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_integer_form_equals_the_form_that_is_trained(name, images):
+    """Training computes on values, evaluation on codes: in float64 the same logits, and maps that point alike.
+
+    On a lattice sums of exactly 0 and ties are common; evaluation decides them exactly, in training rounding does.
+    """
+    net, watched = made(name, 1).double(), images.double().requires_grad_()
+    trained, found = net(watched), []
+    evaluated = net.eval()(watched)
+    torch.testing.assert_close(evaluated, trained, rtol=1e-6, atol=1e-6)
+    for logits in (trained, evaluated):
+        found.append(torch.autograd.grad(logits[:, 3].sum(), watched)[0].flatten(1))
+    assert F.cosine_similarity(*found).median() > 0.9
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("forward", ["forward", "run"])
+def test_evaluation_has_a_gradient_for_every_parameter(name, forward, images):
+    """Written out: what an integer network loses by one code more, in units of the code; by kernels and without."""
+    net, some, labels = made(name, 1).eval(), images[:20], torch.arange(20) % 10
+    F.cross_entropy(getattr(net, forward)(some), labels).backward()
+    x, scale, leaves = some, INPUT_SCALE, {}
+    for key, layer, activation, pooled in net.blocks():
+        codes = x / scale
+        codes = codes + (codes.round() - codes).detach()
+        unit, size = layer.output_scale(scale), layer.weight_scale
+        weight, bias = layer.codes().detach().requires_grad_(), layer.bias_codes(scale).requires_grad_()
+        leaves |= {f"{key}.weight": (weight, size), f"{key}.bias": (bias, unit)}
+        if pooled:
+            x = F.max_pool2d(F.conv2d(codes, weight, bias, padding=layer.padding) * unit[:, None, None], 2)
+        else:
+            x = F.linear(codes.flatten(1), weight, bias) * unit
+        if activation is not None:
+            x, scale = activation(x), activation.scale
+    F.cross_entropy(x, labels).backward(inputs=[leaf for leaf, _ in leaves.values()])
+    found = dict(net.named_parameters())
+    assert not [key for key, value in found.items() if value.grad is None or not value.grad.any()]
+    for key, (leaf, unit) in leaves.items():
+        expected = leaf.grad / unit
+        torch.testing.assert_close(found[key].grad, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+# ------------------------------------------------------------------------------------- beside PyTorch's own layers
+
+
+def twin(net: nn.Module) -> nn.Module:
+    """A full-precision network by PyTorch's own modules, in the classical order."""
+    order = [nn.ReLU(), nn.MaxPool2d(2)]
+    dense = [net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), net.dense3]
+    return nn.Sequential(net.conv1, *order, net.conv2, *order, nn.Flatten(), *dense)
+
+
+def test_pooling_before_the_activation_is_pooling_behind_it(images):
+    """Both are monotone: the classical order of LeNet gives the same, in full precision and on the lattice."""
+    for name in PRECISIONS:
+        net, x, scale = made(name).eval(), images, INPUT_SCALE
+        for _, layer, activation, pooled in net.blocks():
+            x = x if pooled else x.flatten(1)
+            x = layer(x, scale) if isinstance(layer, (QuantConv2d, QuantLinear)) else layer(x)
+            if activation is not None:
+                x, scale = activation(x), output_scale(activation)
+            x = F.max_pool2d(x, 2) if pooled else x
+        torch.testing.assert_close(x, net(images))
+
+
+@pytest.mark.parametrize("forward", ["forward", "run"])
+def test_forward_mode_is_right_or_refused(forward, images):
+    """torch.func and dual numbers: the twin's derivative in full precision, an error for a low one; never 0."""
+    some, tangent, net = images[:3], torch.rand_like(images[:3]), made("fp32")
+    _, found = torch.func.jvp(getattr(net, forward), (some,), (tangent,))
+    torch.testing.assert_close(found, torch.func.jvp(twin(net), (some,), (tangent,))[1], rtol=1e-4, atol=1e-5)
+    low = getattr(made("w2a2").eval(), forward)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.func.jvp(low, (some,), (tangent,))
+    with pytest.raises((RuntimeError, NotImplementedError)), torch.autograd.forward_ad.dual_level():
+        low(torch.autograd.forward_ad.make_dual(some, tangent))
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_plain_callers_need_no_extra_argument(name, images):
+    """A wrapper, a copy, captum, autocast and export take the network as it is; strides of the images do not matter."""
+    net, some = made(name).eval(), images[:3]
+    expected = net(some)
+    assert torch.equal(nn.Sequential(net)(some), expected) and torch.equal(copy.deepcopy(net)(some), expected)
+    torch.testing.assert_close(net(some.mT.contiguous().mT), expected)
+    torch.testing.assert_close(net(some[:1].expand(3, 1, 28, 28)), expected[:1].expand(3, 10))
+    maps = captum.attr.Saliency(net).attribute(some.clone().requires_grad_(), target=2)
+    assert maps.shape == some.shape and maps.abs().sum() > 0
+    if name in ("fp32", "w2a2"):
+        exported = torch.export.export(net, (some,), strict=False).module()
+        torch.testing.assert_close(exported(some), expected, rtol=1e-5, atol=1e-5)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            assert torch.equal(net(some), expected) or name == "fp32"
+
+
+# ------------------------------------------------------------------------------------------------ what comes in
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_images_of_another_shape_type_or_range_are_refused(name, images):
+    """One line says what is wanted and what came; noise around [0, 1] passes, and no image."""
+    net = made(name).eval()
+    for shape in ((2, 3, 28, 28), (2, 1, 32, 32), (2, 28, 28), (1, 28, 28)):
+        with pytest.raises(ValueError) as error:
+            net(torch.zeros(shape))
+        assert str(error.value) == f"this network takes images (B, 1, 28, 28), not {shape}"
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64):
+        with pytest.raises(ValueError, match=r"^this network takes torch.float32 in \[0, 1\], not .*data.as_input$"):
+            net((images[:2] * 255).to(dtype))
+    some = images[:2].clone()
+    for value in (255.0, -255.0, 11.0, torch.nan, torch.inf, -torch.inf):
+        some[1, 0, 13, 14] = value
+        with pytest.raises(ValueError, match=r"^this network takes values in \[0, 1\], not from .* to .*; see saqlib"):
+            net(some)
+    some[1, 0, 13, 14] = 1.9
+    assert net(some).isfinite().all() and net(some[:0]).shape == (0, 10)

@@ -1,0 +1,221 @@
+"""study.models: the network that was saved, of the cell that the name says, or one sentence that says why not."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from saqlib.data import as_input, load
+from saqlib.lenet import build
+from saqlib.precision import Bits, Precision, Shape
+from saqlib.training import accuracy
+from study import models, paths, settings
+from study.settings import Cell, ParamsError
+
+STUDY = settings.load(scale="smoke")
+CELL = Cell("mnist", "w2a2", "guided")
+COMMITTED = sorted((paths.RESULTS / "models").glob("*.pt"))
+RECIPE = STUDY.recipe(CELL)
+MENDED = {"models": "`make reproduce` writes it anew", "results/models": "`git restore {}`"}
+RECORD = {
+    "steps": torch.tensor([0, 7]),
+    "images": torch.arange(10 * 784).view(10, 28, 28).to(torch.uint8),
+    "maps": torch.arange(2 * 10 * 784.0).view(2, 10, 28, 28),
+}
+
+
+def states(precision: str | Precision = "w2a2", shape: Shape | None = None) -> dict[int, dict[str, Tensor]]:
+    """Weights of two networks, with clips that no new network has."""
+    found = {}
+    for seed in (0, 1):
+        network = build(precision, shape=shape, seed=seed).eval()
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.mul_(1.5 if "alpha" in name else 1)
+        found[seed] = {name: value.clone() for name, value in network.state_dict().items()}
+    return found
+
+
+def write(root: Path) -> None:
+    """Both files of the cell below a folder."""
+    models.write_cell(RECIPE, states(), RECORD, root)
+    models.publish(RECIPE, 1, states()[1], root)
+
+
+def refusal(root: Path, cell: Cell | str = CELL, seed: int | None = 0) -> str:
+    """The line with which a model is refused."""
+    with pytest.raises(models.ModelFileError) as error:
+        models.load(cell, seed, root)
+    text = str(error.value)
+    assert text and "\n" not in text
+    return text
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A root folder in which a cell of two seeds is saved."""
+    root = tmp_path / "root"
+    write(root)
+    return root
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """20 of the sample's test images as a network takes them."""
+    return as_input(load("mnist", "test", paths.SAMPLE)[0][:20])
+
+
+# ---------------------------------------------------------------------------------------------- what was saved
+
+
+def test_loaded_network_is_the_saved_one(saved, images):
+    """In evaluation mode, with every bit of its state; without a seed it is the published one."""
+    for seed, state in [*states().items(), (None, states()[1])]:
+        network = models.load(CELL, seed, saved)
+        assert not any(module.training for module in network.modules())
+        assert network.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert torch.equal(models.load(str(CELL), seed, saved)(images), network(images))
+    assert network.precision == STUDY.precisions["w2a2"] and network.shape == STUDY.shape
+
+
+def test_files_have_the_same_bytes_each_time(saved, tmp_path):
+    """Both files; the small one has one seed and no record, and is all that a fresh clone has."""
+    write(tmp_path / "again")
+    for name in ("models", "results/models"):
+        one, other = (root / name / f"{CELL}.pt" for root in (saved, tmp_path / "again"))
+        assert one.read_bytes() == other.read_bytes()
+    small = models.read_cell(saved / "results" / "models" / f"{CELL}.pt")
+    assert list(small["seeds"]) == [1] and "record" not in small
+    shutil.rmtree(saved / "models")
+    assert models.load(CELL, root=saved) and "does not exist; train the cell first" in refusal(saved, seed=1)
+
+
+def test_networks_at_recorded_steps_quantize_from_the_switch_on(images):
+    """Before it, a network computes what the weights of full precision compute."""
+    state = states()[0]
+    recorded = {"steps": [0, 3, 5], "states": [state] * 3, "switch": 3}
+    before, at, behind = (network for _, network in models.at_steps(STUDY.precisions["w2a2"], STUDY.shape, recorded))
+    full = build("fp32", shape=STUDY.shape, seed=5).eval()
+    full.load_state_dict({name: state[name] for name in full.state_dict()})
+    assert torch.equal(before(images), full(images)) and torch.equal(at(images), behind(images))
+    assert not torch.equal(before(images), at(images)) and not before.training
+
+
+def test_bits_and_widths_come_from_the_file(tmp_path):
+    """Not from params.yaml, which may have changed since, nor from the name of the precision."""
+    precision = Precision("w2a2", (Bits(3, 5), Bits(None, 4), Bits(2, None), Bits(8, 8), Bits()))
+    shape = Shape(channels=(3, 5), hidden=(12, 7))
+    models.write_cell(replace(RECIPE, precision=precision, shape=shape), states(precision, shape), RECORD, tmp_path)
+    network = models.load(CELL, 1, tmp_path)
+    assert (network.precision, network.shape) == (precision, shape)
+
+
+def test_record_is_the_maps_of_training(saved):
+    """Steps, images and maps of seed 0 as they were written."""
+    steps, images, maps = models.record(CELL, saved)
+    for found, name in ((steps, "steps"), (images, "images"), (maps, "maps")):
+        assert torch.equal(torch.from_numpy(found), RECORD[name]) and found.dtype == RECORD[name].numpy().dtype
+
+
+# ---------------------------------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_model_is_loaded_and_classifies(path):
+    """Every cell has one, with the bits of its precision, right about nearly all of the sample's test images."""
+    assert {each.stem for each in COMMITTED} == {str(cell) for cell in STUDY.grid.cells}
+    cell = Cell.parse(path.stem)
+    network = models.load(cell)
+    assert network.precision == STUDY.precisions[cell.precision] and network.shape == STUDY.shape
+    right = accuracy(network, *load(cell.dataset, "test", paths.SAMPLE))
+    assert right > {"mnist": 95, "fashion_mnist": 80}[cell.dataset]
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+def test_missing_model_says_what_to_do(tmp_path):
+    """Which file is missing, and the command that makes it."""
+    write(tmp_path)
+    assert refusal(tmp_path, seed=7) == f"{CELL} holds seeds [0, 1], not 7"
+    with pytest.raises(ParamsError, match="did you mean 'mnist'"):
+        models.load("mnits-w2a2-guided")
+    text = refusal(tmp_path, "fashion_mnist-fp32-standard")
+    assert str(tmp_path / "models" / "fashion_mnist-fp32-standard.pt") in text
+    assert "dvc repro train@fashion_mnist-fp32-standard" in text
+
+
+@pytest.mark.parametrize("folder", ["models", "results/models"])
+def test_file_under_the_name_of_another_cell_is_refused(saved, folder):
+    """Both cells are named, since one of them would be taken for the other in every table."""
+    other = Cell("fashion_mnist", "w2a2", "guided")
+    path = saved / folder / f"{other}.pt"
+    shutil.copy(saved / folder / f"{CELL}.pt", path)
+    text = refusal(saved, other, None if folder != "models" else 0)
+    assert text == f"{path} holds '{CELL}', not the cell of its name; {MENDED[folder].format(path)}"
+
+
+class Hostile:
+    """Unpickling it runs a command of its author's choice."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("was here"),)
+
+
+FOREIGN = {
+    "text": lambda path: path.write_text("hello"),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "dictionary": lambda path: torch.save({"state_dict": {}}, path),
+    "list": lambda path: torch.save([str(CELL)], path),
+    "no seeds": lambda path: torch.save({"cell": str(CELL), "seeds": [0]}, path),
+    "a program": lambda path: torch.save(torch.load(path, weights_only=True) | {"record": Hostile()}, path),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_model_file_is_refused_in_one_sentence(saved, kind, monkeypatch):
+    """Whatever the bytes are: the file is named, on one line, and nothing in it is run."""
+    monkeypatch.chdir(saved)
+    path = saved / "models" / f"{CELL}.pt"
+    FOREIGN[kind](path)
+    assert re.match(f"{re.escape(str(path))} is not a model file of this project", refusal(saved))
+    assert not (saved / "was here").exists()
+
+
+# Contents of a file that is whole and of the right cell, and does not hold what was written as the network of seed 0.
+OTHER = {
+    "precision of text": lambda content: {"precision": "w2a2"},
+    "bits that are none": lambda content: {"precision": {"name": "x", "layers": [{"weight": 99}] * 5}},
+    "other widths": lambda content: {"network": {"channels": [3, 5], "hidden": [12, 7]}},
+    "no weights": lambda content: {"seeds": {0: {}}},
+    "weights of another precision": lambda content: {"seeds": states("fp32")},
+    "exchanged seeds": lambda content: {"seeds": {0: content["seeds"][1], 1: content["seeds"][0]}},
+    "a negated weight": lambda content: {"seeds": {0: {name: -each for name, each in content["seeds"][0].items()}}},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_file_without_its_network_is_refused_in_one_sentence(saved, kind):
+    """PyTorch's own errors run over many lines; the cell is named."""
+    path = saved / "models" / f"{CELL}.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | OTHER[kind](content), path)
+    why = "are not those that were written" if kind in ("exchanged seeds", "a negated weight") else "holds no network"
+    assert str(CELL) in refusal(saved) and why in refusal(saved)
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "dense3.bias", "act2.alpha", "conv2.weight_scale"])
+def test_network_that_is_not_finite_is_refused(name, tmp_path):
+    """Somewhere one NaN or infinity: its codes would be 0, its answer a class with some confidence."""
+    for value in (float("nan"), -float("inf")):
+        broken = states()
+        broken[0][name].view(-1)[-1] = value
+        models.write_cell(RECIPE, broken, RECORD, tmp_path)
+        assert refusal(tmp_path) == f"{name} of seed 0 of {CELL} is not finite (NaN or infinity); train it again"
+    assert models.load(CELL, 1, root=tmp_path)

@@ -1,0 +1,248 @@
+"""Tests of study.report.paper and paper/results.typ: numbers are read while it compiles; a missing one stops it."""
+
+import inspect
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+import typst
+
+from saqlib import controls, saliency
+from saqlib.verdicts import VERDICTS
+from study import files, paths, settings
+from study.report import effects, paper, style
+from tests.helpers.made import DATASETS, TRAININGS
+
+SETTINGS = settings.load()
+CLARITY = "dataset,training,map,metric,mean,low,high\nmnist,standard,fp32,gini,0.6251,0.6,0.65\n"
+TABLES = {"accuracy": "dataset\n", "clarity": CLARITY}
+TABLES |= dict.fromkeys(("verdicts", "claims", "robustness"), "claim\n")
+QUOTE = (
+    '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
+)
+CELLS = [(dataset, training) for dataset in DATASETS for training in TRAININGS]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with results of one row and the project's own reader of results; its paper is written by a test."""
+    for name in ("results.typ", "alt.yaml", "first_run.csv"):
+        (tmp_path / "paper").mkdir(exist_ok=True)
+        shutil.copy(paths.ROOT / "paper" / name, tmp_path / "paper")
+    shutil.copy(paths.PARAMS, tmp_path)
+    contents = {f"tables/{name}": content for name, content in TABLES.items()} | {"runs": "seed\n0\n1\n"}
+    for name, content in (contents | dict.fromkeys(("figures/outline", "evidence/image_sets"), "dataset\n")).items():
+        files.write(tmp_path / "results" / f"{name}.csv", content)
+    return tmp_path
+
+
+def write(root, text: str) -> None:
+    (root / "paper" / "paper.typ").write_text(f'#import "results.typ": *\n{text}', encoding="utf-8")
+
+
+def write_table(root, name: str, rows: list[dict]) -> None:
+    files.write(root / "results" / "tables" / f"{name}.csv", files.csv(pd.DataFrame(rows)))
+
+
+def test_a_number_is_read_while_the_paper_compiles(root):
+    """Quoted as in results/, rounded, with the same bytes each time; after a change there the text no longer holds."""
+    write(root, "#set document(date: none)\n" + QUOTE.format(map="fp32", number="0.63"))
+    first = paper.build(root).read_bytes()
+    assert first.startswith(b"%PDF") and paper.build(root).read_bytes() == first
+    files.write(root / "results" / "tables" / "clarity.csv", CLARITY.replace("0.6251", "0.5"))
+    with pytest.raises(paper.PaperError, match="another number"):
+        paper.build(root)
+    assert (root / "paper" / "paper.pdf").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CLARITY.replace("fp32", "w4a4"), r"(?s)0 rows, not one, for .*fp32"),
+        (CLARITY + CLARITY.splitlines()[1], r"(?s)2 rows, not one, for .*fp32"),
+        (CLARITY.replace("0.6251", ""), "float"),
+    ],
+    ids=["row gone", "row twice", "value gone"],
+)
+def test_a_missing_number_stops_the_build(root, content, message):
+    """The message names what is missing."""
+    write(root, QUOTE.format(map="fp32", number="0.63"))
+    files.write(root / "results" / "tables" / "clarity.csv", content)
+    with pytest.raises(paper.PaperError, match=message):
+        paper.build(root)
+
+
+def test_numbers_have_a_fixed_count_of_decimals(root):
+    """Rounded half away from zero, with a true minus sign, and no minus zero."""
+    given = [('"0.005"', 2, "0.01"), (-0.25, 1, "−0.3"), (12.3456, 2, "12.35"), (-0.0001, 2, "0.00"), (7, 0, "7")]
+    lines = [f'#assert(fixed({value}, {n}) == "{text}", message: fixed({value}, {n}))' for value, n, text in given]
+    write(root, "\n".join(lines))
+    paper.build(root)
+
+
+def test_figures_have_words_and_a_new_datasets_maps_those_of_their_kind(root):
+    """A figure that is missing, or that nobody has described, stops the build, which names it."""
+    assert said(root, 'alt-of("maps_letters")') == style.alternative("maps_letters")
+    assert said(root, 'alt-of("curves")') == style.alternatives()["curves"]
+    for text, message in (('#alt-of("none")', "no words for the figure none"),
+                          ('#image("../results/figures/none.pdf")', r"none\.pdf")):  # fmt: skip
+        write(root, text)
+        with pytest.raises(paper.PaperError, match=message):
+            paper.build(root)
+
+
+def test_a_page_at_which_typst_fails_is_set_a_little_wider(root):
+    """Only for its faults that hang on where a page ends; any other is reported."""
+    write(root, '#assert(sys.inputs.leading != "0.55", message: "internal error: parent group")')
+    paper.build(root)
+    for text in ('false, message: "internal error: parent group"', 'sys.inputs.leading != "0.55", message: "no row"'):
+        write(root, f"#assert({text})")
+        with pytest.raises(paper.PaperError, match="parent group|no row"):
+            paper.build(root)
+
+
+def test_the_command_ends_in_one_message(monkeypatch):
+    """Exit code 1 where something is missing."""
+    monkeypatch.setattr(paper, "build", lambda: (_ for _ in ()).throw(paper.PaperError("no number")))
+    with pytest.raises(SystemExit, match="no number"):
+        paper.main()
+
+
+# ------------------------------------------------------------------------- conclusions: chosen by verdicts
+
+# What a piece of content says, as a string; links and emphasis left out.
+PLAIN = """
+#let plain(it) = if type(it) == str { it } else if it == [ ] { " " } else if it.has("text") { it.text } else if (
+  it.has("children")) { it.children.map(plain).join() } else if it.has("body") { plain(it.body) } else { "?" }
+"""
+
+
+def all_said(root, expressions: list[str]) -> list[str]:
+    """What expressions of results.typ say."""
+    write(root, PLAIN + "".join(f"#metadata(plain({expression})) <said>\n" for expression in expressions))
+    values = json.loads(typst.query(root / "paper" / "paper.typ", "<said>", field="value", root=root,
+                                    ignore_system_fonts=True))  # fmt: skip
+    return [re.sub(r"\s+", " ", value).strip() for value in values]
+
+
+def said(root, expression: str) -> str:
+    """What one says."""
+    return all_said(root, [expression])[0]
+
+
+def decide(root, words: list[tuple[str, bool]], asked=(("A1", "accuracy"),), seeds=10):
+    """verdicts.csv with a verdict on each cell, and whether it is firm; runs of so many seeds."""
+    rows = [
+        {"claim": claim, "group": "abstract", "dataset": dataset, "training": training, "question": question,
+         "verdict": word, "firm": firm}
+        for claim, question in asked for (dataset, training), (word, firm) in zip(CELLS, words, strict=True)
+    ]  # fmt: skip
+    write_table(root, "verdicts", rows)
+    files.write(root / "results" / "runs.csv", "seed\n" + "".join(f"{seed}\n" for seed in range(seeds)))
+
+
+YES, NO = ("supported", True), ("undecided", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([YES] * 4, "every quantized precision has less accuracy than fp32 everywhere, firmly"),
+        ([("opposite", False)] * 4, "every quantized precision has more accuracy than fp32 everywhere, not firmly"),
+        ([("equivalent", True)] * 4, "quantization changes accuracy by less than the margin everywhere, firmly"),
+        (
+            [YES, ("supported", False), NO, ("opposite", True)],
+            "every quantized precision has less accuracy than fp32 on MNIST (1 of 2 firm); every quantized precision "
+            "has more accuracy than fp32 on FashionMNIST (guided), firmly; what quantization does to accuracy is "
+            "undecided on FashionMNIST (standard)",
+        ),
+    ],
+)
+def test_a_conclusion_is_what_the_verdicts_say(root, words, sentence):
+    """Another word in verdicts.csv is another sentence; nobody writes it by hand."""
+    decide(root, words)
+    expressions = ['told("A1", "accuracy")', 'message("A1", "accuracy")']
+    assert all_said(root, expressions) == [sentence, sentence[0].upper() + sentence[1:] + "."]
+
+
+def test_every_claim_has_a_sentence_for_every_word(root):
+    """Of each question; all four differ."""
+    asked = [(claim.id, question) for claim in SETTINGS.claims.hypotheses for question in claim.questions]
+    by_word = []
+    for word in VERDICTS:
+        decide(root, [(word, True)] * 4, asked)
+        by_word.append(all_said(root, [f'told("{claim}", "{question}")' for claim, question in asked]))
+    for (_, question), *sentences in zip(asked, *by_word, strict=True):
+        assert len(set(sentences)) == len(VERDICTS) and all(question in sentence for sentence in sentences)
+
+
+def test_few_seeds_say_that_they_are_too_few(root):
+    """Whatever stands in the table: with 5 seeds no test reaches the level, with 6 one does."""
+    expressions = ['told("A1", "accuracy")', 'conclusion("abstract")', 'verdict-counts("abstract")']
+    decide(root, [NO] * 4, seeds=5)
+    sentences = all_said(root, expressions)
+    assert sentences[0] == "5 seeds are too few to say anything of accuracy"
+    assert all("too few" in sentence for sentence in sentences)
+    decide(root, [NO] * 4, seeds=6)
+    assert "too few" not in said(root, expressions[0])
+    write(root, '#told("A2", "focus")')
+    with pytest.raises(paper.PaperError, match="says nothing of claim A2 and focus"):
+        paper.build(root)
+
+
+def test_constants_are_those_of_the_code(root):
+    """What the method section says of SmoothGrad, integrated gradients and occlusion, and a caption of an axis."""
+    write(root, "#metadata(constants) <constants>")
+    source = root / "paper" / "paper.typ"
+    values = typst.query(source, "<constants>", field="value", one=True, root=root, ignore_system_fonts=True)
+    found = json.loads(values)
+    defaults = {}
+    for name, method in (("smoothgrad", saliency.smoothgrad), ("integrated", saliency.integrated_gradients)):
+        values = inspect.signature(method).parameters
+        defaults[name] = {key: values[key].default for key in found[name]}
+    assert {name: found.pop(name) for name in defaults} == defaults
+    assert found.pop("occlusion") == {"window": saliency.OCCLUSION_WINDOW, "stride": saliency.OCCLUSION_STRIDE}
+    assert found.pop("differences") == {"window": saliency.DIFFERENCE_WINDOW, "steps": list(controls.DIFFERENCE_CODES)}
+    assert found == {"shares": {"even": effects.EVEN}}
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        (["explains"] * 4, "of focus everywhere"),
+        (["does not"] * 4, "of focus nowhere"),
+        (["no loss"] * 4, "no loss of focus is shown"),
+        (["explains", "does not", "no loss", "explains"], "of focus on MNIST (standard) and FashionMNIST"),
+        (["explains"] * 4 + ["does not"] * 4 + ["explains"] * 4,
+         "of focus and faithfulness everywhere; of coherence nowhere"),
+    ],
+)  # fmt: skip
+def test_a_factor_is_named_where_it_explains_a_loss(root, shares, sentence):
+    """Of the losses that are there; questions of the same places stand together; another word is another sentence."""
+    places = [(question, *cell) for question in ("focus", "coherence", "faithfulness") for cell in CELLS]
+    rows = [{"dataset": d, "training": t, "precision": "w2a2", "question": question, "off": "activations", "word": word}
+            for (question, d, t), word in zip(places, shares, strict=False)]  # fmt: skip
+    write_table(root, "switched", rows)
+    before = "without the quantization of activations at least half of a loss comes back: "
+    assert said(root, 'gives-back("activations")') == before + sentence
+
+
+def test_what_the_surrogate_does_and_how_often_maps_follow_is_said_by_verdicts(root):
+    """The word of both steps, place by place; of layers drawn anew the last step, whatever the first ones say."""
+    words = ["supported", "supported", "undecided", "opposite"]
+    steps = [{"dataset": d, "training": t, "precision": "w2a2", "difference": step, "artefact": word}
+             for (d, t), word in zip(CELLS, words, strict=True) for step in ("16 codes", "32 codes")]  # fmt: skip
+    write_table(root, "surrogate", steps)
+    assert said(root, "of-surrogate()") == (
+        "finite differences gain more at w2a2, so part of the loss is an artefact of the surrogate on MNIST; finite "
+        "differences gain less at w2a2 than at fp32, so the surrogate does not make the loss on FashionMNIST (guided); "
+        "whether the surrogate makes part of the loss is undecided on FashionMNIST (standard)"
+    )
+    for verdicts, shown in ((["supported"] * 4, "in every comparison"), (words, "in 2 of 4")):
+        layers = [{"dataset": d, "training": t, "redrawn": layer, "verdict": word if layer == "conv1" else "opposite"}
+                  for (d, t), word in zip(CELLS, verdicts, strict=True) for layer in ("dense3", "conv1")]  # fmt: skip
+        write_table(root, "randomization", layers)
+        sentence = said(root, "of-randomization()")
+        assert shown in sentence and ("more like itself in 1" in sentence) == ("opposite" in verdicts)

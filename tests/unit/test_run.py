@@ -1,0 +1,174 @@
+"""The one command line: workspaces leave the checkout as it is, nothing is lost where something is wrong."""
+
+import sys
+import types
+
+import pytest
+import yaml
+
+from saqlib.data import DataError
+from study import cells, dvc, files, notebooks, paths, results, run, settings, tasks
+from study.settings import ParamsError
+from tests.helpers.workspaces import TINY, digests
+
+COMMANDS = {
+    "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "metrics", "readable",
+    "refresh", "paper",
+}  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A workspace of a tiny grid, in a folder with a space."""
+    return run.workspace(tmp_path / "a folder", "smoke", **TINY)
+
+
+def edit_params(folder, edit) -> None:
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    edit(params)
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+# -------------------------------------------------------------------------------------------------------- workspaces
+
+
+def test_a_workspace_has_all_that_the_pipeline_reads(workspace):
+    """Code, notebooks, locks and the sample's images, hard-linked or copied; neither results nor git."""
+    assert (workspace / "data" / "mnist").is_dir() and not (workspace / "data" / "fashion_mnist").exists()
+    for name in ("saqlib/kernels/lenet.c", "study/run.py", "notebooks/01_data.ipynb", "dvc.yaml", ".dvc/config"):
+        assert (workspace / name).read_bytes() == (paths.ROOT / name).read_bytes()
+    assert not (workspace / ".git").exists() and not (workspace / "results").exists()
+
+
+def test_a_workspace_changes_only_what_it_is_told(tmp_path):
+    """The numbers of params.yaml, scale and edits apart, are those of the checkout."""
+    folder = run.workspace(tmp_path / "w", "smoke", trainings={"guided": {"fraction": 0.25}})
+    ours, theirs = (yaml.safe_load((root / "params.yaml").read_text()) for root in (paths.ROOT, folder))
+    assert theirs["scale"] == "smoke" and theirs["trainings"]["guided"].pop("fraction") == 0.25
+    ours["trainings"]["guided"].pop("fraction")
+    assert ours | {"scale": "smoke"} == theirs
+
+
+def test_a_second_workspace_in_a_folder_leaves_its_results(workspace, tmp_path):
+    """Only what the pipeline reads is written anew; a file that is gone from the checkout is gone there, too."""
+    result = files.write(workspace / "results" / "runs.csv", "a result")
+    old = files.write(workspace / "study" / "old.py", "")
+    run.workspace(workspace, "smoke", **TINY)
+    assert result.read_text() == "a result" and not old.exists()
+
+
+def test_the_checkout_is_no_scratch_folder():
+    """A workspace replaces what is in its folder: never the checkout itself."""
+    before = digests(paths.NOTEBOOKS)
+    with pytest.raises(run.PipelineError, match="is the checkout itself"):
+        run.workspace(paths.ROOT, "smoke")
+    assert digests(paths.NOTEBOOKS) == before
+
+
+def test_unusable_edits_write_nothing(tmp_path):
+    """A scratch folder with a grid that is empty is not even begun."""
+    with pytest.raises(ParamsError, match="trainings"):
+        run.workspace(tmp_path / "w", "smoke", grid={"trainings": []})
+    assert not (tmp_path / "w").exists()
+
+
+def test_unusable_params_stop_before_anything_is_removed(workspace):
+    """One sentence that names the nearest valid value; DVC, which removes outputs before a run, never starts."""
+    edit_params(workspace, lambda params: params["grid"].update(precisions=["w2a3"]))
+    before = digests(workspace)
+    with pytest.raises(ParamsError, match="unknown precision in grid.precisions 'w2a3'; did you mean 'w2a2'"):
+        run.repro(workspace)
+    assert digests(workspace) == before
+
+
+@pytest.mark.parametrize("command", ["reproduce", "quick"])
+def test_without_a_network_nothing_is_lost(command, tmp_path, monkeypatch):
+    """Images come before anything is replaced or removed."""
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY)
+    edit_params(folder, lambda params: params.update(scale="quick"))
+    committed = files.write(folder / "results" / "figures" / "data.png", b"committed")
+    earlier = files.write(folder / "build" / "quick" / "study" / "mine.py", b"earlier")
+
+    def unreachable(dataset, report):
+        raise DataError(f"{dataset} could not be fetched")
+
+    monkeypatch.setitem(sys.modules, "study.download", types.SimpleNamespace(fetch=unreachable))
+    monkeypatch.setattr("study.download", sys.modules["study.download"], raising=False)
+    for name, path in {"ROOT": folder, "PARAMS": folder / "params.yaml", "BUILD": folder / "build"}.items():
+        monkeypatch.setattr(paths, name, path)
+    with pytest.raises(SystemExit) as stop:
+        run.main([command])
+    assert stop.value.code == "mnist could not be fetched"
+    assert committed.read_bytes() == b"committed" and earlier.read_bytes() == b"earlier"
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def test_help_writes_nothing(capsys, monkeypatch):
+    """For every command; what there is to be called is listed."""
+    monkeypatch.setattr(files, "write", lambda *_: pytest.fail("something was written"))
+    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+        with pytest.raises(SystemExit) as stop:
+            run.main(arguments)
+        assert stop.value.code == 0 and capsys.readouterr().out
+    assert set(run._parser()._subparsers._group_actions[0].choices) == COMMANDS
+
+
+def test_check_names_the_first_stale_stage_in_one_line(monkeypatch, capsys):
+    """And says in one line that everything belongs together, or that it could not look."""
+    monkeypatch.setattr(dvc, "stale", lambda: ["train@mnist", "compare"])
+    with pytest.raises(SystemExit) as stop:
+        run.main(["check"])
+    assert stop.value.code == (
+        "results/ do not belong to the code as it stands: run `make reproduce`. It would begin with train@mnist."
+    )
+    monkeypatch.setattr(dvc, "stale", list)
+    run.main(["check"])
+    assert capsys.readouterr().out == f"{dvc.UP_TO_DATE}\n"
+
+
+def test_what_a_stage_has_left_is_listed_with_its_hashes(tmp_path, monkeypatch):
+    """For the cells of a dataset and no others; one that is missing is an error with its name."""
+    for name, folder in {"ROOT": tmp_path, "BUILD": tmp_path / "build"}.items():
+        monkeypatch.setattr(paths, name, folder)
+    grid = [cell for cell in settings.load(scale="smoke").grid.cells if cell.dataset == "mnist"]
+    for cell in settings.load(scale="smoke").grid.cells:
+        files.write(tmp_path / "models" / f"{cell}.pt", str(cell))
+        files.write(tmp_path / "results" / "runs" / f"{cell}.json", "{}")
+    listed = yaml.safe_load(run.write_list("train", "mnist", "smoke").read_text())
+    assert set(listed) == {name for cell in grid for name in (f"models/{cell}.pt", f"results/runs/{cell}.json")}
+    assert len({listed[f"models/{cell}.pt"] for cell in grid}) == len(grid)
+    (tmp_path / "models" / f"{grid[0]}.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=str(grid[0])):
+        run.write_list("train", "mnist", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fills", "mnits"], "unknown dataset 'mnits'; did you mean 'mnist'"),
+        (["fills", "mnist", "--scale", "quik"], "unknown scale 'quik'; did you mean 'quick'"),
+        (["tasks", "--shard", "3/2"], "the shares of 2 are numbered from 0 to 1"),
+        (["notebook", "01_dato", "x.ipynb"], "there is no notebook '01_dato' in notebooks/; did you mean '01_data'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, message, monkeypatch):
+    """Exit code 1, the nearest valid name, and nothing is computed or written."""
+    for module, name in ((cells, "train_network"), (tasks, "fill"), (notebooks, "_execute"), (files, "write")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("something was begun"))
+    with pytest.raises(SystemExit) as stop:
+        run.main(arguments)
+    assert message in stop.value.code and "\n" not in stop.value.code
+
+
+def test_the_decision_on_fills_is_told(monkeypatch, capsys):
+    """Which fills qualify, or that none does."""
+    import pandas as pd
+
+    for gains, words in ((True, "mean, blur"), (False, "none")):
+        decision = pd.DataFrame({"fill": ["zero", "mean", "blur"], "qualifies": [False, gains, gains]})
+        monkeypatch.setattr(results, "decide_fills", lambda *_, decision=decision: decision)
+        run.main(["fills", "mnist", "--scale", "smoke"])
+        assert capsys.readouterr().out == f"Fills that qualify on mnist: {words}.\n"

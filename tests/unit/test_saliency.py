@@ -1,0 +1,459 @@
+"""Maps against captum, closed forms, central differences and brute force; what no map is made of; what is masked."""
+
+import captum.attr
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from saqlib import saliency
+from saqlib.errors import NotFiniteError
+from saqlib.lenet import build
+from saqlib.quantization import pact_layers
+from saqlib.saliency import METHODS, RANKINGS, DeadNetworkError, check_alive, input_gradient, mask_least_salient
+from tests.helpers.networks import PRECISIONS, precision
+
+PIXELS = 28 * 28
+TARGETS = torch.tensor([0, 1, 2, 3, 4])
+ALL = METHODS | {"finite_differences": lambda *given: saliency.finite_differences(*given, 0.1)}
+
+
+@pytest.fixture(params=ALL)
+def method(request):
+    """A function of network, images and targets that makes maps."""
+    return ALL[request.param]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grey_images(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Random pictures in 256 grey levels, as a network takes them."""
+    return torch.randint(256, (count, 1, 28, 28), generator=generator(), dtype=torch.uint8).to(dtype) / 255
+
+
+def smooth_network() -> nn.Sequential:
+    """A network whose derivative is the limit of its differences, in float64."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 30), nn.Tanh(), nn.Linear(30, 10)).double()
+
+
+def moody_network() -> nn.Sequential:
+    """A network that behaves differently in training: batch norm and dropout."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 24 * 24, 10)
+    )
+
+
+class HalfSquares(nn.Module):
+    """Logits whose first is half the sum of squares, so that its gradient is the image."""
+
+    def forward(self, images):
+        return torch.stack([images.flatten(1).square().sum(1) / 2, images.flatten(1).sum(1)], dim=1)
+
+
+@pytest.fixture
+def model():
+    """A small network with a layer whose mode matters."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(576, 5)
+    ).eval()
+
+
+@pytest.fixture
+def images():
+    """Five images with dark ground."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.random((5, 1, 28, 28)) * (rng.random((5, 1, 28, 28)) < 0.5)).float()
+
+
+@pytest.fixture
+def colour_model():
+    """A network of three channels, 20 x 24 pixels and five classes."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(320, 5)).eval()
+
+
+@pytest.fixture
+def colour_images():
+    """Pictures (5, 3, 20, 24)."""
+    return torch.rand(5, 3, 20, 24, generator=generator(2))
+
+
+def captum_saliency(network, images, targets):
+    """The signed gradient (B, C, H, W), by captum."""
+    oracle = captum.attr.Saliency(network)
+    return oracle.attribute(images.clone().requires_grad_(), target=targets, abs=False)
+
+
+def test_map_equals_central_differences_of_the_logit():
+    """On a smooth network every pixel's value is the logit's slope there, and not that of the log-probability."""
+    network, images, targets = smooth_network(), grey_images(2, torch.float64), torch.tensor([3, 8])
+    step = 1e-5 * torch.eye(PIXELS, dtype=torch.float64).view(PIXELS, 1, 28, 28)
+    maps = input_gradient(network, images, targets)
+    assert maps.shape == (2, 28, 28)
+    for image, target, values in zip(images, targets, maps, strict=True):
+        slope = (network(image + step) - network(image - step))[:, target] / 2e-5
+        torch.testing.assert_close(values.flatten(), slope.detach(), rtol=1e-6, atol=1e-9)
+    of_probability = input_gradient(nn.Sequential(network, nn.LogSoftmax(1)), images, targets)
+    assert (maps - of_probability).abs().max() > 0.01 * maps.abs().max()
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_map_equals_captum_s_signed_saliency_of_the_logit(name):
+    """Captum, given the same evaluated network and the predicted or other classes, makes the same map."""
+    network, images = build(precision(name), seed=0).eval(), grey_images(6)
+    predicted = network(images).argmax(1)
+    maps = input_gradient(network, images)
+    assert torch.equal(saliency.saliency_now(network.train(), images, predicted), maps) and network.training
+    for targets in (predicted, (predicted + 1) % 10):
+        expected = captum_saliency(network.eval(), images, targets).squeeze(1)
+        torch.testing.assert_close(input_gradient(network, images, targets), expected, rtol=1e-5, atol=1e-8)
+    assert torch.equal(input_gradient(network, images, predicted), maps)
+
+
+def test_map_leaves_the_network_as_it_was():
+    """Modes (also mixed ones, below a parent in either mode), running statistics, parameters, gradients, flags."""
+    network, images = moody_network(), grey_images(3)
+    expected = input_gradient(network.eval(), images)
+    network[3].train()
+    assert torch.equal(input_gradient(network, images), expected) and network[3].training and not network.training
+    network.train()[0].eval()
+    network[5].bias.requires_grad_(False)
+    network[5].weight.grad = torch.full_like(network[5].weight, 7.0)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    assert torch.equal(input_gradient(network, images), expected)
+    assert [m.training for m in network] == [False, True, True, True, True, True] and network.training
+    assert [p.requires_grad for p in network.parameters()] == [True] * 5 + [False]
+    assert [p.grad is None for p in network.parameters()] == [True] * 4 + [False, True]
+    assert (network[5].weight.grad == 7).all()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert not images.requires_grad
+
+
+def test_dead_network_is_refused_although_its_surrogate_has_a_gradient():
+    """A 2-bit network whose last clip is so wide that every activation rounds to 0: autograd would return a map."""
+    network, images = build("w2a2", seed=0), grey_images(4)
+    pact_layers(network)["act4"].set_alpha(torch.tensor(100.0))
+    assert saliency.saliency_now(network.eval(), images, torch.zeros(4, dtype=torch.long)).abs().max() > 0
+    for some in (images, images[:1]):
+        with pytest.raises(DeadNetworkError, match="logits do not depend on the input"):
+            input_gradient(network, some)
+    with pytest.raises(DeadNetworkError):
+        check_alive(network, images)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_alive_network_is_explained(name):
+    """Batches that could look dead, of one image, of equal images or of blank ones, are explained all the same."""
+    network, one = build(precision(name), seed=0), grey_images(1)
+    for images in (one, one.expand(3, -1, -1, -1), torch.zeros_like(one), torch.ones_like(one)):
+        assert input_gradient(network, images).abs().amax((1, 2)).gt(0).all()
+    check_alive(network, one)
+
+
+def test_smoothgrad_follows_its_generator_alone(model, images):
+    """It, or one of seed 0, decides the noise: with gradient x of deviation / sqrt(samples) around the image."""
+    state = torch.get_rng_state()
+    zero, again, other = (saliency.smoothgrad(model, images, TARGETS, generator=generator(s)) for s in (0, 0, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(zero, again) and torch.equal(zero, saliency.smoothgrad(model, images, TARGETS))
+    assert not torch.equal(zero, other)
+    targets = torch.zeros(5, dtype=torch.int64)
+    maps = saliency.smoothgrad(HalfSquares(), images, targets, generator=generator(), samples=16, deviation=0.2)
+    assert (maps - images.squeeze(1)).std().item() == pytest.approx(0.2 / 16**0.5, rel=0.05) and (maps < 0).any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5], ids=["black", "one for all", "one for each"])
+def test_integrated_gradients_of_half_squares_are_their_rise(images, count):
+    """Closed form: with gradient x the integral is half the square of the pixel less that of the baseline."""
+    baseline = torch.rand(count, 1, 28, 28, generator=generator(3)) if count else torch.zeros(1, 1, 28, 28)
+    targets = torch.zeros(5, dtype=torch.int64)
+    maps = saliency.integrated_gradients(HalfSquares(), images, targets, *[baseline] * bool(count))
+    torch.testing.assert_close(maps, ((images.square() - baseline.square()) / 2).squeeze(1), rtol=1e-5, atol=1e-6)
+    assert not maps.requires_grad
+
+
+def test_integrated_gradients_in_parts_are_those_of_each_image(model):
+    """More images than one batch takes: nobody gets another's baseline, target or gradient."""
+    many = torch.rand(90, 1, 28, 28, generator=generator(4))
+    baselines, targets = torch.rand(90, 1, 28, 28, generator=generator(5)), torch.arange(90) % 5
+    maps = saliency.integrated_gradients(model, many, targets, baselines)
+    for i in (0, 39, 40, 41, 89):
+        single = saliency.integrated_gradients(model, many[i : i + 1], targets[i : i + 1], baselines[i : i + 1])
+        torch.testing.assert_close(maps[i : i + 1], single, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_occlusion_by_brute_force(kind, model, images, colour_model, colour_images):
+    """Each pixel holds the mean fall of the logit over the windows, of all channels and two apart, that cover it."""
+    network, pictures = (model, images) if kind == "grey" else (colour_model, colour_images)
+    height, width = pictures.shape[2:]
+    with torch.no_grad():
+        before = network(pictures).gather(1, TARGETS[:, None]).squeeze(1)
+        total, count = torch.zeros(5, height, width), torch.zeros(height, width)
+        for row in range(0, height - 3, 2):
+            for column in range(0, width - 3, 2):
+                window = (..., slice(row, row + 4), slice(column, column + 4))
+                blanked = pictures.clone()
+                blanked[window] = 0
+                total[window] += (before - network(blanked).gather(1, TARGETS[:, None]).squeeze(1))[:, None, None]
+                count[window] += 1
+    torch.testing.assert_close(saliency.occlusion(network, pictures, TARGETS), total / count, rtol=0, atol=1e-5)
+
+
+def windows_of(maps, side=2):
+    """The mean of each window, (B, H / side, W / side)."""
+    return maps.unflatten(2, (-1, side)).unflatten(1, (-1, side)).mean((2, 4))
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("step", [0.03, 1.5])
+def test_finite_differences_of_a_linear_network_are_its_mean_weights(images, step, window):
+    """Closed form, wherever pixels stop at 0 or 1: there the way that they go is shorter, and so is the rise."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).double()
+    images = images.double().contiguous()
+    images[:, :, ::2, ::2] = torch.where(images[:, :, ::2, ::2] > 0.5, 1.0, 0.0).double()
+    even = torch.rand(5, 28 // window, 28 // window, generator=generator()).double() - 0.5
+    even = even.repeat_interleave(window, 1).repeat_interleave(window, 2)
+    network[1].weight.data = even.flatten(1)
+    maps = saliency.finite_differences(network, images, TARGETS, step, window=window)
+    torch.testing.assert_close(maps, even)
+    assert not maps.requires_grad
+
+
+def test_finite_differences_give_a_window_the_mean_of_its_weights_in_all_channels():
+    """Where all pixels of a window may go both ways, whatever their weights are."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 24, 5)).double()
+    maps = saliency.finite_differences(network, torch.full((5, 3, 20, 24), 0.5, dtype=torch.float64), TARGETS, 32 / 255)
+    weights = network[1].weight.detach().view(5, 3, 20, 24).mean(1)
+    torch.testing.assert_close(windows_of(maps), windows_of(weights))
+    torch.testing.assert_close(maps, windows_of(maps).repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_finite_differences_ask_the_staircase_and_not_its_surrogate():
+    """A network that rounds: the slope of its steps, 0 where no step is near, though a surrogate would give 1."""
+
+    class Stairs(nn.Module):
+        def forward(self, images):
+            return images.flatten(1).mul(4).round().div(4).sum(1, keepdim=True).expand(-1, 5)
+
+    level, target = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    assert (saliency.finite_differences(Stairs(), level, target, 0.1) == 0).all()
+    torch.testing.assert_close(saliency.finite_differences(Stairs(), level, target, 0.2), torch.full((1, 2, 2), 1.25))
+
+
+def test_gradients_of_several_channels_are_the_strongest_ones(colour_model, colour_images):
+    """Of captum's gradients, the sign kept: of the logit, nearly without noise, and of the log-probability."""
+
+    def strongest(gradient):
+        high, low = gradient.amax(1), gradient.amin(1)
+        return torch.where(high >= -low, high, low)
+
+    expected = strongest(captum_saliency(colour_model, colour_images, TARGETS))
+    maps = input_gradient(colour_model, colour_images, TARGETS)
+    assert maps.shape == (5, 20, 24) and (maps < 0).any() and (maps > 0).any()
+    torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-8)
+    maps = saliency.smoothgrad(colour_model, colour_images, TARGETS, samples=3, deviation=1e-7)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
+    whole = nn.Sequential(colour_model, nn.LogSoftmax(dim=1)).eval()
+    maps = saliency.log_probability_gradient(colour_model, colour_images, TARGETS)
+    torch.testing.assert_close(maps, strongest(captum_saliency(whole, colour_images, TARGETS)), rtol=0, atol=1e-6)
+
+
+def test_network_stays_as_it_was(method, model, images):
+    """Mode, gradients and parameters are the same afterwards, and the maps those of evaluation mode."""
+    expected = method(model, images, TARGETS)
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = method(model, images, TARGETS)
+    assert torch.equal(maps, expected) and not maps.requires_grad
+    assert maps.shape == (5, 28, 28)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not images.requires_grad
+
+
+NOT_FINITE = [float("nan"), -float("inf")]
+
+
+def refusal(function, *given, error=ValueError) -> str:
+    """The one line with which it refuses."""
+    with pytest.raises(error) as raised:
+        function(*given)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_what_is_not_finite_has_no_map(method, value, model, images):
+    """A pixel of one picture, or any parameter, also one that a ReLU turns into a 0; it is named."""
+    for name, parameter in model.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter[...] = value
+            assert name in refusal(method, model, images, TARGETS, error=NotFiniteError)
+            parameter.copy_(before)
+    images[1, 0, 3, 4] = value
+    assert "images" in refusal(method, model, images, TARGETS, error=NotFiniteError)
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_nor_has_a_quantized_network_or_a_sum_that_overflows(value):
+    """Codes are whole numbers, NaN's too; the guard against dead networks is not deceived either."""
+
+    class Overflowing(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :10] * value
+
+    networks = [Overflowing()]
+    for name in ("conv1.bias", "conv2.weight", "act1.alpha", "dense3.bias"):
+        networks.append(build("w2a2", seed=0).eval())
+        networks[-1].get_parameter(name).data[...] = value
+    for network in networks:
+        refusal(input_gradient, network, grey_images(5), TARGETS)
+        refusal(check_alive, network, grey_images(5))
+
+
+BAD_TARGETS = {"too few": TARGETS[:2], "one": TARGETS[:1], "a column": TARGETS[:, None], "int32": TARGETS.int(),
+               "float": TARGETS.float(), "a number": torch.tensor(1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", BAD_TARGETS.values(), ids=BAD_TARGETS)
+def test_targets_of_another_shape_or_type_are_refused(method, targets, model, images):
+    """Some of them would broadcast, and the map be another image's."""
+    assert "targets must be torch.int64 (5,)" in refusal(method, model, images, targets)
+
+
+def test_images_of_another_shape_or_type_are_refused(method, model, images):
+    """None at all, bytes as they are stored, and other dimensions: three would be one image of many channels."""
+    assert "no images" in refusal(method, model, images[:0], TARGETS[:0])
+    assert "must be float" in refusal(method, model, (255 * images).byte(), TARGETS)
+    for other in (images[:, 0], images[None]):
+        expected = f"images must be float (B, C, H, W), not torch.float32 {tuple(other.shape)}"
+        assert refusal(method, model, other, TARGETS) == expected
+
+
+def test_maps_are_the_same_in_inference_mode_and_under_autocast(method, model, images):
+    """To the bit, also of frozen parameters and images made there; a network made there is refused."""
+    expected = method(model, images, TARGETS)
+    with torch.no_grad():
+        assert torch.equal(method(model.requires_grad_(False), images, TARGETS), expected)
+    with torch.inference_mode():
+        assert torch.equal(method(model, images.clone(), TARGETS.clone()), expected)
+        assert "inference mode" in refusal(input_gradient, nn.Sequential(nn.Flatten(), nn.Linear(784, 5)), images)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(method(model, images, TARGETS), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 28, 28), (5, 28, 28)])
+def test_what_does_not_fit_is_refused(model, images, shape):
+    """Baselines and logits of another shape, windows that do not share out the image, a step that is none."""
+    expected = f"the baseline must be one image or one for each of (5, 1, 28, 28), not {shape}"
+    assert refusal(saliency.integrated_gradients, model, images, TARGETS, torch.zeros(shape)) == expected
+    assert "logits (5, classes)" in refusal(saliency.logit_gradient, torch.zeros(shape[1:]), images, TARGETS)
+    with pytest.raises(ValueError, match=r"^windows of 3 pixels do not share out an image of 28 x 28$"):
+        saliency.finite_differences(model, images, TARGETS, 0.1, window=3)
+    assert "the step must be above 0, not 0" == refusal(saliency.finite_differences, model, images, TARGETS, 0)
+
+
+@st.composite
+def maskings(draw):
+    """Images of own ranges in several channels, maps with many ties, a count of pixels, a ranking."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batch, channels, distinct = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 7, 10_000]))
+    low, high = rng.uniform(0, 0.5, (batch, 1, 1, 1)), rng.uniform(0.5, 1, (batch, 1, 1, 1))
+    images = rng.uniform(low, high, (batch, channels, 5, 7))
+    maps = rng.integers(-distinct, distinct, (batch, 5, 7), endpoint=True) / distinct
+    count, ranking = draw(st.integers(0, 35)), draw(st.sampled_from(RANKINGS))
+    return torch.from_numpy(images).float(), torch.from_numpy(maps).float(), count, ranking
+
+
+@given(maskings())
+def test_mask_replaces_exactly_the_least_salient_pixels(case):
+    """The first `count` of a stable sort become noise in the image's range, in every channel; the rest keep their bits.
+
+    The twin draws one number for each value of an image, channels outermost.
+    """
+    images, maps, count, ranking = case
+    before = images.clone()
+    fraction = (count + 0.5) / 35 if count < 35 else 1.0  # rounded down to whole pixels
+    masked = mask_least_salient(images, maps, fraction, generator(7), ranking=ranking)
+    noise = torch.rand(len(images), images[0].numel(), generator=generator(7)).view_as(images).flatten(2)
+    low, high = (extreme[:, None, None] for extreme in images.flatten(1).aminmax(dim=1))
+    expected = images.flatten(2).clone()
+    for image, scores, replacement in zip(expected, maps.flatten(1), low + (high - low) * noise, strict=True):
+        least = (scores.abs() if ranking == "magnitude" else scores).argsort(stable=True)[:count]
+        image[:, least] = replacement[:, least]
+    assert torch.equal(masked.flatten(2), expected) and masked.shape == images.shape
+    assert torch.equal(images, before) and masked.data_ptr() != images.data_ptr()
+    if ranking == "magnitude":
+        assert torch.equal(mask_least_salient(images, maps, fraction, generator(7)), masked)
+
+
+@pytest.mark.parametrize(("fraction", "pixels"), [(0.29, 29), (0.57, 57), (0.07, 7), (0.005, 0), (1.0, 100)])
+def test_a_fraction_is_the_pixels_that_it_says(fraction, pixels):
+    """0.29 * 100 is a little less than 29 in binary."""
+    images, maps = torch.rand(1, 1, 10, 10), torch.rand(1, 10, 10)
+    assert (mask_least_salient(images, maps, fraction, generator()) != images).sum() == pixels
+
+
+def test_noise_is_uniform_over_each_image_s_own_range():
+    """Kolmogorov and Smirnov find no difference to a uniform between the image's least and largest value."""
+    low, high = torch.linspace(0, 0.4, 20).view(-1, 1, 1, 1), torch.linspace(1, 0.5, 20).view(-1, 1, 1, 1)
+    images = low + (high - low) * (grey_images(20) > 0.5)
+    masked = mask_least_salient(images, torch.zeros(20, 28, 28), 1.0, generator(5))
+    unit = ((masked - low) / (high - low)).flatten(1)
+    assert scipy.stats.kstest(unit.flatten(), "uniform").pvalue > 0.01
+    assert unit.corrcoef().fill_diagonal_(0).abs().max() < 0.2  # each image has noise of its own
+    blank = torch.full((1, 1, 28, 28), 0.3)
+    assert torch.equal(mask_least_salient(blank, torch.zeros(1, 28, 28), 0.5, generator()), blank)
+    coloured = mask_least_salient(torch.eye(2).repeat(8, 3, 32, 32), torch.zeros(8, 64, 64), 1.0, generator())
+    assert coloured.transpose(0, 1).flatten(1).corrcoef().fill_diagonal_(0).abs().max() < 0.05  # nor is it grey
+
+
+def test_noise_comes_from_the_given_generator_only_and_always_as_much():
+    """A new mask each time, no other source is touched, paired seeds stay paired, and several share the images."""
+    images, maps = grey_images(2), torch.rand(2, 28, 28, generator=generator(1))
+    own, outside = generator(9), torch.get_rng_state()
+    first, second = (mask_least_salient(images, maps, 0.5, own) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), outside)
+    less = generator(9)
+    for fraction, ranking in ((0, "magnitude"), (0.7, "signed")):
+        mask_least_salient(images, torch.randn(2, 28, 28), fraction, less, ranking=ranking)
+    assert torch.equal(less.get_state(), own.get_state())
+    assert not torch.equal(own.get_state(), generator(9).get_state())
+    together = mask_least_salient(images, maps, 0.5, [generator(2), generator(3)])
+    single = [mask_least_salient(images[i : i + 1], maps[i : i + 1], 0.5, generator(2 + i)) for i in (0, 1)]
+    assert torch.equal(together, torch.cat(single))
+
+
+def test_nothing_is_masked_by_bad_input():
+    """A share that is none, an unknown ranking, generators that cannot share, whole numbers, what is not finite."""
+    images, maps = grey_images(6), torch.rand(6, 28, 28)
+    for fraction in (-0.01, 1.01, torch.nan, torch.inf):
+        expected = f"fraction must lie in [0, 1], not {fraction!r}"
+        assert refusal(mask_least_salient, images, maps, fraction, generator()) == expected
+    with pytest.raises(ValueError, match="^unknown ranking 'magnitud'; did you mean 'magnitude'"):
+        mask_least_salient(images, maps, 0.5, generator(), ranking="magnitud")
+    with pytest.raises(ValueError, match="^4 generators cannot share 6 images equally$"):
+        mask_least_salient(images, maps, 0.5, [generator()] * 4)
+    assert "float" in refusal(mask_least_salient, images, maps.long(), 0.5, generator())
+    for pictures, shape in ((images, (6, 28, 27)), (images, (1, 28, 28)), (images[:, 0], (6, 28, 28))):
+        expected = f"images (B, C, H, W) and maps (B, H, W) must fit, not {tuple(pictures.shape)} and {shape}"
+        assert refusal(mask_least_salient, pictures, torch.zeros(shape), 0.5, generator()) == expected
+    for spoilt in (images, maps):
+        before = spoilt.clone()
+        spoilt.view(-1)[5] = torch.nan
+        refusal(mask_least_salient, images, maps, 0.5, generator(), error=NotFiniteError)
+        spoilt.copy_(before)

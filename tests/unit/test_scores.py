@@ -1,0 +1,376 @@
+"""Scores of a map and of two: closed forms, brute-force twins, properties, maps that must rank, ranks to the bit."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from skimage.metrics import structural_similarity
+
+from saqlib import scores
+from saqlib.scores import SCORES, amplitude, auroc, cosine, dead, entropy, foreground_mass, gini, magnitude, morans_i
+
+SIDE = 28
+PIXELS = SIDE * SIDE
+MAP_SCORES = [gini, morans_i, entropy]
+FOREGROUND_SCORES = [foreground_mass, auroc]
+LIKENESSES = [scores.spearman, scores.top_overlap, cosine, scores.ssim]
+
+
+def random_maps(seed, count=6, side=SIDE):
+    """Signed Gaussian maps in float64."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, side, side)))
+
+
+def one_hot_map(row=3, column=7):
+    """A map of one pixel."""
+    maps = torch.zeros(1, SIDE, SIDE)
+    maps[0, row, column] = 2.5
+    return maps
+
+
+def checkerboard():
+    """Ones and zeros in turn."""
+    return torch.from_numpy((np.indices((SIDE, SIDE)).sum(0) % 2).astype(float))[None]
+
+
+def half_foreground(count, side=SIDE, share=0.3, seed=0):
+    """Random masks that hold neither no pixel nor all."""
+    mask = np.random.default_rng(seed).random((count, side, side)) < share
+    mask[:, 0, 0], mask[:, 0, 1] = True, False
+    return torch.from_numpy(mask)
+
+
+small_maps = hnp.arrays(
+    np.float64, (1, 5, 4), elements=st.one_of(st.integers(-3, 3).map(float), st.floats(-1e3, 1e3, width=32))
+).filter(lambda maps: np.abs(maps).sum() > 1e-3)
+
+
+def test_registry_is_in_order_and_whole():
+    """Scores of maps, of the network and of likeness; ranges in order with chance within; no two look alike."""
+    assert list(SCORES)[:4] == [*scores.PRIMARY[:3], "relevance_gain"] and scores.PRIMARY[3] == scores.GAINS[0]
+    assert tuple(SCORES)[-4:] == scores.PRESERVATION == tuple(score.__name__ for score in LIKENESSES)
+    assert set(scores.ANSWERS) <= {*SCORES, scores.FAITHFULNESS}
+    for name, score in SCORES.items():
+        assert re.fullmatch("[a-z][a-z0-9_]*", name) and score.low < score.high
+        assert score.question.endswith("?") and score.question[0].isupper()
+        assert score.chance is None or score.low <= score.chance <= score.high
+        assert score.arrow == {"higher": "↑", "lower": "↓"}[score.direction]
+        assert (score.function is None) == (score.of == "network")
+    for kind in ("name", "symbol", "question"):
+        assert len({getattr(score, kind) for score in SCORES.values()}) == len(SCORES)
+
+
+def test_all_scores_of_a_map_at_once():
+    """Each under its id as by its own function, in float64; the foreground is any pixel with a channel above 0."""
+    images, maps = torch.zeros(5, 3, SIDE, SIDE), random_maps(14, 5).float()
+    inside, rows = half_foreground(5), torch.arange(SIDE) % 3
+    for channel in range(3):
+        images[:, channel, rows == channel] = inside[:, rows == channel].float()
+    maps[3] = 0
+    expected = all_scores(maps, inside) | {"dead": torch.tensor([0.0, 0, 0, 1, 0]).double()}
+    found = scores.map_scores(images, maps)
+    assert set(found) == set(expected) == {name for name, score in SCORES.items() if score.of == "map"}
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name], rtol=0, atol=0, equal_nan=True)
+
+
+@given(maps=small_maps)
+def test_gini_by_brute_force(maps):
+    """Gini is half the mean scores.absolute difference of all pairs over the mean."""
+    m = np.abs(maps).ravel()
+    expected = np.abs(m[:, None] - m).mean() / (2 * m.mean())
+    assert gini(torch.from_numpy(maps)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_gini_closed_forms():
+    """A uniform map gives exactly 0, one pixel 1 - 1/n, a checkerboard one half."""
+    assert gini(torch.full((1, SIDE, SIDE), 0.1)).item() == 0
+    assert gini(one_hot_map()).item() == pytest.approx(1 - 1 / PIXELS, abs=1e-15)
+    assert gini(checkerboard()).item() == pytest.approx(0.5, abs=1e-15)
+
+
+def test_entropy_equals_scipy():
+    """Entropy is scipy's over ln n, zeros included; one pixel gives exactly 0, a uniform map 1."""
+    maps = random_maps(2)
+    maps[:, :10] = 0
+    expected = stats.entropy(maps.abs().flatten(1).numpy(), axis=1) / np.log(PIXELS)
+    np.testing.assert_allclose(entropy(maps), expected, rtol=1e-13)
+    assert entropy(one_hot_map()).item() == 0
+    assert entropy(torch.full((1, SIDE, SIDE), 3.0)).item() == pytest.approx(1, abs=1e-14)
+
+
+@given(maps=small_maps, scale=st.floats(-1e3, 1e3).filter(lambda scale: abs(scale) > 1e-3))
+def test_amplitude_is_the_median_and_grows_with_the_map(maps, scale):
+    """Half of the pixels have no larger magnitude; of an even number the two in the middle count as their mean."""
+    ordered = sorted(abs(value) for value in maps.ravel())
+    found = amplitude(torch.from_numpy(maps)).item()
+    assert found == (ordered[9] + ordered[10]) / 2
+    assert amplitude(torch.from_numpy(scale * maps)).item() == pytest.approx(abs(scale) * found, rel=1e-12)
+
+
+def dense_moran(m):
+    """Moran's I with the full matrix of weights, in NumPy."""
+    places = np.indices(m.shape).reshape(2, -1).T
+    weights = (np.abs(places[:, None] - places).sum(2) == 1).astype(float)
+    d = m.ravel() - m.mean()
+    return m.size / weights.sum() * (d @ weights @ d) / (d @ d)
+
+
+@given(maps=small_maps.filter(lambda maps: np.ptp(np.abs(maps)) > 1e-3))
+def test_moran_by_brute_force(maps):
+    """Moran's I is the quadratic form with the dense rook matrix, on a map that is not square."""
+    expected = dense_moran(np.abs(maps[0]))
+    assert morans_i(torch.from_numpy(maps)).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_moran_closed_forms():
+    """A checkerboard gives -1, one pixel nearly 0, a constant NaN whatever its value's rounding."""
+    assert morans_i(checkerboard()).item() == pytest.approx(-1, abs=1e-14)
+    assert abs(morans_i(one_hot_map()).item()) < 0.002
+    constants = torch.tensor([0.1, 1 / 3, 7.7], dtype=torch.float64)
+    assert morans_i(constants[:, None, None].expand(3, SIDE, SIDE)).isnan().all()
+
+
+def test_foreground_mass_by_brute_force():
+    """R is the corrected share, pixel by pixel, from a mask or from raw pixels."""
+    maps, inside = random_maps(5), half_foreground(6)
+    expected = []
+    for m, mask in zip(maps.abs().numpy(), inside.numpy(), strict=True):
+        area = mask.sum() / PIXELS
+        expected.append((m[mask].sum() / m.sum() - area) / (1 - area))
+    np.testing.assert_allclose(foreground_mass(maps, inside), expected, rtol=1e-12)
+    raw = inside * torch.randint(1, 256, inside.shape)
+    assert torch.equal(foreground_mass(maps, raw.to(torch.uint8)), foreground_mass(maps, inside))
+
+
+@pytest.mark.parametrize("share", [0.06, 0.9])
+def test_foreground_scores_of_noise_are_chance(share):
+    """White noise scores 0 and one half on average, whatever the area of the foreground."""
+    maps, inside = random_maps(7, 1500), half_foreground(1500, share=share)
+    for score in FOREGROUND_SCORES:
+        values = score(maps, inside)
+        assert abs(values.mean() - SCORES[score.__name__].chance) < 4 * values.std() / 1500**0.5
+
+
+@pytest.mark.parametrize("score", FOREGROUND_SCORES)
+@pytest.mark.parametrize("full", [False, True])
+def test_empty_and_full_foreground_are_nan(score, full):
+    """Without foreground or background there is no score, and no hit; the other images keep theirs."""
+    maps, inside = random_maps(8, 3), half_foreground(3)
+    inside[1] = full
+    np.testing.assert_array_equal(score(maps, inside).isnan(), [False, True, False])
+
+
+def test_auroc_equals_mann_whitney():
+    """AUROC is U over all pairs, ties counting one half; a constant gives exactly one half."""
+    maps, inside = random_maps(10).mul(2).round(), half_foreground(6)
+    for value, m, mask in zip(auroc(maps, inside), maps.abs().numpy(), inside.numpy(), strict=True):
+        u = stats.mannwhitneyu(m[mask], m[~mask]).statistic
+        assert value.item() == pytest.approx(u / (mask.sum() * (~mask).sum()), abs=1e-12)
+    assert (auroc(torch.full((6, SIDE, SIDE), 0.3), inside) == 0.5).all()
+
+
+# ------------------------------------------------------------------------------------------ what holds for all of them
+
+
+def all_scores(maps, inside):
+    """Every score that needs no network."""
+    without = {score.__name__: score(maps) for score in MAP_SCORES}
+    return without | {score.__name__: score(maps, inside) for score in FOREGROUND_SCORES}
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scale_and_sign_do_not_matter(scale):
+    """A map times 1e-30 to 1e30, or with other signs, scores the same."""
+    maps, inside = random_maps(12), half_foreground(6)
+    signs = torch.where(half_foreground(6, seed=5), 1.0, -1.0)
+    expected = all_scores(maps, inside)
+    for other in (maps * scale, (maps * scale).float(), maps * signs):
+        for name, value in all_scores(other, inside).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_dead_maps_are_nan_and_leave_the_others_as_they_are():
+    """All-zero maps, NaN and infinity score NaN everywhere; the other images of the batch keep their scores."""
+    maps, inside = random_maps(13, 5), half_foreground(5)
+    expected = all_scores(maps, inside)
+    maps[1], maps[2, 4, 4], maps[3, 0, 0] = 0, torch.nan, torch.inf
+    np.testing.assert_array_equal(dead(maps), [False, True, True, True, False])
+    for name, value in all_scores(maps, inside).items():
+        np.testing.assert_array_equal(value.isnan(), dead(maps), err_msg=name)
+        assert torch.equal(value[[0, 4]], expected[name][[0, 4]]), name
+        assert value.dtype == torch.float64
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_scores_keep_their_stated_range(seed):
+    """Every score lies in the range that its entry states, sparse and smooth maps included."""
+    rng = np.random.default_rng(seed)
+    maps = torch.from_numpy(rng.normal(size=(4, SIDE, SIDE)) * (rng.random((4, SIDE, SIDE)) < rng.random()))
+    maps[0] = torch.from_numpy(np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(float))
+    likeness = scores.preservation_scores(maps, maps.flip(0))
+    for name, value in (all_scores(maps, half_foreground(4, seed=seed)) | likeness).items():
+        value = value[~value.isnan()]
+        assert (value >= SCORES[name].low - 1e-12).all() and (value <= SCORES[name].high + 1e-12).all(), name
+
+
+@pytest.mark.parametrize("score", [*MAP_SCORES, amplitude, magnitude])
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (2, 1, SIDE, SIDE)])
+def test_wrong_shape_of_maps_is_named(score, shape):
+    """Maps that are not (B, H, W) are refused with their shape."""
+    with pytest.raises(ValueError, match="maps must have shape .*28"):
+        score(torch.ones(shape))
+
+
+@pytest.mark.parametrize("score", FOREGROUND_SCORES)
+def test_wrong_foreground_is_named(score):
+    """A foreground of another shape is refused."""
+    with pytest.raises(ValueError, match="foreground must have the shape"):
+        score(torch.ones(2, SIDE, SIDE), torch.ones(2, 1, SIDE, SIDE))
+
+
+# ----------------------------------------------------------------------------------------------------------- likeness
+
+
+@pytest.fixture
+def maps():
+    """Signed maps."""
+    return random_maps(0, 8)
+
+
+@pytest.fixture
+def reference(maps):
+    """Maps that resemble the first ones more and more."""
+    return maps + random_maps(1, 8) * torch.linspace(3, 0.1, 8)[:, None, None]
+
+
+def test_spearman_equals_scipy_with_ties(maps, reference):
+    """Rank correlation of the magnitudes is scipy's, with mid-ranks; a constant has none."""
+    x, y = (2 * maps).round(), (2 * reference).round()
+    expected = [stats.spearmanr(a.abs().ravel(), b.abs().ravel())[0] for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(scores.spearman(x, y), expected, atol=1e-12)
+    assert scores.spearman(maps, torch.full_like(maps, 0.1)).isnan().all()
+
+
+def test_top_overlap_by_sets(maps, reference):
+    """Overlap is the intersection over union of the 78 largest magnitudes, and takes no zeros."""
+    expected = []
+    for a, b in zip(maps, reference, strict=True):
+        top_a, top_b = (set(np.argsort(-m.abs().numpy().ravel())[:78].tolist()) for m in (a, b))
+        expected.append(len(top_a & top_b) / len(top_a | top_b))
+    np.testing.assert_allclose(scores.top_overlap(maps, reference), expected, rtol=1e-15)
+    x, y = torch.zeros(2, 1, 28, 28)
+    x[0, 20, 3:9], y[0, 24, 3:9] = 1, 1
+    assert scores.top_overlap(x, y).item() == 0 and scores.top_overlap(x, x).item() == 1
+
+
+def test_cosine_is_signed(maps, reference):
+    """Cosine takes the signs along: the opposite map gives -1."""
+    flat = maps.flatten(1).numpy(), reference.flatten(1).numpy()
+    expected = (flat[0] * flat[1]).sum(1) / np.linalg.norm(flat[0], axis=1) / np.linalg.norm(flat[1], axis=1)
+    np.testing.assert_allclose(cosine(maps, reference), expected, rtol=1e-12)
+    torch.testing.assert_close(cosine(maps, -maps), -torch.ones(8).double())
+
+
+def test_ssim_equals_scikit_image(maps, reference):
+    """Structural similarity is scikit-image's, window 7, data range 1, of magnitudes over their maxima."""
+    expected = []
+    for a, b in zip(maps.abs().numpy(), reference.abs().numpy(), strict=True):
+        expected.append(structural_similarity(a / a.max(), b / b.max(), win_size=7, data_range=1.0))
+    np.testing.assert_allclose(scores.ssim(maps, reference), expected, rtol=1e-10)
+    torch.testing.assert_close(scores.ssim(maps, -3 * maps), torch.ones(8).double())
+
+
+@pytest.mark.parametrize("score", LIKENESSES)
+def test_likeness_is_mutual_rises_as_noise_falls_and_is_nan_of_the_dead(score, maps, reference):
+    """A map is wholly like itself; dead on either side is NaN and leaves the others as they are."""
+    torch.testing.assert_close(score(maps, maps), torch.ones(8).double())
+    expected = score(maps, reference)
+    torch.testing.assert_close(expected, score(reference, maps))
+    assert expected[-1] > expected[0] + 0.3
+    maps, reference = maps.clone(), reference.clone()
+    maps[1], reference[2], maps[3, 0, 0] = 0, 0, torch.inf
+    value = score(maps, reference)
+    np.testing.assert_array_equal(value.isnan(), [False, True, True, True] + 4 * [False])
+    assert torch.equal(value[4:], expected[4:])
+    with pytest.raises(ValueError, match="one shape"):
+        score(maps, maps[:4])
+
+
+# -------------------------------------------------------------------------------------------------- ranks, magnitudes
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+ties = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, 2.5, -3.0, 5e-324, 1e308])  # and values that are nearly ties
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 12))
+rows = hnp.arrays(np.float64, shapes, elements=st.one_of(finite, ties))
+# Magnitudes of float32 maps are ranked by their bits: subnormal ones, both zeros, infinity and neighbours among them.
+narrow = st.one_of(
+    st.floats(0, width=32, allow_nan=False),
+    st.sampled_from([0.0, -0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), 2.0**-149, 3e38, np.inf]),
+)
+magnitudes = hnp.arrays(np.float32, shapes, elements=narrow)
+
+
+def stable_twin(row, descending=False):
+    """Places of one row in plain Python: sorted by value, then by column."""
+    order = sorted(range(len(row)), key=lambda i: (-row[i] if descending else row[i], i))
+    return [order.index(i) for i in range(len(row))]
+
+
+def mid_twin(row):
+    """Mid-ranks of one row by counting: those below, and half of the equal ones with the value itself."""
+    return [sum(x < value for x in row) + (sum(x == value for x in row) + 1) / 2 for value in row]
+
+
+@given(values=rows, descending=st.booleans())
+def test_ranks_by_plain_sort_and_by_counting(values, descending):
+    """Exactly the places of Python's stable sort, both ways, and the mean of the ranks that equal values share."""
+    maps = torch.from_numpy(values)
+    stable, mid = scores.stable_ranks(maps, descending=descending), scores.mid_ranks(maps)
+    assert (stable.dtype, mid.dtype) == (torch.int64, torch.float64)
+    assert stable.tolist() == [stable_twin(row, descending) for row in values.tolist()]
+    assert mid.tolist() == [mid_twin(row) for row in values.tolist()]
+
+
+@given(values=magnitudes, descending=st.booleans())
+def test_ranks_by_bits_equal_those_by_value(values, descending):
+    """Of float32 magnitudes both rankings are exactly those of plain Python, and of the same values in float64."""
+    single, double = torch.from_numpy(values), torch.from_numpy(values).double().clamp(max=3.4028234663852886e38)
+    expected = [stable_twin(row, descending) for row in double.tolist()]
+    assert scores.stable_ranks(single, descending=descending).tolist() == expected
+    assert scores.stable_ranks(double, descending=descending).tolist() == expected
+    assert scores.mid_ranks(single).tolist() == scores.mid_ranks(torch.from_numpy(values).double()).tolist()
+    assert scores.mid_ranks(single).tolist() == [mid_twin(row) for row in values.tolist()]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_ranks_of_whole_maps_with_ties_and_nan(kind):
+    """At the size of the study both rankings are those of the twins; a row with NaN has no mid-ranks and one order."""
+    values = torch.from_numpy(np.random.default_rng(0).integers(0, 40, (3, 784)) / 7).to(kind)
+    for descending in (False, True):
+        twins = [stable_twin(row, descending) for row in values.tolist()]
+        assert scores.stable_ranks(values, descending=descending).tolist() == twins
+        assert scores.stable_ranks(torch.full((2, 9), torch.nan, dtype=kind)).tolist() == [list(range(9))] * 2
+    expected = [mid_twin(row) for row in values.tolist()]
+    assert scores.mid_ranks(values).tolist() == expected
+    values[1, 5] = torch.nan
+    first, spoilt, last = scores.mid_ranks(values)
+    assert [first.tolist(), last.tolist()] == [expected[0], expected[2]] and spoilt.isnan().all()
+
+
+def test_magnitude_is_the_absolute_value_as_float64():
+    """(B, H, W) becomes (B, H * W), signs gone, free of the graph, in float64; dead maps are rows of NaN."""
+    maps = torch.tensor([[[1.5, -2.0], [0.0, -0.25]], [[0.0, 0.0], [0.0, 0.0]]], requires_grad=True)
+    found = magnitude(maps)
+    assert found.dtype == torch.float64 and not found.requires_grad
+    assert found[0].tolist() == [1.5, 2.0, 0.0, 0.25] and found[1].isnan().all()
+    for kind in (torch.float32, torch.float64, torch.float16, torch.int32):
+        same = scores.absolute((4 * maps).to(kind))
+        assert same.dtype == (torch.float32 if kind == torch.float32 else torch.float64)
+        assert same[0].tolist() == [6.0, 8.0, 0.0, 1.0] and not same.requires_grad

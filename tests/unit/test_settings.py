@@ -1,0 +1,357 @@
+"""study.settings: params.yaml as typed values, what each cell reads of it, and what is refused in one line."""
+
+import copy
+import dataclasses
+
+import pytest
+import yaml
+from dvc.utils.serialize import parse_yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from saqlib import saliency, scores, scoring, training
+from saqlib.data import DATASETS
+from saqlib.precision import LAYERS, Bits
+from study import params, settings
+from study.settings import SCALES, Cell, ParamsError
+from tests.helpers.parameters import RAW, changed, refusal
+
+
+def message(raw, scale: str | None = None) -> str:
+    """The line with which this params.yaml is refused."""
+    return refusal(settings.from_dict, raw, scale)
+
+
+# ------------------------------------------------------------------------------------------------ what is valid
+
+
+def test_params_yaml_is_read_into_its_place():
+    """Each value of the committed file stands in the Study, by its name; a scale picks its own sizes, nothing else."""
+    full = settings.load(scale="full")
+    for scale in SCALES:
+        study = settings.load(scale=scale)
+        assert study.scale == scale and dataclasses.asdict(study.size) == RAW["scales"][scale]
+        assert dataclasses.replace(study, scale="full", size=full.size) == full
+    study = settings.load()
+    for name, section in {
+        "network": study.shape,
+        "quantization": study.quantization,
+        "optimizer": study.optimizer,
+        "clarity": study.clarity,
+        "grid": study.grid,
+    }.items():
+        values = dataclasses.asdict(section)
+        assert {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()} == RAW[name]
+    assert {"standard": {}, "guided": dataclasses.asdict(study.guided)} == RAW["trainings"]
+    assert study.device == RAW["device"] and study.scale == RAW["scale"]
+    claims = RAW["claims"]
+    assert [claim.id for claim in study.claims.hypotheses] == [claim["id"] for claim in claims["hypotheses"]]
+    assert (study.claims.level, study.claims.questions) == (claims["level"], claims["questions"])
+    assert {field.name for field in dataclasses.fields(params.Params)} == set(RAW)
+
+
+def test_precisions_are_in_the_order_of_the_file():
+    """Tables and figures take it from here, also that of a new one."""
+    row = {layer: [3, 5] for layer in LAYERS[:-1]} | {LAYERS[-1]: [3]}
+    names = ["fp32", "w4a4", "w3a5", "mixed", "w2a2"]
+    study = settings.from_dict(changed(precisions__w3a5=row, grid__precisions=names))
+    assert list(study.grid.precisions) == names == list(dict.fromkeys(cell.precision for cell in study.grid.cells))
+    assert study.precisions["w3a5"].layers == (Bits(8, 5), *(Bits(3, 5),) * 3, Bits(8))
+
+
+@pytest.mark.parametrize(("edges", "bits"), [("w8", (8, 8)), ("same", (4, 2)), ("fp32", (None, None))])
+def test_edges_reach_the_precisions(edges, bits):
+    """The first and the last layer's weights of every quantized row, and of no other."""
+    precisions = settings.from_dict(changed(quantization__edges=edges)).precisions
+    layers = precisions["mixed"].layers
+    assert (layers[0].weight, layers[-1].weight) == bits and layers[1] == Bits(4, 4)
+    assert precisions["fp32"].layers == (Bits(),) * 5 and not precisions["fp32"].quantized
+
+
+def test_values_are_frozen_and_the_parsed_file_is_left_alone():
+    """Nobody changes the experiment while it runs, and two studies can be made of one file."""
+    raw = copy.deepcopy(RAW)
+    study = settings.from_dict(raw)
+    assert settings.from_dict(raw) == study and raw == RAW
+    for value, field in ((study, "shape"), (study.size, "seeds"), (study.grid, "datasets"), (study.guided, "weight")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field, None)
+
+
+def test_limits_that_are_allowed_are_allowed():
+    """`weight: 1` is 1.0; one seed is enough; no warm-up, no ablations, and epochs for the grid's datasets alone."""
+    guided = settings.from_dict(changed(trainings__guided__weight=1, trainings__guided__fraction=0)).guided
+    assert guided.weight == 1.0 and isinstance(guided.weight, float) and isinstance(guided.fraction, float)
+    raw = changed(grid__datasets=["mnist"], ablations={})
+    for scale in raw["scales"].values():
+        scale |= {"seeds": 1, "warmup_epochs": 0, "seeds_ablated": 0, "epochs": {"mnist": 1}}
+    assert settings.from_dict(raw, "smoke").size.epochs == {"mnist": 1}
+    raw["grid"]["datasets"] = ["fashion_mnist", "mnist"]
+    assert message(raw) == "scales.smoke.epochs lacks fashion_mnist, which is in grid.datasets"
+
+
+def test_words_are_those_of_the_library():
+    """settings cannot ask saqlib's modules that import PyTorch; here both are compared."""
+    assert set(params.Guided.__pydantic_fields__["ranking"].annotation.__args__) == set(saliency.RANKINGS)
+    for library in (training.Optimizer, training.Guided, training.Quantization, scoring.Clarity, scoring.Scoring):
+        names = {field.name for field in dataclasses.fields(library)}
+        own = getattr(settings, library.__name__)
+        assert names == {field.name for field in dataclasses.fields(own)} - {"edges", "sample"} | names & {"root"}
+    for column in set(settings.COLUMNS) & scores.SCORES.keys():
+        assert scores.SCORES[column].direction == "higher"
+
+
+# ----------------------------------------------------------------------------------------------- cells and recipes
+
+
+def test_cells_are_every_combination_and_their_names_are_read_back():
+    """Datasets outermost, trainings innermost; names, or `all`, select some of them in this order."""
+    study = settings.load()
+    cells = study.grid.cells
+    assert len(set(cells)) == len(cells) == 16 and study.select("all", "all", "all") == cells
+    assert [str(cell) for cell in cells[:3]] == ["mnist-fp32-standard", "mnist-fp32-guided", "mnist-w4a4-standard"]
+    assert all(Cell.parse(str(cell)) == cell for cell in cells)
+    assert [str(cell) for cell in study.select("mnist", "w2a2", "all")] == ["mnist-w2a2-standard", "mnist-w2a2-guided"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mnist-w2a2", "'mnist-w2a2' is not a cell: expected <dataset>-<precision>-<training>"),
+        ("mnits-w2a2-guided", "unknown dataset 'mnits'; did you mean 'mnist'?"),
+        ("mnist-w2-guided", "unknown precision 'w2'; did you mean 'w2a2'?"),
+        ("mnist-w2a2-guded", "unknown training 'guded'; did you mean 'guided'?"),
+    ],
+)
+def test_a_name_that_is_no_cell_is_answered_with_the_nearest(name, expected):
+    """By whoever is asked: the name itself, the Study, and its recipes for a cell that was made elsewhere."""
+    study, names = settings.load(), name.split("-")
+    asked = [(study.cell, names), (study.select, names), (study.recipe, [Cell(*names)])] if len(names) == 3 else []
+    for function, arguments in asked if names[1] == "w2" else [*asked, (Cell.parse, [name])]:
+        assert expected in refusal(function, *arguments)
+
+
+@pytest.mark.parametrize("cell", settings.load().grid.cells, ids=str)
+def test_recipe_holds_what_the_cell_reads(cell):
+    """Quantization where there are bits, guidance where it is guided, the dataset's own epochs; and the cell back."""
+    study = settings.load(scale="quick")
+    recipe = study.recipe(cell)
+    assert recipe.precision == study.precisions[cell.precision]
+    assert recipe.epochs == RAW["scales"]["quick"]["epochs"][cell.dataset]
+    assert recipe.quantization == (study.quantization if cell.precision != "fp32" else None)
+    assert recipe.guided == (study.guided if cell.training == "guided" else None)
+    assert (recipe.records, recipe.sample) == (study.size.records, study.size.sample)
+    assert recipe.cell == cell and hash(recipe) == hash(study.recipe(cell))
+    assert recipe.warm_up == study.recipe(dataclasses.replace(cell, precision="w4a4")).warm_up != recipe
+    assert dataclasses.replace(recipe, warmup_epochs=0).warm_up is None
+
+
+# A change of every value of params.yaml that can decide a network's bytes, and the cells that it makes stale.
+DECIDES = {
+    "network__channels": ([7, 17], lambda cell: True),
+    "network__hidden": ([11, 13], lambda cell: True),
+    "precisions__w4a4__conv2": ([3, 5], lambda cell: cell.precision == "w4a4"),
+    "quantization__edges": ("same", lambda cell: cell.precision != "fp32"),
+    "quantization__alpha_learning_rate": (0.77, lambda cell: cell.precision != "fp32"),
+    "quantization__alpha_penalty": (0.77, lambda cell: cell.precision != "fp32"),
+    "quantization__calibration_images": (77, lambda cell: cell.precision != "fp32"),
+    "optimizer__batch_size": (77, lambda cell: True),
+    "optimizer__learning_rate": (0.77, lambda cell: True),
+    "trainings__guided__fraction": (0.77, lambda cell: cell.training == "guided"),
+    "trainings__guided__weight": (0.77, lambda cell: cell.training == "guided"),
+    "trainings__guided__ranking": ("signed", lambda cell: cell.training == "guided"),
+    "scales__smoke__epochs__mnist": (7, lambda cell: cell.dataset == "mnist"),
+    "scales__smoke__epochs__fashion_mnist": (7, lambda cell: cell.dataset == "fashion_mnist"),
+    "scales__smoke__warmup_epochs": (0.77, lambda cell: True),
+    "scales__smoke__records": (77, lambda cell: True),
+    "scales__smoke__sample": (False, lambda cell: True),
+}
+# What decides nothing of a network: where it runs, how many of them, how they are scored and judged.
+DECIDES_NOT = {
+    "device": "cpu", "clarity__steps": 7, "clarity__sensitivity_radius": 0.77,
+    "clarity__sensitivity_draws": 7, "claims__level": 0.01, "claims__reference": "w4a4",
+    "claims__margins__accuracy": 0.77, "claims__margins__maps": 0.77, "claims__margins__recovered": 0.77,
+    "claims__questions__accuracy": "gini", "claims__questions__focus": "morans_i",
+    "claims__questions__coherence": "gini", "claims__questions__faithfulness": "gini", "claims__hypotheses": [],
+    "scales__smoke__seeds": 7, "scales__smoke__images": 77, "scales__smoke__images_expensive": 7,
+    "scales__smoke__images_deployed": 7, "scales__smoke__seeds_ablated": 1,
+}  # fmt: skip
+SCORED = {
+    "clarity__steps", "clarity__sensitivity_radius", "clarity__sensitivity_draws", "claims__reference",
+    "scales__smoke__images", "scales__smoke__images_expensive", "quantization__calibration_images",
+    "scales__smoke__sample",
+}  # fmt: skip
+
+
+def leaves(section, *path: str) -> list[str]:
+    """The path of every value of a section, with __ between the parts."""
+    if not isinstance(section, dict):
+        return ["__".join(path)]
+    return [leaf for key, value in section.items() for leaf in leaves(value, *path, key)]
+
+
+def test_every_value_is_listed_as_deciding_or_not():
+    """A new parameter has to be added to one of the two lists; rows, axes and other scales are as those there."""
+    listed_elsewhere = ("scale", "grid", "precisions", "scales", "ablations")
+    raw = {key: value for key, value in RAW.items() if key not in listed_elsewhere}
+    expected = {*leaves(raw), *leaves({"smoke": RAW["scales"]["smoke"]}, "scales")}
+    assert expected <= {*DECIDES, *DECIDES_NOT} and not DECIDES.keys() & DECIDES_NOT.keys()
+
+
+@pytest.mark.parametrize("name", [*DECIDES, *DECIDES_NOT])
+def test_a_changed_value_changes_what_reads_it_and_nothing_else(name):
+    """The recipes of the cells named, all of them and no other's; and the scoring where scoring reads it."""
+    value, reads = DECIDES.get(name) or (DECIDES_NOT[name], lambda cell: False)
+    no_claims = {"claims__hypotheses": []}  # another reference would need other claims
+    before, after = (settings.from_dict(changed(**no_claims | change), "smoke") for change in ({}, {name: value}))
+    cells = before.grid.cells
+    assert [cell for cell in cells if before.recipe(cell) != after.recipe(cell)] == list(filter(reads, cells))
+    assert (before.scoring != after.scoring) == (name in SCORED)
+
+
+# ---------------------------------------------------------------------------------------------------- ablations
+
+
+@pytest.mark.parametrize("name", RAW["ablations"])
+def test_a_variant_is_the_study_with_its_patch(name):
+    """Only what is patched differs, its cells can be trained, and it has no ablations of its own."""
+    ablation, study = settings.variant(name, "full")
+    assert study == dataclasses.replace(settings.from_dict(changed(**{
+        path.replace(".", "__"): value for path, value in RAW["ablations"][name]["patch"].items()
+    } | {"ablations": {}}), "full"))  # fmt: skip
+    assert len({study.recipe(cell) for cell in ablation.cells}) == len(ablation.cells)
+    assert ablation.seeds_at(study.size) == 6 and ablation.seeds_at(settings.load(scale="quick").size) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"patch": {"quantization.edge": 0}}, "unknown number in quantization.edge 'edge'; did you mean 'edges'?"),
+        ({"patch": {"device": "cpu"}}, "unknown number in device 'device'"),
+        ({"patch": {"optimizer.batch_size.x": 0}}, "unknown number in optimizer.batch_size.x 'x'"),
+        ({"patch": {"quantization.edges": "sam"}}, "unknown value 'sam' of quantization.edges; did you mean 'same'?"),
+        ({"precisions": ["w3"]}, "unknown precision 'w3'"),
+        ({"seeds": 0}, "seeds must be greater than or equal to 1, not 0"),
+    ],
+)
+def test_an_ablation_that_cannot_run_is_refused_before_anything_runs(values, expected):
+    """By its name and the path of the number."""
+    text = message(changed(ablations__edges_same=RAW["ablations"]["edges_same"] | values))
+    assert text.startswith("ablations.edges_same") and expected in text
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"optimiser": {}}, "unknown key 'optimiser' in params.yaml; did you mean 'optimizer'? (valid: scale, grid"),
+        ({"optimizer": {}}, "optimizer lacks batch_size"),
+        ({"optimizer": 3}, "optimizer must be a section, not 3"),
+        ({"optimizer__batch_size": "128"}, "optimizer.batch_size must be a valid integer, not '128'"),
+        ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate must be a finite number, not nan"),
+        ({"optimizer__learning_rate": -1}, "optimizer.learning_rate must be greater than or equal to 0, not -1"),
+        ({"optimizer__learning_rate": 1.5}, "learning_rate must be less than or equal to 1, not 1.5: Adam moves every"),
+        ({"optimizer__batch_size": 55_001}, "optimizer.batch_size must be at most 55,000, not 55,001: there are 55,00"),
+        ({"trainings__standard__weight": 1}, "trainings.standard must have at most 0 items, not {'weight': 1}"),
+        ({"network__channels": [1, 2, 3]}, "network: channels must be two widths of at least 1, not (1, 2, 3)"),
+        ({"network__hidden": ["a", 3]}, "network.hidden[0] must be a valid integer, not 'a'"),
+        ({"device": "gpu"}, "unknown value 'gpu' of device; did you mean 'cpu'? (valid: auto, cpu, cuda)"),
+        ({"scales__smoke__images": 301}, "scales.smoke: images must be at most 300, not 301: there are 300 test image"),
+        ({"scales__smoke__images_expensive": 61}, "images_expensive must be at most 60, not 61: they are the first"),
+        ({"scales__full__seeds": 40}, "scales.full.seeds must be less than or equal to 24, not 40: the exact tests en"),
+        ({"scales__full__warmup_epochs": 4}, "scales.full: warmup_epochs must be less than the epochs (4), not 4"),
+        ({"scales__full__epochs__cifar": 4}, "unknown key 'cifar' in scales.full.epochs (valid: mnist, fashion_mnist)"),
+        ({"precisions__w2a2__conv1": [1, 2]}, "precisions.w2a2.conv1[0] must be greater than or equal to 2, not 1"),
+        ({"precisions__w2a2__conv1": [2]}, "precisions.w2a2.conv1 must be [weight bits, activation bits], not [2]"),
+        ({"precisions__w3a3": {"conv1": [3, 3]}}, "precisions.w3a3 says nothing about conv2, dense1, dense2, dense3"),
+        ({"precisions__w3-a3": {}}, "precisions.w3-a3 must match pattern '^[A-Za-z][A-Za-z0-9_]*$', not 'w3-a3'"),
+        ({"grid__precisions": ["fp32", "w4a5"]}, "unknown precision in grid.precisions 'w4a5'; did you mean 'w4a4'?"),
+        ({"grid__precisions": ["w4a4"]}, "grid.precisions (w4a4) lacks fp32, claims.reference: every claim compares"),
+        ({"grid__datasets": ["mnist", "mnist"]}, "grid: datasets has one of its values twice"),
+        ({"grid__datasets": ["mnits"]}, "grid: unknown dataset 'mnits'; did you mean 'mnist'?"),
+        ({"grid__trainings": ["guided"]}, "grid: trainings lacks standard"),
+        ({"claims__level": 1}, "claims.level must lie between 0 and 1, not 1"),
+        ({"claims__reference": "w4"}, "unknown precision in claims.reference 'w4'; did you mean 'w4a4'?"),
+        ({"claims__questions__focus": "ginni"}, "unknown column of claims.questions.focus 'ginni'; did you mean 'gini"),
+        ({"claims__hypotheses": [RAW["claims"]["hypotheses"][0]] * 2}, "claims.hypotheses: id has one of its values "),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_by_its_place(change, expected):
+    """One line that names the key, the value, the bound with its reason, or the nearest valid name."""
+    assert expected in message(changed(**change))
+
+
+@pytest.mark.parametrize(
+    ("claim", "values", "expected"),
+    [
+        ("A1", {"test": "los"}, "unknown test in claim A1 'los'; did you mean 'loss'?"),
+        ("A1", {"questions": ["acuracy"]}, "unknown question in claim A1 'acuracy'; did you mean 'accuracy'?"),
+        ("A1", {"precisions": ["w4a5"]}, "unknown precision in claim A1 'w4a5'"),
+        ("A1", {"precisions": ["fp32"]}, "claim A1: fp32 is the reference; name the precisions that are compared"),
+        ("A1", {"txt": "?"}, "unknown key 'txt' in claims.hypotheses[0]; did you mean 'text'?"),
+        ("B3", {"precisions": ["w4a4", "w2a2"]}, "claim B3: the test between takes 3 precisions, not 2 (w4a4, w2a2)"),
+        ("A5", {"questions": ["accuracy"]}, "claim A5: the test gain asks about maps, and accuracy is not one of them"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_cannot_be_tested_is_refused_by_its_id(claim, values, expected):
+    """Before anything runs."""
+    hypotheses = [each | values if each["id"] == claim else each for each in RAW["claims"]["hypotheses"]]
+    assert expected in message(changed(claims__hypotheses=hypotheses))
+
+
+# ------------------------------------------------------------------------------------------------------ the file
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "No such file"),
+        (b"a: \xff", "params.yaml is not valid YAML: "),
+        (b"a: 1\nb: [1, 2", "params.yaml is not valid YAML: line "),
+        (b"a: 1\na: 2", "params.yaml is not valid YAML: line 2, column 1: found duplicate key"),
+        (b"a: !!python/object/apply:os.system [ls]", "params.yaml is not valid YAML"),
+    ],
+)
+def test_file_that_is_not_usable_is_refused_in_one_line(tmp_path, content, expected):
+    """Missing, of another encoding, broken or ambiguous."""
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert expected in refusal(settings.read, path)
+
+
+@pytest.mark.parametrize("text", ["a: 0127", "a: no", "a: 1e3", "a: 1_000"])
+def test_values_are_those_that_dvc_reads(tmp_path, text):
+    """YAML 1.2, or a stage would depend on another number than it reads."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert settings.read(path) == parse_yaml(text, "params.yaml")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each, max_size=3),
+)
+
+
+@given(ANYTHING, st.sampled_from(leaves(RAW)))
+@example(float("inf"), "device")
+@example({(1, 2): 3}, "grid")
+@example({1: 2}, "claims")
+def test_any_value_anywhere_is_usable_or_refused_in_one_line(value, place):
+    """No traceback, whatever stands at whatever place."""
+    try:
+        settings.from_dict(changed(**{place: value}))
+    except ParamsError as error:
+        assert str(error).isprintable() and len(str(error)) <= params.LONGEST
+
+
+def test_text_of_values_is_read_as_the_same_values(tmp_path):
+    """What a workspace writes is what it meant; another scale can be asked of another file."""
+    path = tmp_path / "params.yaml"
+    path.write_text(settings.text_of(changed(scale="quick", optimizer__batch_size=7)))
+    assert settings.read(path) == changed(scale="quick", optimizer__batch_size=7) == yaml.safe_load(path.read_text())
+    assert settings.load(path).scale == "quick" and settings.load(path, "smoke").optimizer.batch_size == 7
+    assert set(DATASETS) == set(settings.load(path).size.epochs)

@@ -1,0 +1,204 @@
+"""Paired tests, intervals and corrections: scipy, statsmodels, closed forms; error rates in tests/slow."""
+
+import itertools
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
+
+from saqlib import statistics
+from saqlib.statistics import holm, page_trend, paired_sign_flip, sign_flips, signed_ranks, t_interval, t_tests
+
+SIDES = ["two-sided", "greater", "less"]
+
+
+# --- sign-flip ---
+
+
+@pytest.mark.parametrize("alternative", SIDES)
+@pytest.mark.parametrize("n", [2, 5, 10])
+def test_sign_flip_equals_scipy(n, alternative):
+    """The p-value is that of scipy's exhaustive permutation test on the differences; swapped samples swap the sides."""
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=n), rng.normal(0.3, 1.0, size=n)
+    expected = stats.permutation_test(
+        (a - b,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative=alternative
+    ).pvalue
+    assert paired_sign_flip(a, b, alternative) == pytest.approx(expected, abs=1e-12)
+    other = {"greater": "less", "less": "greater"}.get(alternative, alternative)
+    assert paired_sign_flip(b, a, other) == paired_sign_flip(a, b, alternative)
+
+
+@pytest.mark.parametrize("alternative", SIDES)
+@given(d=hnp.arrays(np.int64, st.integers(2, 7), elements=st.integers(-4, 4)))
+def test_sign_flip_by_enumeration(d, alternative):
+    """Whole-number differences, ties and zeros included, give the count over all flips."""
+    sums = [np.dot(signs, d) for signs in itertools.product((1, -1), repeat=d.size)]
+    extreme = {
+        "two-sided": lambda s: abs(s) >= abs(d.sum()),
+        "greater": lambda s: s >= d.sum(),
+        "less": lambda s: s <= d.sum(),
+    }[alternative]
+    assert paired_sign_flip(d, np.zeros_like(d), alternative) == sum(map(extreme, sums)) / len(sums)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 20])
+def test_sign_flip_floor(n):
+    """Differences of one sign reach exactly 2 / 2^n, the floor that makes 5 seeds too few."""
+    a = np.arange(1.0, n + 1)
+    sides = [paired_sign_flip(a, np.zeros(n), side) for side in SIDES]
+    assert sides == [2 / 2**n, 1 / 2**n, 1]
+
+
+def test_sign_flip_and_rounding():
+    """Differences equal but for rounding are ties, one by one or in columns; those of a billionth still count."""
+    steps, base = np.array([3, -1, 2, 1, -2, 3, 1, -1]), np.linspace(98.71, 99.43, 8)
+    assert paired_sign_flip(base + steps * 0.01, base) == paired_sign_flip(steps, np.zeros(8))
+    assert paired_sign_flip(base + 1e-7 * np.arange(1, 9), base) == 2 / 2**8
+    steps = np.random.default_rng(3).integers(-9, 10, (8, 200))
+    np.testing.assert_array_equal(sign_flips((base[:, None] + steps * 0.01) - base[:, None]), sign_flips(steps))
+
+
+# --- many columns at once ---
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_columns_are_tested_as_each_would_be_by_itself(n, monkeypatch):
+    """One-sided p-values above and, of the negative, below 0; ties included, and however few sums are held at once."""
+    rng = np.random.default_rng(n)
+    columns = np.hstack([rng.normal(size=(n, 20)), rng.integers(-3, 4, (n, 20))])
+    for most in (statistics.MOST_SUMS, 2**10):
+        monkeypatch.setattr(statistics, "MOST_SUMS", most)
+        for sign, side in ((1, "greater"), (-1, "less")):
+            expected = [paired_sign_flip(column, np.zeros(n), side) for column in columns.T]
+            np.testing.assert_allclose(sign_flips(sign * columns), expected, rtol=1e-12)
+    assert sign_flips(np.empty((9, 0))).size == 0
+
+
+@pytest.mark.parametrize("test", [sign_flips, signed_ranks, t_tests])
+def test_a_column_with_a_gap_has_no_p_value(test):
+    """NaN in one seed is NaN of that column alone."""
+    columns = np.random.default_rng(1).normal(size=(8, 3))
+    expected = test(columns)
+    columns[2, 1] = np.nan
+    np.testing.assert_array_equal(test(columns), [expected[0], np.nan, expected[2]])
+
+
+@given(
+    d=hnp.arrays(float, st.tuples(st.integers(3, 9), st.just(1)), elements=st.floats(-9, 9).map(lambda x: round(x, 1)))
+)
+def test_signed_ranks_by_enumeration(d):
+    """Mid-ranks of the magnitudes with every choice of signs, zeros and ties included."""
+    ranks = stats.rankdata(np.abs(d[:, 0])) * (d[:, 0] != 0)
+    observed = (np.sign(d[:, 0]) * ranks).sum()
+    sums = [np.dot(signs, ranks) for signs in itertools.product((1, -1), repeat=len(ranks))]
+    assert signed_ranks(d)[0] == pytest.approx(np.mean([s >= observed for s in sums]))
+
+
+def test_signed_ranks_and_t_tests_equal_scipy():
+    """Without ties exact signed ranks; Student's test also without any spread."""
+    columns = np.random.default_rng(2).normal(0.4, 1, size=(10, 12))
+    expected = [stats.wilcoxon(column, alternative="greater", method="exact").pvalue for column in columns.T]
+    np.testing.assert_allclose(signed_ranks(columns), expected, rtol=1e-12)
+    expected = stats.ttest_1samp(columns, 0, alternative="greater").pvalue
+    np.testing.assert_allclose(t_tests(columns), expected, rtol=1e-10)
+    assert t_tests(np.array([[1.0, -1.0, 0.0]] * 4)).tolist() == [0, 1, 0.5]
+
+
+# --- Holm ---
+
+probabilities = hnp.arrays(float, st.integers(1, 15), elements=st.floats(0, 1))
+
+
+def step_down(p):
+    """Holm's rule in plain Python: the i-th smallest of m times m - i, never below the one before it, at most 1."""
+    adjusted, running = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        running = max(running, (len(p) - rank) * p[place])
+        adjusted[place] = min(running, 1.0)
+    return adjusted
+
+
+@given(p=st.one_of(probabilities, probabilities.map(lambda p: p.round(1))), missing=hnp.arrays(bool, 15))
+def test_holm_is_the_step_down_by_hand(p, missing):
+    """To the bit, ties included; NaN stays in its place, and the others are adjusted as if it were not there."""
+    lost = missing[: p.size]
+    adjusted = holm(np.where(lost, np.nan, p))
+    np.testing.assert_array_equal(np.isnan(adjusted), lost)
+    assert adjusted[~lost].tolist() == step_down(p[~lost].tolist())
+
+
+@given(p=probabilities)
+@settings(max_examples=25)
+def test_holm_equals_statsmodels(p):
+    """Adjusted p-values, ties included, are to the bit those of statsmodels."""
+    with mock.patch("gc.collect"):  # which statsmodels calls each time
+        assert holm(p).tolist() == multipletests(p, method="holm")[1].tolist()
+
+
+@pytest.mark.parametrize("m", [1, 2, 7, 16])
+def test_holm_closed_forms(m):
+    """m equal p-values become m p, at most 1; i / (2 m) becomes (m - i + 1) i / (2 m) up to its highest point."""
+    np.testing.assert_allclose(holm(np.full(m, 0.03)), min(1.0, 0.03 * m), rtol=1e-15)
+    i = np.arange(1, m + 1)
+    highest = np.maximum.accumulate((m - i + 1) * i)
+    np.testing.assert_allclose(holm(i / (2 * m)), np.minimum(1, highest / (2 * m)), rtol=1e-12)
+    np.testing.assert_allclose(holm([0.03, 0.01, 0.02]), [0.04, 0.03, 0.04], rtol=1e-12)
+    assert np.isnan(holm([np.nan])).all() and holm([]).size == 0
+
+
+# --- Page ---
+
+
+def test_page_equals_scipy():
+    """Exact for sizes that scipy's own choice would approximate, asymptotic beyond; 1 / 4! a row in perfect order."""
+    rng = np.random.default_rng(0)
+    for shape, method in [((10, 4), "exact"), ((20, 4), "exact"), ((3, 3), "exact"), ((5, 12), "asymptotic")]:
+        table = rng.normal(size=shape) + 0.2 * np.arange(shape[1])
+        assert page_trend(table) == stats.page_trend_test(table, method=method).pvalue
+    table = np.tile([1.0, 2.0, 3.0, 4.0], (5, 1)) + np.arange(5)[:, None]
+    assert page_trend(table) == pytest.approx(24.0**-5, rel=1e-9)
+    assert page_trend(table[:, ::-1]) == pytest.approx(1.0)
+
+
+# --- intervals, errors ---
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_t_interval_equals_statsmodels(level):
+    """Mean and bounds are those of statsmodels; equal values give an interval of no width."""
+    x = np.random.default_rng(1).normal(size=7)
+    low, high = DescrStatsW(x).tconfint_mean(alpha=1 - level)
+    np.testing.assert_allclose(t_interval(x, level), (x.mean(), low, high), rtol=1e-10)
+    assert t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: paired_sign_flip([1.0], [2.0]), "at least 2 pairs, not 1"),
+        (lambda: paired_sign_flip([1.0, 2.0], [2.0, 3.0, 4.0]), "2 and 3 values"),
+        (lambda: paired_sign_flip([1.0, np.nan], [2.0, 3.0]), "a holds 1 value"),
+        (lambda: paired_sign_flip(np.ones((2, 2)), np.ones((2, 2))), r"shape \(2, 2\)"),
+        (lambda: paired_sign_flip(np.ones(25), np.zeros(25)), "at most 24 pairs, not 25"),
+        (lambda: paired_sign_flip([1, 2], [3, 4], "both"), "not 'both'"),
+        (lambda: sign_flips(np.ones((1, 3))), "at least 2 pairs, not 1"),
+        (lambda: holm([0.5, 1.2]), "between 0 and 1"),
+        (lambda: holm([[0.5]]), "list of p-values"),
+        (lambda: page_trend([[1, 2], [3, 4]]), "2 rows and 3 columns, not 2 x 2"),
+        (lambda: page_trend([[1, 2, np.nan], [3, 4, 5]]), "table holds 1 value"),
+        (lambda: t_interval([1.0]), "at least 2 values, not 1"),
+        (lambda: t_interval([1.0, np.inf]), "not finite"),
+        (lambda: t_interval([1.0, 2.0], 95), "between 0 and 1"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    """Each by its own words."""
+    with pytest.raises(ValueError, match=message):
+        call()
