@@ -1,4 +1,4 @@
-"""Sphinx's settings for the reading copy. The pages come from saqlib.site.build; nothing is run, nothing is fetched."""
+"""Sphinx's settings for the reading copy. The pages come from study.site.build; nothing is run, nothing is fetched."""
 
 project = "Saliency-assisted quantization"
 html_title = project

@@ -8,8 +8,8 @@
   const root = document.getElementById("saq"), find = selector => root.querySelector(selector);
   const chosen = name => root.querySelector(`input[name=${name}]:checked`).value;
   const pad = find(".pad"), pen = pad.getContext("2d", { willReadFrequently: true });
-  const kinds = ["fp32", "w4a4", "mixed", "w2a2", "untrained"];
-  const cards = new Map(kinds.map(kind => [kind, find(`.card.${kind}`)]));
+  const cards = new Map([...root.querySelectorAll(".card")].map(card => [card.dataset.kind, card]));
+  const kinds = [...cards.keys()]; // the precisions of the grid, and the untrained network
   const state = { image: null, drawn: false, answers: null, curves: [] };
   const turns = {};
   let pictures, sizes;
@@ -41,7 +41,7 @@
     const time = performance.now() - began;
     kinds.forEach(showAnswer);
     root.dataset.milliseconds = time.toFixed(1);
-    say(`Five predictions and five maps in ${time.toFixed(0)} ms, in this browser.`);
+    say(`${kinds.length} predictions and maps in ${time.toFixed(0)} ms, in this browser.`);
     await showRemoved();
     clearTimeout(state.later);
     state.later = setTimeout(curves, 120);
@@ -164,9 +164,9 @@
 
   // ------------------------------------------------------------------------------------------------------------ controls
   async function compare() {
-    const { compared, sentence } = globalThis.saqCompare, told = find(".compared");
-    const found = await compared(pictures, name => { told.textContent = `Comparing ${name} …`; });
-    told.textContent = sentence(found);
+    const { compared, sentence } = globalThis.saqCompare, shown = find(".compared");
+    const found = await compared(pictures, name => { shown.textContent = `Comparing ${name} …`; });
+    shown.textContent = sentence(found);
     root.dataset.agree = String(found.agree);
   }
   const guarded = action => (...given) => Promise.resolve(action(...given)).catch(error => {
@@ -189,6 +189,6 @@
     [pictures, sizes] = await Promise.all([data("data-pictures"), data("data-sizes")]);
     clear(); blank(); showPictures();
     say("Loading the runtime, 5 MB …");
-    await take(bytes(pictures.mnist.images[3]));
+    await take(bytes(pictures[chosen("dataset")].images[3]));
   })();
 })();
