@@ -61,7 +61,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
 test: env  ## lint and the tests that a reader runs: science, report, one tiny pipeline (6 minutes)
 	$(VENV) -m ruff check .
-	$(PYTEST) $(NBVAL) tests/unit tests/smoke notebooks/01_data.ipynb notebooks/03_clarity.ipynb
+	$(PYTEST) $(NBVAL) tests/unit tests/smoke notebooks/01_data.ipynb notebooks/explore.ipynb
 
 test-all: env  ## all tests: also faults, clusters, compilers, browsers, and every notebook's outputs compared
 	$(VENV) -m ruff check .
