@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saqlib.dependence import GRADIENTS, MAPS, about, by_fill, other_methods, robustness, stays
+from saqlib.dependence import GRADIENTS, MAPS, _trend, about, by_fill, other_methods, robustness, stays
 from saqlib.scores import FILLS
 from saqlib.statistics import page_trend
 from saqlib.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED, evaluate
@@ -102,6 +102,12 @@ def test_a_trend_in_place_of_steps():
     assert row["verdict"] == UNDECIDED and row["otherwise"] == ""
     row = the(dependent(evidence(make_runs(generator=6)), "A3"), **STEPS)
     assert row["verdict"] == EQUIVALENT and row["same"] == 1
+
+
+def test_a_trend_is_tested_for_both_sides():
+    """Two seeds in order over three levels have p = 1/36, too much for one side of two at .05; three have enough."""
+    for seeds, expected in ((2, UNDECIDED), (3, SUPPORTED)):
+        assert _trend(-np.ones((seeds, 1, 3)), UNDECIDED, 0.05) == expected
 
 
 def test_other_images():

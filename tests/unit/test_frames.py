@@ -187,6 +187,13 @@ def test_the_numbers_of_every_seed(collection, primary):
     assert len(retained(collection.runs["primary"], collection.untrained["primary"], "fp32")) == 2 * 2 * 4 * 5
 
 
+def test_faithfulness_needs_every_fill_that_qualifies():
+    """A mean over fewer of them would be another score."""
+    gains = pd.DataFrame({gain: [0.5, np.nan] for gain in scores.GAINS} | {scores.GAINS[-1]: [0.1, 0.1]})
+    found = frames._with_faithfulness(gains, ["mean", "blur"]).faithfulness
+    assert found.tolist() == [pytest.approx(0.3), pytest.approx(np.nan, nan_ok=True)]
+
+
 def test_faithfulness_follows_the_fills_and_controls_the_reference(tmp_path):
     """Without a qualifying fill there is none; the reference need not be fp32."""
     cells = write_narrow(tmp_path)

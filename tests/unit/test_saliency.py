@@ -323,6 +323,18 @@ def test_nor_has_a_quantized_network_or_a_sum_that_overflows(value):
         refusal(check_alive, network, grey_images(5))
 
 
+def test_a_slope_without_bounds_is_no_map():
+    """Square roots of pixels: at 0 they are finite, and their gradient is not."""
+
+    class Roots(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :10].sqrt()
+
+    images = grey_images(5)
+    images[:, 0, 0, 0] = 0
+    assert "the map is not finite" in refusal(input_gradient, Roots(), images, TARGETS, error=NotFiniteError)
+
+
 BAD_TARGETS = {"too few": TARGETS[:2], "one": TARGETS[:1], "a column": TARGETS[:, None], "int32": TARGETS.int(),
                "float": TARGETS.float(), "a number": torch.tensor(1)}  # fmt: skip
 

@@ -275,6 +275,12 @@ def test_summary_is_the_mean_over_the_images_of_a_split(split):
     assert all(value != value for value in summary_scores(dead_network(), "mnist", SCORING, split).values())
 
 
+def test_a_dead_map_has_no_part_in_a_mean(monkeypatch):
+    """The others have."""
+    monkeypatch.setattr(Explained, "summary", lambda explained: {"gini": torch.tensor([torch.nan, 1.0, 3.0])})
+    assert summary_scores(network("w2a2"), "mnist", SCORING) == {"gini": 2}
+
+
 def test_training_curves_show_each_recorded_network_on_validation_images(monkeypatch):
     """Mean and standard error over 100 of the classified images, 7 steps of removal; a dead network is a gap."""
     recorded, opened, load = [(0, network("w2a2")), (20, dead_network())], set(), data.load

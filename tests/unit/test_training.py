@@ -334,6 +334,14 @@ def test_every_quantized_network_ends_quantized_and_calibrated(images, warmup_ep
     assert not any(m.training for m in net.modules())
 
 
+def test_clips_are_set_on_the_first_images(images, monkeypatch):
+    """In their own order and once, at the switch, whatever the batches were."""
+    batches = []
+    monkeypatch.setattr(training, "calibrate", lambda net, batch: batches.append(batch))
+    trained("w2a2", images)
+    assert len(batches) == 1 and torch.equal(batches[0], as_input(images.train[: QUANTIZATION.calibration_images]))
+
+
 @pytest.mark.parametrize("name", ["fp32", "w2a2"])
 def test_a_seed_fixes_the_run(images, name):
     """Whatever the global generator does, and whether maps are recorded or not; another seed has other weights."""
@@ -349,11 +357,12 @@ def test_a_seed_fixes_the_run(images, name):
 
 
 def test_precisions_and_trainings_see_the_same_batches(images, monkeypatch):
-    """A seed's order is one for all, a new one each epoch, in which every image stands once."""
-    batches = []
+    """A seed's order is one for all, a new one each epoch, in which every image stands once; noise has its own seed."""
+    batches, noises = [], []
 
     def record(net, optimizer, x, y, **options):
         batches[-1].append(x)
+        noises.extend(generator.initial_seed() for generator in options.get("generator", ()))
         optimizer.step()
         return torch.zeros(())
 
@@ -363,6 +372,7 @@ def test_precisions_and_trainings_see_the_same_batches(images, monkeypatch):
         batches.append([])
         trained(name, images, seed=3, guided=guided)
         assert torch.equal(torch.stack(batches[-1]), torch.stack(batches[0]))
+    assert noises == [7] * 24  # 2 * 3 + 1; the order's is 2 * 3, and another network's neither
     first, second = (torch.cat(batches[0][i : i + 6]) for i in (0, 6))
     assert not torch.equal(first, second)
     for epoch in (first, second, as_input(images.train)):
