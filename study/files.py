@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import secrets
+import socket
 import time
 import zipfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = "%.8g"  # of a CSV: more than a test or a reader needs, less than what rounding changes
 PARTIAL = ".partial"  # how the name of a file ends that is still being written
-ABANDONED = 3600  # seconds after which an unfinished file has no writer any more
+ABANDONED = 3600  # seconds after which an unfinished file of another machine has no writer any more
 DIGEST = "sha256"  # the attribute of a dataset that holds the hash of its file
 BLANK = "0" * 64  # what stands in its place while the hash is taken
 
@@ -33,7 +34,7 @@ def write(path: Path, content: bytes | str) -> Path:
     """
     data = content.encode() if isinstance(content, str) else memoryview(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+    temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -49,10 +50,17 @@ def write(path: Path, content: bytes | str) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers have left in a folder and below it: unfinished files that are an hour old."""
+    """Remove what killed writers have left in a folder and below it: unfinished files whose process is no more.
+
+    Of a writer on another machine nobody here can say that; its files go once they are an hour old.
+    """
+    import psutil
+
     for path in folder.rglob(f".*{PARTIAL}"):
+        host, _, writer = path.name[1:].removesuffix(PARTIAL).rpartition(".")[0].rpartition(".")
+        here = host == socket.gethostname() and writer.isdecimal()
         try:
-            if time.time() - path.stat().st_mtime > ABANDONED:
+            if not psutil.pid_exists(int(writer)) if here else time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
         except FileNotFoundError:  # its writer was alive and has finished it
             continue

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from saqlib import data
 from saqlib.errors import exit_with_message
 from study import dvc, files, notebooks, paths, processes, settings, tasks
 from study.dvc import DvcError
@@ -64,7 +65,7 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths.ROOT / name, folder / name)
     files.write(folder / "params.yaml", settings.text_of(raw))
-    images = paths.SAMPLE if study.size.sample else paths.DATA
+    images = paths.SAMPLE if study.size.sample else data.DATA
     for dataset in study.grid.datasets:
         _link_tree(images / dataset, folder / "data" / dataset)
     return folder

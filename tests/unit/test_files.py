@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +74,23 @@ def test_whatever_goes_wrong_nothing_half_written_is_left(tmp_path, monkeypatch,
 
 
 def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
-    """Below the folder, once it is an hour old: a younger one may have a writer, and others only look like it."""
+    """Below the folder: of this machine once its process is no more, of another one once it is an hour old."""
     stay = [files.write(tmp_path / name, "x") for name in ("a.csv", "deep/b.partial", "deep/.c")]
     with monkeypatch.context() as patch, pytest.raises(SystemError):
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
         patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(SystemError()))
         files.write(tmp_path / "deep" / "a.csv", "y")
-    (left,) = (tmp_path / "deep").glob(f".*{files.PARTIAL}")
+    (own,) = (tmp_path / "deep").glob(f".*{files.PARTIAL}")
+    dead = own.with_name(own.name.replace(f".{os.getpid()}.", ".999999999."))
+    other = own.with_name(own.name.replace(socket.gethostname(), "another.machine"))
+    for path in (dead, other):
+        path.write_text("y")
     files.sweep(tmp_path)
-    assert left.exists()
-    os.utime(left, (1, 1))
+    assert own.exists() and other.exists() and not dead.exists()
+    os.utime(other, (1, 1))
     files.sweep(tmp_path)
+    assert not other.exists()
+    own.unlink()
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(stay)
 
 
