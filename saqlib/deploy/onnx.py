@@ -14,6 +14,7 @@ float kernels. It has no sub-byte convolutions in either form, so what low bits 
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,7 +126,12 @@ def _export(model: LeNet, path: Path, packed: bool, kind: str, name: str | None,
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    whole = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:  # whole or not at all: an interrupted export leaves the file that was there
+        whole.write_bytes(proto.SerializeToString(deterministic=True))
+        whole.replace(path)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ the graphs

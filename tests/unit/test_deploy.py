@@ -262,3 +262,19 @@ def test_a_class_counts_as_wrong_only_beyond_the_tolerance():
     expected = np.array([[0.0, 1.0], [1.00001, 1.0], [1.0, 0.0]])
     found = np.array([[1.0, 0.0], [1.0, 1.00001], [1.0, 0.0]])
     assert check._wrong_classes(found, expected).tolist() == [True, False, False]
+
+
+def test_an_interrupted_export_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    """Whatever stops the writing half way, and no other file beside it."""
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"old")
+    write = type(path).write_bytes
+
+    def half(self, content):
+        write(self, content[:10])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(path), "write_bytes", half)
+        export_onnx(network("w2a2"), path, packed=True)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
