@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,45 +80,30 @@ def run_lock(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise DvcError(f"another run works in {folder}; wait for its end, or stop it") from None
     with lock:
-        _wait_for_the_killed(folder)
+        for orphan in processes.left_over(folder):  # which a killed run has started; they would end by themselves soon
+            processes.kill_tree(orphan)
         mend(folder)
         yield
 
 
-def _wait_for_the_killed(folder: Path) -> None:
-    """Until what a killed run has started has ended, too, which is a matter of a second."""
-    patience = time.monotonic() + processes.GRACE
-    while left := processes.left_over(folder):
-        if time.monotonic() > patience:
-            raise DvcError(f"a run in {folder} was killed, and process {left[0]} still works for it; end it first")
-        time.sleep(0.1)
-
-
 def mend(folder: Path) -> None:
     """Put aside what DVC left half-written when it was killed, and remove files that never became whole."""
-    for path, read in ((folder / TEMPORARY / "rwlock", json.loads), (folder / "dvc.lock", _mapping)):
-        if path.is_file() and not _readable(path, read):
+    for path in (folder / TEMPORARY / "rwlock", folder / "dvc.lock"):
+        if path.is_file() and not _is_mapping(path):
             path.replace(path.with_name(f"{path.name}.damaged"))
             print(f"{path.name} was cut when an earlier run was killed; it is put aside as {path.name}.damaged")
     for name in WRITTEN:
         files.sweep(folder / name)
 
 
-def _mapping(text: str) -> None:
-    from ruamel.yaml import YAML
-
-    if not isinstance(YAML(typ="safe").load(text), dict):
-        raise ValueError("not a mapping")
-
-
-def _readable(path: Path, read: Callable[[str], Any]) -> bool:
-    from ruamel.yaml import YAMLError
+def _is_mapping(path: Path) -> bool:
+    """Whether a file is a whole mapping of YAML, which JSON is, too."""
+    from ruamel.yaml import YAML, YAMLError
 
     try:
-        read(path.read_text(encoding="utf-8"))
+        return isinstance(YAML(typ="safe").load(path.read_text(encoding="utf-8")), dict)
     except (ValueError, YAMLError):
         return False
-    return True
 
 
 # ----------------------------------------------------------------------------------------- what stages depend on
@@ -150,9 +134,10 @@ def imported(code: str) -> set[str]:
     A name of a package, as in `from saqlib.deploy import pack`, stands for all modules of the package.
     """
     names: set[str] = set()
-    nodes = list(ast.walk(ast.parse(code)))
-    typing = [node for node in nodes if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    for node in [node for node in nodes if not any(node in each.body for each in typing)]:
+    tree = ast.parse(code)
+    for node in [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]:
+        tree.body.remove(node)
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 names |= _modules(f"{node.module}.{alias.name}") or _modules(node.module)
@@ -172,7 +157,7 @@ def _modules(name: str) -> set[str]:
 
 
 def write_copies() -> None:
-    """Write build/code/<stage>.py for every stage that runs code. To read; nobody imports it."""
+    """Write build/code/<stage>.py for every stage that runs code; nobody imports it."""
     for stage in CODE:
         files.write(_copy(stage), code_of(stage))
 
@@ -205,17 +190,12 @@ def stale() -> list[str]:
 
 def _changed(stage: Any, copies: dict[str, str], made: dict[str, Any]) -> bool:
     """Whether a stage never ran, or its command, a dependency or an output is not what it was when it ran."""
-    if stage.cmd_changed:
-        return True
-    for each in (*stage.deps, *stage.outs):
+
+    def changed(each: Any) -> bool:
         if each.fs_path in copies:
-            changed = each.hash_info.value != copies[each.fs_path]
-        elif each in stage.deps and hasattr(each, "params"):
-            changed = bool(each.status())
-        elif not each.exists:
-            changed = not each.hash_info or made.get(each.fs_path, each.hash_info) != each.hash_info
-        else:
-            changed = bool(each.status())
-        if changed:
-            return True
-    return False
+            return each.hash_info.value != copies[each.fs_path]
+        if each.exists:
+            return bool(each.status())
+        return not each.hash_info or made.get(each.fs_path, each.hash_info) != each.hash_info
+
+    return stage.cmd_changed or any(map(changed, (*stage.deps, *stage.outs)))

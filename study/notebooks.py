@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from saqlib.errors import did_you_mean, last_line, printable, shown
@@ -41,11 +40,7 @@ Notebook = dict[str, Any]
 
 
 class NotebookError(RuntimeError):
-    """A notebook or a parameter that does not exist, or a cell that failed; the message is for the person."""
-
-
-class FormError(ValueError):
-    """Two notebooks do not belong together; the message says why."""
+    """A notebook or a parameter that does not exist, a cell that failed, or a copy of other code; for the person."""
 
 
 # -------------------------------------------------------------------------------------------------------- commands
@@ -82,7 +77,7 @@ def read(outputs: Iterable[Path] = ()) -> list[str]:
     for path in outputs:
         try:
             notebook = with_prose(of_a_run(load(_path(path.stem.split("-")[0]))), load(path))
-        except (FormError, NotebookError) as error:
+        except NotebookError as error:
             left.append(f"{path.name} is left as it is: {error}")
         else:
             files.write(readable / path.name, _as_saved(notebook))
@@ -118,7 +113,7 @@ def _require_one_of(name: str, valid: Iterable[str], problem: str) -> None:
 
 def _check_parameters(name: str, notebook: Notebook, parameters: dict[str, str]) -> None:
     """Papermill itself only warns of a parameter that the notebook lacks."""
-    tagged = [text(cell["source"]) for cell in notebook["cells"] if PARAMETERS in cell["metadata"].get("tags", [])]
+    tagged = [text(cell["source"]) for cell in notebook["cells"] if PARAMETERS in _tags(cell)]
     assigned = [node for source in tagged for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     declared = {target.id: ast.unparse(node.value) for node in assigned for target in node.targets}
     for key, value in parameters.items():
@@ -143,18 +138,6 @@ def _check_output(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- execution
 
 
-def _papermill() -> ModuleType:
-    """Papermill, imported where a notebook runs, and without a grammar of URIs that no notebook needs.
-
-    jsonschema would compile that grammar on import, for two seconds at the start of every stage.
-    """
-    sys.modules.setdefault("rfc3987_syntax", None)
-    import papermill
-
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is reported here
-    return papermill
-
-
 def _execute(notebook: Notebook, label: str, parameters: dict[str, str]) -> Notebook:
     """The notebook after a run of all its cells, in its own folder as in JupyterLab, on this interpreter."""
     unfinished = paths.BUILD / "failed" / f"{label}.ipynb"
@@ -169,9 +152,13 @@ def _execute(notebook: Notebook, label: str, parameters: dict[str, str]) -> Note
 
 def _run_cells(path: Path, parameters: dict[str, str]) -> None:
     """Run all cells of a notebook in place; NotebookError if one fails."""
+    # On import jsonschema would compile a grammar of URIs that no notebook needs, for two seconds.
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
     from nbclient.exceptions import DeadKernelError
 
-    papermill = _papermill()
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is reported here
+    place = str(path).replace("{", "{{").replace("}", "}}")  # to papermill braces are places of parameters
     options: dict[str, Any] = {
         "kernel_name": METADATA["kernelspec"]["name"],
         "extra_arguments": KERNEL_OPTIONS,
@@ -182,7 +169,6 @@ def _run_cells(path: Path, parameters: dict[str, str]) -> None:
     }
     # In a thread of its own, since nbclient would take the signals of the main one and go on as if a cell had failed.
     with ThreadPoolExecutor(1) as pool, processes.no_children_left():
-        place = _literally(path)
         running = pool.submit(papermill.execute_notebook, place, place, parameters, **options)
         try:
             running.result()
@@ -195,11 +181,6 @@ def _run_cells(path: Path, parameters: dict[str, str]) -> None:
             raise NotebookError(f"{path.stem} stopped: its kernel was killed; is there enough memory?") from None
         except RuntimeError as error:  # the kernel did not start
             raise NotebookError(f"{path.stem} did not begin: {last_line(error)}") from None
-
-
-def _literally(path: Path) -> str:
-    """A path as papermill takes it, to which braces are places of parameters."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _as_saved(notebook: Notebook) -> str:
@@ -234,7 +215,7 @@ def _normal(cells: list[Notebook]) -> Notebook:
 
 
 def _bare(cell: Notebook) -> Notebook:
-    tags = cell["metadata"].get("tags", [])
+    tags = _tags(cell)
     bare = {
         "cell_type": cell["cell_type"],
         "id": INJECTED if INJECTED in tags else cell["id"],
@@ -242,6 +223,10 @@ def _bare(cell: Notebook) -> Notebook:
         "source": text(cell["source"]),
     }
     return bare | ({"execution_count": None, "outputs": []} if cell["cell_type"] == "code" else {})
+
+
+def _tags(cell: Notebook) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 def text(lines: str | list[str]) -> str:
@@ -254,38 +239,33 @@ def _clean_outputs(outputs: Iterable[Notebook], count: int) -> list[Notebook]:
     cleaned: list[Notebook] = []
     for output in outputs:
         kind = output["output_type"]
-        if kind == "stream":
-            if output["name"] == "stderr":
-                continue
+        if kind == "error":
+            cleaned.append({key: output[key] for key in ("output_type", "ename", "evalue", "traceback")})
+        elif kind != "stream" and WIDGET not in output["data"]:
+            # Of a picture its name and what it shows in words; the rest of the metadata is the machine's.
+            given = output["metadata"].get(PICTURE, {})
+            words = {key: given[key] for key in ("alt", "name") if key in given}
+            number = {"execution_count": count} if kind == "execute_result" else {}
+            metadata = {PICTURE: words} if words else {}
+            cleaned.append({"output_type": kind, "data": output["data"], "metadata": metadata} | number)
+        elif kind == "stream" and output["name"] == "stdout":
             printed = text(output["text"])
-            if cleaned and cleaned[-1]["output_type"] == "stream":
+            if cleaned and cleaned[-1]["output_type"] == kind:
                 cleaned[-1]["text"] += printed  # where a stream is cut depends on timing
             else:
                 cleaned.append({"output_type": kind, "name": "stdout", "text": printed})
-        elif kind == "error":
-            cleaned.append({key: output[key] for key in ("output_type", "ename", "evalue", "traceback")})
-        elif WIDGET not in output["data"]:
-            number = {"execution_count": count} if kind == "execute_result" else {}
-            cleaned.append({"output_type": kind, "data": output["data"], "metadata": _words(output)} | number)
     return cleaned
-
-
-def _words(output: Notebook) -> dict[str, Any]:
-    """Of an output's metadata, what a picture shows in words and its name: the rest is the machine's."""
-    words = {key: value for key, value in output["metadata"].get(PICTURE, {}).items() if key in ("alt", "name")}
-    return {PICTURE: words} if words else {}
 
 
 def of_a_run(notebook: Notebook) -> Notebook:
     """A notebook without the prose that is about its outputs at the defaults."""
-    cells = [cell for cell in notebook["cells"] if SAMPLE not in cell["metadata"].get("tags", [])]
-    return notebook | {"cells": cells}
+    return notebook | {"cells": [cell for cell in notebook["cells"] if SAMPLE not in _tags(cell)]}
 
 
 def with_prose(notebook: Notebook, executed: Notebook) -> Notebook:
     """An executed copy with the prose of today's notebook around what it recorded.
 
-    Raises FormError if the notebook's code is not the code that was executed.
+    Raises NotebookError if the notebook's code is not the code that was executed.
     """
     recorded = {cell["id"]: cell for cell in clean(executed)["cells"] if cell["cell_type"] == "code"}
     cells = []
@@ -295,10 +275,10 @@ def with_prose(notebook: Notebook, executed: Notebook) -> Notebook:
             continue
         same = recorded.pop(cell["id"], None)
         if same is None or same["source"] != cell["source"]:
-            raise FormError("the notebook's code has changed since this copy was executed")
+            raise NotebookError("the notebook's code has changed since this copy was executed")
         cells.append(same)
-        if PARAMETERS in cell["metadata"].get("tags", []) and INJECTED in recorded:
+        if PARAMETERS in _tags(cell) and INJECTED in recorded:
             cells.append(recorded.pop(INJECTED))
     if recorded:
-        raise FormError("the notebook has lost cells since this copy was executed")
+        raise NotebookError("the notebook has lost cells since this copy was executed")
     return _normal(cells)

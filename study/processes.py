@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,11 @@ SETTLED = {
     "JUPYTER_PLATFORM_DIRS": "1",
     "TQDM_DISABLE": "1",  # DVC names each stage; its bars would overwrite ours
 }
-# Where the tools look for a person's settings: folders of ours, with nothing in them.
-EMPTY = {
-    "IPYTHONDIR": "ipython",
-    "JUPYTER_CONFIG_DIR": "jupyter/config",
-    "JUPYTER_DATA_DIR": "jupyter/data",
-    "JUPYTER_RUNTIME_DIR": "jupyter/runtime",
-    "DVC_GLOBAL_CONFIG_DIR": "dvc/global",
-    "DVC_SYSTEM_CONFIG_DIR": "dvc/system",
-}
-STYLE = "matplotlibrc"  # an empty one: matplotlib's own defaults
+# Where the tools look for a person's settings: a folder of ours, with next to nothing in it.
+SETTINGS = (
+    "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MATPLOTLIBRC",
+    "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR",
+)  # fmt: skip
 
 
 def environment(root: Path, scratch: Path, given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -88,40 +84,29 @@ def environment(root: Path, scratch: Path, given: Mapping[str, str] | None = Non
         given: the variables of the person, those of this process when None.
     """
     given = os.environ if given is None else given
-    passed = {name: value for name, value in given.items() if _passed(name)}
-    empty = {name: scratch / folder for name, folder in EMPTY.items()}
-    for folder in empty.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    (scratch / STYLE).write_text("", encoding="utf-8")
+    passed = {name: value for name, value in given.items() if any(fnmatchcase(name, each) for each in PASSED)}
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "matplotlibrc").write_text("", encoding="utf-8")  # matplotlib's own defaults
     # DVC leaves git alone, so that it works the same in a clone, in an unpacked archive and in a scratch folder.
-    (empty["DVC_GLOBAL_CONFIG_DIR"] / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
-    own = {
-        "PATH": os.pathsep.join(filter(None, [str(Path(sys.executable).parent), given.get("PATH")])),
-        "PYTHONPATH": str(root),
-        "MATPLOTLIBRC": str(scratch / STYLE),
-    }
-    return passed | SETTLED | {name: str(folder) for name, folder in empty.items()} | own
-
-
-def _passed(name: str) -> bool:
-    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in PASSED)
+    (scratch / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(Path(sys.executable).parent), given.get("PATH")]))
+    return passed | SETTLED | dict.fromkeys(SETTINGS, str(scratch)) | {"PATH": path, "PYTHONPATH": str(root)}
 
 
 @contextlib.contextmanager
-def settled(root: Path | None = None) -> Iterator[dict[str, str]]:
-    """Inside, this process and those that it starts have the variables of `environment` (root: the checkout)."""
+def settled() -> Iterator[dict[str, str]]:
+    """Inside, this process and those that it starts have the variables of `environment` for the checkout."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True) as scratch:
         try:
-            _replace_environment(environment(root or paths.ROOT, Path(scratch)))
+            _replace_environment(environment(paths.ROOT, Path(scratch)))
             yield dict(os.environ)
         finally:
             _replace_environment(before)
 
 
 def _replace_environment(variables: Mapping[str, str]) -> None:
-    for name in set(os.environ) - set(variables):
-        del os.environ[name]
+    os.environ.clear()
     os.environ.update(variables)
 
 
@@ -194,28 +179,24 @@ def runs(pid: int) -> bool:
 
 
 @functools.cache
-def end_with_parent() -> None:
-    """Let this process end as soon as its parent has, also in the middle of its work: nobody wants the result."""
-    parent = os.getppid()
-    _end_once(lambda: os.getppid() != parent)
+def end_with(pid: int) -> None:
+    """Let this process end as soon as another one has, also in the middle of its work: nobody wants the result."""
 
-
-def end_with_driver() -> None:
-    """Let this process end with the run that has started it, named by the variable DRIVER, however far up that is."""
-    driver = os.environ.get(DRIVER, "")
-    if driver.isdecimal() and int(driver) != os.getpid():
-        _end_once(lambda: not runs(int(driver)))
-
-
-def _end_once(over: Callable[[], bool]) -> None:
     def watch() -> None:
-        while not over():
+        while runs(pid):
             time.sleep(POLL_SECONDS)
         for child in _children():
             kill_tree(child)
         os._exit(1)
 
     threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def end_with_driver() -> None:
+    """Let this process end with the run that has started it, named by the variable DRIVER, however far up that is."""
+    driver = os.environ.get(DRIVER, "")
+    if driver.isdecimal() and int(driver) != os.getpid():
+        end_with(int(driver))
 
 
 def _children() -> list[int]:
@@ -284,7 +265,7 @@ def in_one_thread(parent: int, function: Callable[..., Any], *arguments: Any) ->
     import torch
 
     if os.getppid() == parent:  # a worker of this machine, and no longer of use without its parent
-        end_with_parent()
+        end_with(parent)
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -300,11 +281,7 @@ def keep_freed_memory() -> None:
     A training step allocates and frees the same megabytes of activations every time. By default glibc maps and unmaps
     each such block, so every step faults all its pages in again: a third of a standard step's time.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # a C library without mallopt, such as musl
-        return
-    mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
-    mallopt(M_TRIM_THRESHOLD, LARGEST_SURPLUS)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, LARGEST_SURPLUS)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from saqlib import data
+from saqlib.data import DataError
 from saqlib.errors import exit_with_message
 from study import dvc, files, notebooks, paths, processes, settings, tasks
 from study.dvc import DvcError
@@ -34,7 +35,7 @@ STOPPED = "The pipeline stopped. The same command goes on from there."
 # What a stage leaves for each cell, below its root.
 WRITTEN = {
     "train": ("models/{}.pt", "results/runs/{}.json"),
-    "clarity": ("scores/{}.nc", "results/clarity/{}.json", "results/during/{}.csv"),
+    "clarity": ("scores/{}.nc", "results/during/{}.csv"),
 }
 
 
@@ -67,7 +68,7 @@ def workspace(folder: Path, scale: str, **edits: Any) -> Path:
     files.write(folder / "params.yaml", settings.text_of(raw))
     images = paths.SAMPLE if study.size.sample else data.DATA
     for dataset in study.grid.datasets:
-        _link_tree(images / dataset, folder / "data" / dataset)
+        shutil.copytree(images / dataset, folder / "data" / dataset, copy_function=_link, dirs_exist_ok=True)
     return folder
 
 
@@ -88,16 +89,14 @@ def _merged(values: dict, edits: dict) -> dict:
     return {key: value for key, value in (values | edits | both).items() if key not in edits or edits[key] is not None}
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """The files of a folder under a second name, or copied where the file system has no hard links."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        twin = target / path.name
-        if not twin.exists():
-            try:
-                os.link(path, twin)
-            except OSError:
-                shutil.copy2(path, twin)
+def _link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the file system has no hard links; one that is there stays."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def repro(folder: Path) -> None:
@@ -139,8 +138,7 @@ def check() -> str:
 
     Raises PipelineError, naming the first stage that would run, if not, and DvcError if that cannot be told.
     """
-    stale = dvc.stale()
-    if stale:
+    if stale := dvc.stale():
         raise PipelineError(f"{dvc.STALE}. It would begin with {stale[0]}.")
     return dvc.UP_TO_DATE
 
@@ -166,44 +164,42 @@ def write_list(stage: str, dataset: str, scale: str) -> Path:
 # ------------------------------------------------------------------------------------------------ the command line
 
 
-def _tasks(options: argparse.Namespace) -> str:
+def _tasks(engine: str, shard: str, scale: str | None) -> str:
+    share = tasks.shard_of(shard)
     processes.pin_cpu_level()
-    done, total, waiting = tasks.fill(settings.load(scale=options.scale), options.engine, options.shard)
+    done, total, waiting = tasks.fill(settings.load(scale=scale), engine, share)
     rest = f"; {waiting} wait for networks of other shares: run this one again" if waiting else ""
     return f"{done} of {total} jobs are done{rest}."
 
 
-def _notebook(options: argparse.Namespace) -> str:
-    parameters = dict(options.parameters)
-    notebooks.run(options.name, options.output, parameters)
-    if options.written:
-        write_list(options.written, parameters["dataset"], parameters["scale"])
-    return ""
+def _notebook(name: str, output: Path, parameters: list[tuple[str, str]], written: str | None) -> None:
+    given = dict(parameters)
+    notebooks.run(name, output, given)
+    if written:
+        write_list(written, given["dataset"], given["scale"])
 
 
-def _fills(options: argparse.Namespace) -> str:
+def _fills(dataset: str, scale: str | None) -> str:
     processes.pin_cpu_level()
     from study import results
 
-    decision = results.decide_fills(options.dataset, settings.load(scale=options.scale))
-    return f"Fills that qualify on {options.dataset}: {', '.join(decision.fill[decision.qualifies]) or 'none'}."
+    decision = results.decide_fills(dataset, settings.load(scale=scale))
+    return f"Fills that qualify on {dataset}: {', '.join(decision.fill[decision.qualifies]) or 'none'}."
 
 
-def _ablate(options: argparse.Namespace) -> str:
+def _ablate(scale: str | None) -> None:
     processes.pin_cpu_level()
     from saqlib.training import DivergedError
     from study import results
 
-    lines = []
-    for name in settings.load(scale=options.scale).ablations:
+    for name in settings.load(scale=scale).ablations:
         try:
-            lines.append(f"{name}: {len(results.ablate(name, options.scale))} networks.")
+            print(f"{name}: {len(results.ablate(name, scale))} networks.")
         except DivergedError as error:
             raise PipelineError(f"{name}: {error}") from None
-    return "\n".join(lines)
 
 
-def _metrics(_: argparse.Namespace) -> str:
+def _metrics() -> None:
     import pandas as pd
 
     from study.report import tables
@@ -212,19 +208,21 @@ def _metrics(_: argparse.Namespace) -> str:
         tables.metrics(pd.read_csv(paths.RESULTS / "runs.csv"), paths.RESULTS / "metrics")
     except FileNotFoundError:
         raise PipelineError("results/runs.csv is missing: run `make reproduce`, or `dvc repro compare`") from None
-    return ""
 
 
-def _paper(_: argparse.Namespace) -> str:
+def _paper() -> str:
     from study.report import paper
 
-    return str(paper.build())
+    try:
+        return str(paper.build())
+    except paper.PaperError as error:
+        raise PipelineError(str(error)) from None
 
 
-def _verify(options: argparse.Namespace) -> str:
+def _verify(fresh: Path | None, committed: Path | None) -> None:
     from study import verify
 
-    text, same = verify.verify(options.fresh, options.committed)
+    text, same = verify.verify(fresh, committed)
     print(text)
     sys.exit(0 if same else 1)
 
@@ -233,15 +231,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m study.run", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, does: Callable[[argparse.Namespace], str], words: str) -> argparse.ArgumentParser:
+    def command(name: str, does: Callable[..., str | None], words: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=words, description=words)
         one.set_defaults(does=does)
         return one
 
     scale = {"help": "smoke, quick or full; that of params.yaml if left out"}
-    command("quick", lambda _: where_to_look(quick()), "the pipeline at scale quick, in build/quick/")
-    command("reproduce", lambda _: where_to_look(reproduce()), "the whole pipeline; writes results/")
-    command("check", lambda _: check(), "whether results/ belong to the code as it stands")
+    command("quick", lambda: where_to_look(quick()), "the pipeline at scale quick, in build/quick/")
+    command("reproduce", lambda: where_to_look(reproduce()), "the whole pipeline; writes results/")
+    command("check", check, "whether results/ belong to the code as it stands")
     one = command("tasks", _tasks, "fill the store with everything that takes long")
     one.add_argument("--engine", choices=[*tasks.ENGINES], default="local", help="where jobs are done; default: local")
     one.add_argument("--shard", metavar="I/N", default="0/1", help="this share of every list alone, counted from 0")
@@ -249,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     one = command("verify", _verify, "a fresh run beside the committed one")
     one.add_argument("--fresh", type=Path, metavar="FOLDER")
     one.add_argument("--committed", type=Path, metavar="FOLDER")
-    command("code", lambda _: dvc.write_copies() or "", "write the copies of code that stages depend on")
+    command("code", dvc.write_copies, "write the copies of code that stages depend on")
     one = command("notebook", _notebook, "execute a notebook and keep a clean copy")
     one.add_argument("name")
     one.add_argument("output", type=Path)
@@ -260,31 +258,28 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--scale", **scale)
     command("ablate", _ablate, "every ablation").add_argument("--scale", **scale)
     command("metrics", _metrics, "write results/metrics/ from results/runs.csv")
-    one = command("readable", lambda given: "\n".join(notebooks.read(given.outputs)), "renew results/notebooks/")
+    one = command("readable", lambda outputs: "\n".join(notebooks.read(outputs)), "renew results/notebooks/")
     one.add_argument("outputs", type=Path, nargs="*")
-    one = command("refresh", lambda given: notebooks.refresh(given.names) or "", "execute notebooks in place")
-    one.add_argument("names", nargs="*")
+    command("refresh", notebooks.refresh, "execute notebooks in place").add_argument("names", nargs="*")
     command("paper", _paper, "compile the paper")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is wrong."""
-    from saqlib.data import DataError
     from study.models import ModelFileError
     from study.verify import VerifyError
 
     expected = (
         ParamsError, PipelineError, DvcError, DataError, ModelFileError, VerifyError, tasks.TasksError,
-        tasks.OtherMachineError, notebooks.NotebookError, notebooks.FormError,
+        notebooks.NotebookError,
     )  # fmt: skip
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    command, does = options.pop("command"), options.pop("does")
     processes.end_with_driver()
-    long = options.command in ("quick", "reproduce", "tasks")
+    long = command in ("quick", "reproduce", "tasks")
     with exit_with_message(*expected, stopped=STOPPED if long else "Stopped."):
-        if hasattr(options, "shard"):
-            options.shard = tasks.shard_of(options.shard)
-        words = options.does(options)
+        words = does(**options)
         if words:
             print(words)
 

@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import metadata
@@ -35,9 +35,9 @@ HEADER = 65  # bytes before a result: its seal in hexadecimal digits, and a line
 class Cached(Generic[Arguments, Result]):
     """A function whose results are kept in the store; called, it answers from there or computes and keeps."""
 
-    def __init__(self, function, kind, code, read, write, also):
+    def __init__(self, function, kind, *, code, read, write, also=lambda *_: None):
         functools.update_wrapper(self, function)
-        self.function, self.kind, self.code = function, kind, tuple(code)
+        self.function, self.kind, self.code = function, kind, code
         self._read, self._write, self._also = read, write, also
 
     def __reduce__(self) -> str:
@@ -91,26 +91,19 @@ class Cached(Generic[Arguments, Result]):
         return found
 
 
-def cached(
-    kind: str,
-    *,
-    code: Sequence[str],
-    read: Callable[[bytes], Result],
-    write: Callable[[Result], bytes],
-    also: Callable[..., Any] = lambda *_: None,
-) -> Callable[[Callable[Arguments, Result]], Cached[Arguments, Result]]:
+def cached(kind: str, **options: Any) -> Callable[[Callable[Arguments, Result]], Cached[Arguments, Result]]:
     """Decorate a function whose result depends on its arguments and on code alone.
-
-    Args:
-        kind: the folder of its results in the store.
-        code: modules of saqlib that compute it, such as `saqlib.training`; what they import counts with them.
-        read, write: its result from and as the bytes of a file.
-        also: from the arguments, what else decides: hashes of data. Values that JSON can hold.
 
     The arguments, all positional, are values that JSON can hold, dataclasses of such, and objects with an attribute
     `key`, which stands for them. The file has the name of the seed, which is one of them or an attribute of one.
+
+    Args:
+        kind: the folder of its results in the store.
+        options: `code`, modules of saqlib that compute it, such as `saqlib.training`; what they import counts with
+            them. `read` and `write`, its result from and as the bytes of a file. `also`, from the arguments what else
+            decides, such as hashes of data: values that JSON can hold.
     """
-    return lambda function: Cached(function, kind, code, read, write, also)
+    return lambda function: Cached(function, kind, **options)
 
 
 def plain(value: Any) -> Any:

@@ -20,9 +20,8 @@ from study import files, paths
 from study.report import labels, tables
 
 # With mean, low and high in each row.
-MEASURED = ("accuracy", "clarity", "relevance_gain", "retained", "preservation", "secondary", "convergence")
+MEASURED = ("accuracy", "clarity", "relevance_gain", "retained", "preservation", "secondary", "maps")
 REPORT = paths.BUILD / "verify.csv"
-COLUMNS = ["table", "number", "committed", "fresh", "half_width", "difference"]
 
 
 class VerifyError(RuntimeError):
@@ -45,24 +44,19 @@ def numbers(fresh: Path, committed: Path) -> pd.DataFrame:
 
     Equal numbers, or two that could not be measured, differ by 0; one that only one run could measure by infinity.
     """
-    rows = []
+    found = []
     for name in ("claims", *MEASURED):
         value = "estimate" if name == "claims" else "mean"
         keys = ["claim", "dataset", "training", "question", "comparison"] if name == "claims" else None
         both = _joined(fresh, committed, name, keys)
-        labels = [column for column in both if not column.endswith(("_fresh", "_committed"))]
-        for _, row in both.iterrows():
-            old, new = row[f"{value}_committed"], row[f"{value}_fresh"]
-            half = (row.high_committed - row.low_committed) / 2
-            rows.append([name, " ".join(map(str, row[labels])), old, new, half, _in_half_widths(new, old, half)])
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _in_half_widths(new: float, old: float, half: float) -> float:
-    if new == old or (np.isnan(new) and np.isnan(old)):
-        return 0.0
-    difference = abs(new - old)
-    return difference / half if half > 0 and np.isfinite(difference) else np.inf
+        named = both[[column for column in both if not column.endswith(("_fresh", "_committed"))]]
+        old, new = both[f"{value}_committed"], both[f"{value}_fresh"]
+        half = (both.high_committed - both.low_committed) / 2
+        difference = ((new - old).abs() / half).fillna(np.inf).mask((new == old) | (new.isna() & old.isna()), 0.0)
+        number = named.astype(str).agg(" ".join, axis=1)
+        columns = {"table": name, "number": number, "committed": old, "fresh": new, "half_width": half}
+        found.append(pd.DataFrame(columns | {"difference": difference}))
+    return pd.concat(found, ignore_index=True)
 
 
 def _joined(fresh: Path, committed: Path, name: str, keys: list[str] | None) -> pd.DataFrame:
@@ -94,51 +88,36 @@ def report(fresh: Path, committed: Path) -> tuple[str, bool]:
     """The table to print, and whether every verdict is the same. Writes build/verify.csv with every single number."""
     changes, differences = verdicts(fresh, committed), numbers(fresh, committed)
     files.write(REPORT, files.csv(differences))
-    changed = int(changes.changed.sum())
-    text = tables.markdown(pd.concat([_claims(changes, differences), _tables(differences)], ignore_index=True))
+    changed, equal = int(changes.changed.sum()), int((differences.difference == 0).sum())
     known = len(_table(committed, "verdicts"))
     part = "" if len(changes) == known else f" (of {known} committed ones, the others were not run)"
-    equal = int((differences.difference == 0).sum())
     summary = (
         f"{changed or 'None'} of {len(changes)} verdicts changed{part}; {equal} of {len(differences)} numbers equal."
     )
+    text = tables.markdown(_summary(changes, differences))
     return f"{text}\n{summary}\nEvery number: {REPORT.relative_to(paths.ROOT)}", not changed
 
 
-def _claims(changes: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim, dataset, training and question, with the largest difference among its tests."""
-    own = differences[differences.table == "claims"]
-    return pd.DataFrame(
-        [
-            {
-                "what": f"{row.claim}, {labels.dataset(row.dataset)}, {row.training}, {row.question}",
-                "committed": row.committed,
-                "fresh": row.fresh if not row.changed else f"{row.fresh} (CHANGED)",
-            }
-            | _largest(own[own.number.str.startswith(f"{row.claim} {row.dataset} {row.training} {row.question} ")])
-            for row in changes.itertuples()
-        ]
-    )
-
-
-def _tables(differences: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"what": f"table {name}", "committed": "", "fresh": ""} | _largest(differences[differences.table == name])
-            for name in MEASURED
-        ]
-    )
+def _summary(changes: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim, dataset, training and question, with the largest difference among its tests; one per table."""
+    rows, claims = [], differences[differences.table == "claims"]
+    for row in changes.itertuples():
+        what = f"{row.claim}, {labels.dataset(row.dataset)}, {row.training}, {row.question}"
+        now = f"{row.fresh} (CHANGED)" if row.changed else row.fresh
+        own = claims[claims.number.str.startswith(f"{row.claim} {row.dataset} {row.training} {row.question} ")]
+        rows.append({"what": what, "committed": row.committed, "fresh": now} | _largest(own))
+    for name in MEASURED:
+        own = differences[differences.table == name]
+        rows.append({"what": f"table {name}", "committed": "", "fresh": ""} | _largest(own))
+    return pd.DataFrame(rows)
 
 
 def _largest(differences: pd.DataFrame) -> dict[str, str]:
-    if differences.empty:
-        return {"numbers": "0", "largest difference (half-widths)": tables.MISSING, "at": ""}
-    worst = differences.loc[differences.difference.idxmax()]
-    return {
-        "numbers": str(len(differences)),
-        "largest difference (half-widths)": f"{worst.difference:.2f}",
-        "at": worst.number if worst.difference > 0 else "",
-    }
+    largest, at = tables.MISSING, ""
+    if not differences.empty:
+        worst = differences.loc[differences.difference.idxmax()]
+        largest, at = f"{worst.difference:.2f}", worst.number if worst.difference > 0 else ""
+    return {"numbers": str(len(differences)), "largest difference (half-widths)": largest, "at": at}
 
 
 # ------------------------------------------------------------------------------------------ where results are

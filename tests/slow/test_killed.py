@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study import dvc, files, processes, run
+from study import dvc, files, paths, processes, run
+from study.tasks import OtherMachineError, run_on_node
+from tests.helpers.jobs import job
 from tests.helpers.workspaces import TINY, digests, finish, kill, start
 
 HOSTILE = {  # what surrounds a run and decides nothing
@@ -208,18 +210,11 @@ def test_a_killed_driver_and_a_killed_node_lose_nothing(reference, cluster, tmp_
 
 def test_a_machine_that_gives_other_bytes_is_refused(tmp_path):
     """Another folder's code, or packages whose results have other names: nothing of it is taken for done."""
-    import pickle
-
-    from study import paths
-    from study import tasks as library
-    from tests.helpers.jobs import job
-
-    with pytest.raises(library.OtherMachineError, match="not the code of /elsewhere"):
-        library.run_packed("/elsewhere", b"")
-
-    elsewhere = pickle.dumps(job(tmp_path, 1, "elsewhere"))
-    with pytest.raises(library.OtherMachineError, match="what it computes has other bytes"):
-        library.run_packed(str(paths.ROOT), elsewhere)
+    elsewhere = job(tmp_path, 1, "elsewhere")
+    with pytest.raises(OtherMachineError, match="not the code of /elsewhere"):
+        run_on_node("/elsewhere", elsewhere)
+    with pytest.raises(OtherMachineError, match="what it computes has other bytes"):
+        run_on_node(str(paths.ROOT), elsewhere)
 
 
 def test_without_ray_the_command_that_installs_it_is_named(tmp_path, monkeypatch):

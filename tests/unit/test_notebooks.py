@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from study import notebooks, paths
-from study.notebooks import FormError, NotebookError
+from study.notebooks import NotebookError
 
 PARAMETERS = 'scale = "smoke"  # smoke | quick | full\ndataset = "mnist"\nseed = 3'
 
@@ -81,10 +81,10 @@ def test_prose_does_not_go_around_other_code(notebook):
     """A changed or a lost cell is an error that says so."""
     executed = notebooks.clean(notebook)
     notebook.cells[-1].source = "1 + 2"
-    with pytest.raises(FormError, match="code has changed"):
+    with pytest.raises(NotebookError, match="code has changed"):
         notebooks.with_prose(notebook, executed)
     del notebook.cells[-1]
-    with pytest.raises(FormError, match="has lost cells"):
+    with pytest.raises(NotebookError, match="has lost cells"):
         notebooks.with_prose(notebook, executed)
 
 

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -213,68 +214,63 @@ DAMAGES = {
 }
 
 
-def kept(form: str):
-    """A cached function of one form of result, and how often it was called."""
-    read, write, value = RESULTS[form]
+@pytest.fixture(params=RESULTS)
+def cached(root, request):
+    """A cached function of each form of result, and how often it was called."""
+    read, write, value = RESULTS[request.param]
     calls = []
 
     def compute(x):
         calls.append(x)
         return value
 
-    return store.Cached(compute, "made", ("saqlib.one",), read, write, lambda x: None), calls
+    return store.cached("made", code=("saqlib.one",), read=read, write=write)(compute), calls
 
 
-@pytest.mark.usefixtures("root")
-@pytest.mark.parametrize("form", RESULTS)
-class TestResults:
-    """Every form of result: the same bytes each time; whole, or put aside and computed anew."""
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_put_aside_and_computed_anew(cached, damage):
+    """The same bytes; whoever wants to look finds the damaged ones under another name."""
+    function, calls = cached
+    function(0)
+    path, whole = function.path(0), function.path(0).read_bytes()
+    path.write_bytes(damage(whole))
+    function(0)
+    assert calls == [0, 0] and path.read_bytes() == whole
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == damage(whole)
 
-    @pytest.mark.parametrize("damage", DAMAGES)
-    def test_a_damaged_file_is_put_aside_and_computed_anew(self, form, damage):
-        """The same bytes; whoever wants to look finds the damaged ones under another name."""
-        function, calls = kept(form)
+
+def test_a_file_of_another_key_is_not_taken(cached):
+    """Copied to its place by hand or by a broken tool: a file knows where it belongs."""
+    function, calls = cached
+    function(0), function(1)
+    function.path(0).write_bytes(function.path(1).read_bytes())
+    function(0)
+    assert calls == [0, 1, 0]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), MemoryError()])
+def test_a_file_that_cannot_be_read_now_is_an_error_and_stays(cached, error, monkeypatch):
+    """It may be whole: nothing is put aside or computed anew."""
+    function, calls = cached
+    function(0)
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(Path, "read_bytes", Mock(side_effect=error))
         function(0)
-        path, whole = function.path(0), function.path(0).read_bytes()
-        path.write_bytes(DAMAGES[damage](whole))
+    function(0)
+    assert calls == [0] and [each.name for each in function.path(0).parent.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("step", ["compute", "fsync", "replace"])
+def test_an_interruption_leaves_nothing_half_written(cached, step, monkeypatch):
+    """Ctrl-C while it is computed or written: the next call computes it."""
+    function, calls = cached
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*{"compute": (function, "function")}.get(step, (files.os, step)), interrupted)
         function(0)
-        assert calls == [0, 0] and path.read_bytes() == whole
-        assert path.with_name(f"{path.name}.damaged").read_bytes() == DAMAGES[damage](whole)
-
-    def test_a_file_of_another_key_is_not_taken(self, form):
-        """Copied to its place by hand or by a broken tool: a file knows where it belongs."""
-        function, calls = kept(form)
-        function(0), function(1)
-        function.path(0).write_bytes(function.path(1).read_bytes())
-        function(0)
-        assert calls == [0, 1, 0]
-
-    @pytest.mark.parametrize("error", [PermissionError(13, "no"), MemoryError()])
-    def test_a_file_that_cannot_be_read_now_is_an_error_and_stays(self, form, error, monkeypatch):
-        """It may be whole: nothing is put aside or computed anew."""
-        function, calls = kept(form)
-        function(0)
-
-        def refuse(path):
-            raise error
-
-        with monkeypatch.context() as patch, pytest.raises(type(error)):
-            patch.setattr(Path, "read_bytes", refuse)
-            function(0)
-        function(0)
-        assert calls == [0] and [each.name for each in function.path(0).parent.iterdir()] == ["0"]
-
-    @pytest.mark.parametrize("step", ["compute", "fsync", "replace"])
-    def test_an_interruption_leaves_nothing_half_written(self, form, step, monkeypatch):
-        """Ctrl-C while it is computed or written: the next call computes it."""
-        function, calls = kept(form)
-
-        def interrupted(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(*{"compute": (function, "function")}.get(step, (files.os, step)), interrupted)
-            function(0)
-        assert not [path for path in (paths.BUILD / "store").rglob("*") if path.is_file()]
-        function(0)
-        assert calls[-1:] == [0] and function.exists(0)
+    assert not [path for path in (paths.BUILD / "store").rglob("*") if path.is_file()]
+    function(0)
+    assert calls[-1:] == [0] and function.exists(0)

@@ -1,11 +1,13 @@
 """The lists of jobs: what they hold, what needs what, who takes which share, and what is said while they are done."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from saqlib.precision import Shape
 from study import cells, settings, tasks
 from study.settings import ParamsError
 from study.tasks import Job
@@ -13,9 +15,9 @@ from study.tasks import Job
 
 @pytest.fixture(scope="module")
 def study() -> settings.Study:
-    """The grid of the paper at scale smoke, with three of its ablations."""
+    """The grid of the paper at scale smoke, with two of its ablations."""
     whole = settings.load(scale="smoke")
-    return replace(whole, ablations={name: whole.ablations[name] for name in ("edges_same", "quarter_masked")})
+    return replace(whole, ablations={name: whole.ablations[name] for name in ("edges_same", "signed_ranking")})
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +42,15 @@ def finish(job: Job) -> None:
 def test_every_network_is_trained_scored_and_deployed_once(study, lists):
     """Of the main grid; of an ablation what it changes is trained, and all of it is scored in a summary."""
     seeds, count = study.size.seeds, len(study.grid.cells)
-    ablated = {name: len(each.cells) * each.seeds_at(study.size) for name, each in study.ablations.items()}
-    by_function = {job.function: 0 for jobs in lists.values() for job in jobs}
-    for jobs in lists.values():
-        for job in jobs:
-            by_function[job.function] += 1
-    changed = 2 * seeds + 4 * seeds  # w2a2 of two datasets; guided of two precisions and two datasets
+    ablated = {name: len(each.cells) * len(each.seeds_at(study.size)) for name, each in study.ablations.items()}
+    by_function = Counter(job.function.__name__ for jobs in lists.values() for job in jobs)
+    changed = 2 * 2 + 3 * 2  # of one seed and two datasets w4a4 and w2a2; guided of three precisions
     assert by_function["train_network"] == count * seeds + changed
     assert by_function["score_network"] == count * seeds
     assert by_function["deploy_network"] == by_function["curves_of"] == count
-    assert by_function["fill_gains"] == len(study.grid.datasets) * seeds
-    shared = 2 * 2 * seeds  # summaries of fp32 and w2a2, standard, that the second ablation does not change
-    assert by_function["summary_scores"] == sum(ablated.values()) - shared + 2 * seeds
+    assert by_function["fill_gains"] == len(study.grid.datasets) * study.size.exploring
+    shared = 2  # summaries of fp32, standard, that neither ablation changes
+    assert by_function["summary_scores"] == sum(ablated.values()) - shared
     results = [path for jobs in lists.values() for job in jobs for path in job.results]
     assert len(set(results)) == len(results)
 
@@ -66,7 +65,7 @@ def test_a_list_needs_what_the_lists_before_it_leave(lists):
         there |= {path for job in jobs for path in job.results}
     decided = {path for job in lists["fills"] for path in job.results}
     for job in lists["score"]:
-        if job.function in ("score_network", "curves_of"):
+        if job.function in (cells.score_network, cells.curves_of):
             dataset = job.arguments[0].recipe.dataset
             assert {path for path in decided if path in job.needs}, dataset
 
@@ -78,19 +77,25 @@ def test_the_longest_begins_first(lists):
     assert "guided" in lists["train"][0].label and "standard" in lists["train"][-1].label
 
 
-def test_a_scale_without_ablations_trains_the_grid_alone(study):
+def test_a_scale_without_ablations_trains_the_grid_alone(monkeypatch):
     """As `make quick` does."""
-    without = dict(tasks.phases(replace(study, size=replace(study.size, seeds_ablated=0))))
-    assert len(without["train"]) == len(study.grid.cells) * study.size.seeds
-    assert not [job for job in without["score"] if job.function == "summary_scores"]
+    monkeypatch.setattr(cells, "_fingerprint", lambda dataset, sample: {})  # of images that may not be here
+    quick = settings.load(scale="quick")
+    without = dict(tasks.phases(quick))
+    assert len(without["train"]) == len(quick.grid.cells) * quick.size.seeds
+    assert not [job for job in without["score"] if job.function == cells.summary_scores]
 
 
 def test_a_gpu_trains_all_seeds_of_a_cell_as_one(study, monkeypatch):
-    """From the start, as one batched network; scores are computed on the processor all the same."""
+    """From the start, as one batched network, but for the second network; scores are computed on the processor."""
     monkeypatch.setattr(cells, "pick_device", lambda device: "cuda")
+    second = study.recipe(study.grid.cells[0])
+    second = replace(second, shape=Shape((2, 3, 4), ()))
+    warm, train = tasks.trainings(cells.Trained(second, seed, "cuda") for seed in range(2))
+    assert [job.function for job in (*warm, *train)] == 2 * [cells.warm_up_network] + 2 * [cells.train_network]
     lists = dict(tasks.phases(replace(study, ablations={})))
     assert lists["warm-up"] == [] and len(lists["train"]) == len(study.grid.cells)
-    assert all(job.gpu and job.function == "train_together" for job in lists["train"])
+    assert all(job.gpu and job.function == cells.train_together for job in lists["train"])
     assert all(len(job.results) == study.size.seeds for job in lists["train"])
     assert not any(job.gpu for job in lists["score"])
 
