@@ -125,7 +125,7 @@ def fingerprint(dataset: str, root: Path | None = None) -> dict[str, str]:
 def read_verified(dataset: str, name: str) -> bytes:
     """Content of a file in data/<dataset>/; DataError that says what to do if it is missing or altered."""
     folder = DATA / dataset
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if os.path.lexists(path)), None)
+    path = _place(folder, name)
     if path is None:
         raise DataError(f"{folder / name} is missing. Run `make data` to fetch it.")
     try:
@@ -136,24 +136,23 @@ def read_verified(dataset: str, name: str) -> bytes:
 
 def content(folder: Path, name: str) -> bytes:
     """Uncompressed content of a file, plain or gzipped; DataError if there is neither, or if it cannot be read."""
-    path, packed = folder / name, folder / f"{name}.gz"
-    if os.path.lexists(path):
-        return _bytes(path)
-    if not os.path.lexists(packed):
+    path = _place(folder, name)
+    if path is None:
         raise DataError(f"{name} is missing in {folder}")
-    try:
-        return gzip.decompress(_bytes(packed))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{packed.name} is truncated or altered ({error})") from error
-
-
-def _bytes(path: Path) -> bytes:
     if not path.is_file():  # a pipe would never end
         raise DataError(f"{path.name} is {'no file' if path.exists() else 'a link that leads nowhere'}")
     try:
-        return path.read_bytes()
+        stored = path.read_bytes()
+        return gzip.decompress(stored) if path.suffix == ".gz" else stored
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path.name} is truncated or altered ({error})") from error
     except OSError as error:
         raise DataError(of_the_system(error)) from error
+
+
+def _place(folder: Path, name: str) -> Path | None:
+    """Where a file lies, plain or else gzipped; None if it is missing."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if os.path.lexists(path)), None)
 
 
 def verified(dataset: str, name: str, content: bytes) -> bytes:

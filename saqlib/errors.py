@@ -75,14 +75,6 @@ def check_finite(values: Any, what: str) -> None:
         raise NotFiniteError(f"{what} not finite (NaN or infinity)")
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, which ends a command as Ctrl-C does: whatever it has opened or started is closed or ended."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
 @contextmanager
 def exit_with_message(*expected: type[Exception], stopped: str = "Stopped.") -> Iterator[None]:
     """Around the body of a command: what goes wrong ends it with one line on stderr, and no traceback.
@@ -107,12 +99,12 @@ def exit_with_message(*expected: type[Exception], stopped: str = "Stopped.") -> 
         sys.exit(of_the_system(error))
     except KeyboardInterrupt as stop:
         print(stopped, file=sys.stderr)
-        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Terminated inside, unless somebody (nohup) has them ignored."""
+    """SIGTERM and SIGHUP end what is inside as Ctrl-C does: what it has opened is closed. Not if nohup ignores them."""
     former = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -126,4 +118,4 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _raise(number: int, frame: object) -> None:
-    raise Terminated(number)
+    raise KeyboardInterrupt(number)

@@ -3,6 +3,7 @@
     from saqlib.saliency import METHODS, input_gradient, mask_least_salient
 
     maps = input_gradient(model, images)                                    # (B, H, W), signed
+    maps = input_gradient(model, images, saturated="pass")                  # also where activations are clipped
     masked = mask_least_salient(images, maps, 0.5, torch.Generator())       # (B, C, H, W)
 
 Every method takes a model, any network of images to logits (B, classes), which is run in evaluation mode and stays as
@@ -14,26 +15,32 @@ a pixel, a parameter or the map itself is NaN or infinite: a map would still loo
 A map is the gradient of a logit, not of a probability: the gradient of a log-softmax vanishes for confident images. For
 a quantized network the exact derivative is zero almost everywhere; what autograd returns, and what every gradient here
 shows, is that of the straight-through surrogate that trained the network. Occlusion and finite differences need none.
+
+That surrogate is 0 where an activation is clipped, where the evidence is strongest. `saturated="pass"` lets it
+pass there, with the deployed forward pass: it is the gradient of no function, but shows what the network has seen.
 """
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, relu
 
 from saqlib.errors import check_finite, one_of
+from saqlib.quantization import PACT, straight_through
 
 OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
 DIFFERENCE_WINDOW = 2
 CHUNK_IMAGES = 2048  # images in one gradient or forward pass
 RANKINGS = ("magnitude", "signed")  # what "least salient" means: the words of guided training | its released code
+SATURATED = ("stop", "pass")  # what a clipped activation does with the gradient
+NO_CLIPS = (nn.Hardsigmoid, nn.LogSigmoid, nn.Sigmoid, nn.Softsign, nn.Tanh)  # they saturate, but have no clip to pass
 ROUNDING = 6  # decimals of a count of pixels: 0.29 * 100 is a little less than 29
 
 
@@ -62,6 +69,50 @@ def differentiating(model: nn.Module) -> Iterator[None]:
     if any(value.is_inference() for value in model.parameters()):
         raise ValueError("the network was made in inference mode, so nothing has a gradient; make it outside")
     with evaluating(model), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def replacing(modules: Iterable[nn.Module], replacement: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside, these modules give replacement(module, input, output), before any hook of theirs sees what they gave."""
+    before = [(module, module.inplace) for module in modules if getattr(module, "inplace", False)]
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: replacement(module, *inputs, output), prepend=True)
+        for module in modules
+    ]
+    for module, _ in before:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, inplace in before:
+            module.inplace = inplace
+
+
+def clips(model: nn.Module) -> list[nn.Module]:
+    """The activations that clip to [0, a]: PACT, nn.ReLU6 and nn.Hardtanh(0, a), but no functions (relu6, clamp).
+
+    Raises ValueError, naming it, for a module that saturates in another way, with no clip whose gradient could pass.
+    """
+    for name, module in model.named_modules():
+        other_range = isinstance(module, nn.Hardtanh) and module.min_val != 0
+        if other_range or isinstance(module, NO_CLIPS):
+            known = 'saturated="pass" is for clips to [0, a], those of PACT, nn.ReLU6 and nn.Hardtanh(0, a)'
+            raise ValueError(f"{known}; {name or 'the network'} is {module}")
+    return [module for module in model.modules() if isinstance(module, PACT | nn.Hardtanh)]
+
+
+@contextmanager
+def passing(model: nn.Module, saturated: str = "pass") -> Iterator[None]:
+    """Inside, clipped activations pass the gradient on: 1 wherever their input is above 0. Values stay as they are.
+
+    saturated: `pass`; or `stop`, which leaves the network as it is. Raises ValueError as `clips` does.
+    """
+    one_of(saturated, SATURATED, "saturated")
+    through = clips(model) if saturated == "pass" else []
+    with replacing(through, lambda _, x, output: straight_through(relu(x), output)):
         yield
 
 
@@ -163,13 +214,20 @@ def saliency_now(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 @method
-def input_gradient(model: nn.Module, images: Tensor, targets: Tensor | None = None) -> Tensor:
+def input_gradient(
+    model: nn.Module, images: Tensor, targets: Tensor | None = None, *, saturated: str = "stop"
+) -> Tensor:
     """Saliency map: gradient of the logit of the target class for the pixels (Simonyan et al., arXiv 1312.6034).
 
-    Targets are the predicted classes when None. Raises DeadNetworkError if the logits do not depend on the input, and
-    NotFiniteError also for a logit; other errors, arguments and result as of every method.
+    Args:
+        model, images: as of every method.
+        targets: the predicted classes when None.
+        saturated: what a clipped activation does with the gradient. `stop`: the straight-through gradient of training,
+            0 there. `pass`: 1 wherever its input is above 0. A network of ReLU has nothing clipped, and one map.
+
+    Raises DeadNetworkError if the logits do not depend on the input, and ValueError as `clips` and every method.
     """
-    with differentiating(model):
+    with differentiating(model), passing(model, saturated):
         images.requires_grad_()
         logits = model(images)
         check_finite(logits.detach(), "the network's logits are")
@@ -198,6 +256,7 @@ def smoothgrad(
     generator: torch.Generator | None = None,
     samples: int = 25,
     deviation: float = 0.15,
+    saturated: str = "stop",
 ) -> Tensor:
     """Mean signed gradient of the target logit over noisy copies of each image (Smilkov et al., arXiv 1706.03825).
 
@@ -207,13 +266,14 @@ def smoothgrad(
             and put back.)
         samples: noisy copies of each image.
         deviation: of the Gaussian noise, in units of raw pixels.
+        saturated: of the gradients, as in `input_gradient`.
     """
     from captum.attr import NoiseTunnel, Saliency  # here and below: captum takes a second
 
     tunnel, options = NoiseTunnel(Saliency(model)), {"nt_samples": samples, "stdevs": deviation, "abs": False}
     chunk = max(1, CHUNK_IMAGES // samples)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    with differentiating(model), torch.random.fork_rng():
+    with differentiating(model), passing(model, saturated), torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         maps = [
             tunnel.attribute(part.clone().requires_grad_(), target=classes, **options)
@@ -321,9 +381,11 @@ def finite_differences(
 
 # The study scores each of these: a new entry appears in every table and figure of methods.
 METHODS: dict[str, Callable[..., Tensor]] = {
-    "gradient": input_gradient,
+    "straight_through": input_gradient,
+    "pass_through": functools.partial(input_gradient, saturated="pass"),
     "log_probability": log_probability_gradient,
     "smoothgrad": smoothgrad,
+    "smoothgrad_pass_through": functools.partial(smoothgrad, saturated="pass"),
     "occlusion": occlusion,
     "integrated_gradients": integrated_gradients,
 }

@@ -14,7 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from saqlib.kernels import operators as kernels
 from saqlib.kernels.library import library, why_not
 from saqlib.precision import Shape
-from saqlib.quantization import PACT, QuantConv2d, QuantLinear, check_clip, to_codes
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear, check_clip, output_scale, to_codes
 
 CONVOLUTIONS, LINEARS = (nn.Conv2d, QuantConv2d), (nn.Linear, QuantLinear)
 ACTIVATIONS = (PACT, nn.ReLU, type(None))
@@ -93,7 +93,7 @@ def forward(network: nn.Module, images: Tensor, scale: float) -> Tensor:
     # channel by channel, as dense1 counts them
     signal = signal._replace(x=signal.x.flatten(1, 2).transpose(1, 2).flatten(1))
     for layer, activation in ((network.dense1, network.act3), (network.dense2, network.act4)):
-        signal = _Signal(activation(_dense(layer, signal)), _scale(activation))
+        signal = _Signal(activation(_dense(layer, signal)), output_scale(activation))
     return _dense(network.dense3, signal)
 
 
@@ -102,7 +102,7 @@ def _block(
 ) -> _Signal:
     x, scale, coded = signal
     after = kernels.Activation()
-    called = getattr(activation, "calibrating", False) or _customized(activation)
+    called = isinstance(activation, PACT) and not activation.simple or _customized(activation)
     if called:
         after = kernels.Activation(levels=kernels.NOTHING)
     elif isinstance(activation, PACT) and activation.quantizing:
@@ -113,9 +113,9 @@ def _block(
         out = block(_codes(signal), *layer.as_codes(scale), after, layer.output_scale(scale))
     else:
         out = block(x, *_values(layer, scale), after)
-    if called:  # calibration and hooks want what the activation takes, in PyTorch's order
+    if called:  # what sets a clip, does not round or has a hook wants what the activation takes, in PyTorch's order
         out = activation(out.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return _Signal(out, _scale(activation), after.as_codes)
+    return _Signal(out, output_scale(activation), after.as_codes)
 
 
 def _dense(layer: nn.Module, signal: _Signal) -> Tensor:
@@ -138,7 +138,3 @@ def _codes(signal: _Signal) -> Tensor:
 
 def _values(layer: nn.Module, scale: Tensor | float | None) -> tuple[Tensor, Tensor]:
     return layer.values(scale) if isinstance(layer, QuantConv2d | QuantLinear) else (layer.weight, layer.bias)
-
-
-def _scale(activation: nn.Module) -> Tensor | None:
-    return activation.scale if isinstance(activation, PACT) and activation.quantizing else None

@@ -1,5 +1,7 @@
 """Maps against captum, closed forms, central differences and brute force; what no map is made of; what is masked."""
 
+from itertools import repeat
+
 import captum.attr
 import numpy as np
 import pytest
@@ -7,12 +9,13 @@ import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.signal import convolve2d, correlate2d
 from torch import nn
 
 from saqlib import saliency
 from saqlib.errors import NotFiniteError
 from saqlib.lenet import build
-from saqlib.quantization import pact_layers
+from saqlib.quantization import PACT, pact_layers
 from saqlib.saliency import METHODS, RANKINGS, DeadNetworkError, check_alive, input_gradient, mask_least_salient
 from tests.helpers.networks import PRECISIONS, precision
 
@@ -116,6 +119,123 @@ def test_map_equals_captum_s_signed_saliency_of_the_logit(name):
         expected = captum_saliency(network.eval(), images, targets).squeeze(1)
         torch.testing.assert_close(input_gradient(network, images, targets), expected, rtol=1e-5, atol=1e-8)
     assert torch.equal(input_gradient(network, images, predicted), maps)
+
+
+def passed_through_by_numpy(network, image, target):
+    """The map of one image (28, 28) by NumPy and SciPy: the deployed codes forward, the gradient of ReLUs backward."""
+    codes, step, done = np.round(image.double().numpy() * 255)[None], 1 / 255, []
+    for block in network.blocks():
+        layer, shape = block.layer, codes.shape
+        weight, scale = (each.detach().double().numpy() for each in (layer.codes(), layer.weight_scale))
+        unit = scale.ravel() * step
+        bias = np.round(layer.bias.detach().numpy() / unit)
+        if block.pooled:
+            padded = np.pad(codes, ((0, 0), *[(layer.padding[0],) * 2] * 2))
+            sums = np.stack([sum(map(correlate2d, padded, kernels, repeat("valid"))) for kernels in weight])
+            side = sums.shape[1] // 2
+            windows = (sums + bias[:, None, None]).reshape(-1, side, 2, side, 2).transpose(0, 1, 3, 2, 4)
+            windows = windows.reshape(-1, side, side, 4) * unit[:, None, None, None]
+            z, won = windows.max(3), windows.argmax(3)
+        else:
+            z, won = (weight @ codes.ravel() + bias) * unit, None
+        done.append((block, weight * scale, z, won, shape))
+        if block.activation is not None:
+            step = block.activation.alpha.item() / (2**block.activation.bits - 1)
+            codes = np.round(np.clip(z, 0, block.activation.alpha.item()) / step)
+    gradient = np.eye(10)[target]
+    for block, weight, z, won, shape in reversed(done):
+        if block.activation is not None:
+            gradient = gradient.reshape(z.shape) * (z > 0)
+        if not block.pooled:
+            gradient = gradient @ weight
+            continue
+        spread = (gradient[..., None] * (np.arange(4) == won[..., None])).reshape(*z.shape, 2, 2)
+        spread = spread.transpose(0, 1, 3, 2, 4).reshape(len(z), 2 * z.shape[1], 2 * z.shape[2])
+        whole = np.stack([sum(map(convolve2d, spread, weight[:, channel])) for channel in range(shape[0])])
+        pad = block.layer.padding[0]
+        gradient = whole[:, pad : whole.shape[1] - pad, pad : whole.shape[2] - pad]
+    return gradient[0]
+
+
+@pytest.mark.parametrize("name", ["w4a4", "mixed", "w2a2"])
+def test_passed_through_map_equals_a_twin_in_numpy_by_kernels_and_operators(name, monkeypatch):
+    """With clips that many units exceed; the straight-through map of the same network is another one."""
+    network, images = build(precision(name), seed=0).eval(), grey_images(3)
+    for layer in pact_layers(network).values():
+        layer.set_alpha(layer.alpha / 2)
+    targets = torch.tensor([3, 0, 8])
+    maps = input_gradient(network, images, targets, saturated="pass")
+    expected = np.stack([passed_through_by_numpy(network, *each) for each in zip(images[:, 0], targets, strict=True)])
+    np.testing.assert_allclose(maps.numpy(), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    stopped = input_gradient(network, images, targets)
+    assert (maps - stopped).abs().max() > 0.1 * maps.abs().max()
+    monkeypatch.setattr("saqlib.lenet.fused.fits", lambda *_: False)
+    by_operators = input_gradient(network, images, targets, saturated="pass")
+    torch.testing.assert_close(by_operators, maps, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(input_gradient(network, images, targets), stopped, rtol=1e-4, atol=1e-6)
+
+
+def clipping_network(activation: nn.Module) -> nn.Sequential:
+    """Two layers about one activation, whose first unit is far above any clip, whose second is far below 0."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 3), activation, nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        network[1].bias.copy_(torch.tensor([50.0, -50.0, 0.5]))
+        network[1].weight[:2].mul_(0.01)
+    return network
+
+
+CLIPS = {"PACT": lambda: PACT(2), "ReLU6": nn.ReLU6, "in place": lambda: nn.ReLU6(inplace=True),
+         "Hardtanh": lambda: nn.Hardtanh(0, 2)}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", CLIPS.values(), ids=CLIPS)
+def test_clipped_units_pass_the_gradient_and_dead_ones_do_not(make):
+    """Closed form for each clip, also in place and with a hook; outputs, hooks and modes stay as they were."""
+    network, images = clipping_network(make()), grey_images(4)
+    before, logits = list(network[2]._forward_hooks), network(images)
+    first, last = network[1].weight.detach(), network[3].weight.detach()
+    alive = (network[1](images.flatten(1)) > 0).float()
+    assert alive[:, 0].all() and not alive[:, 1].any()
+    for target in (0, 1):
+        targets = torch.full((4,), target)
+        maps = input_gradient(network, images, targets, saturated="pass")
+        torch.testing.assert_close(maps.flatten(1), (alive * last[target]) @ first)
+        assert not torch.allclose(input_gradient(network, images, targets), maps, rtol=0.01, atol=0)
+    assert list(network[2]._forward_hooks) == before and torch.equal(network(images), logits)
+    assert getattr(network[2], "inplace", False) == getattr(make(), "inplace", False)
+    network[2].register_forward_hook(lambda module, given, output: 3 * output)
+    torch.testing.assert_close(input_gradient(network, images, targets, saturated="pass"), 3 * maps)
+
+
+def test_passed_through_map_has_a_second_derivative_by_operators_and_the_kernels_refuse_one():
+    """As of the straight-through map: the second derivative of a linear path is that of what follows it."""
+    network, images = clipping_network(nn.ReLU6()).double(), grey_images(1, torch.float64).requires_grad_()
+    with saliency.passing(network):
+        (gradient,) = torch.autograd.grad(network(images).square().sum(), images, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.sum(), images)
+    alive = (network[1](images.flatten(1)) > 0).double()
+    slope = (alive * network[3].weight[:, None]).squeeze(1) @ network[1].weight  # (2, pixels)
+    torch.testing.assert_close(second.flatten(), 2 * slope.T @ slope.sum(1), rtol=1e-6, atol=1e-9)
+    network, images = build("w2a2", seed=0).eval(), grey_images(1).requires_grad_()
+    with saliency.passing(network), pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(network(images).sum(), images, create_graph=True)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(0.2, 2)])
+def test_network_without_a_clip_to_pass_is_refused_by_name(activation):
+    """Its straight-through map is made all the same."""
+    network = clipping_network(activation)
+    with pytest.raises(ValueError, match=rf"\[0, a\].*; 2 is {type(activation).__name__}\("):
+        input_gradient(network, grey_images(2), saturated="pass")
+    assert input_gradient(network, grey_images(2)).shape == (2, 28, 28)
+    with pytest.raises(ValueError, match="saturated"):
+        input_gradient(network, grey_images(2), saturated="passed")
+
+
+def test_full_precision_network_has_one_map():
+    """A ReLU clips nothing."""
+    network, images = build("fp32", seed=0).eval(), grey_images(3)
+    assert torch.equal(input_gradient(network, images), input_gradient(network, images, saturated="pass"))
 
 
 def test_map_leaves_the_network_as_it_was():
