@@ -25,10 +25,11 @@ class Bits:
 
 @dataclass(frozen=True)
 class Precision:
-    """The bits of every layer, in the order of LAYERS."""
+    """The bits of every layer, in the order of LAYERS. rounding: off, activations are clipped, but not rounded."""
 
     name: str
     layers: tuple[Bits, ...]
+    rounding: bool = True
 
     @property
     def quantized(self) -> bool:
@@ -53,9 +54,10 @@ class Precision:
 
 @dataclass(frozen=True)
 class Shape:
-    """The widths of the layers: channels of both convolutions, units of the dense layers before the last one.
+    """The widths of the layers: channels of the convolutions, units of the dense layers before the last one.
 
-    Raises ValueError unless both are two widths of at least 1.
+    They say which network it is: two and two of saqlib.lenet.LeNet, three channels and no such layer of BatchNormNet.
+    Raises ValueError for another number of either, or a width below 1.
     """
 
     channels: tuple[int, ...] = (8, 16)
@@ -64,5 +66,10 @@ class Shape:
     def __post_init__(self):
         for name in ("channels", "hidden"):
             widths = getattr(self, name)
-            if len(widths) != 2 or min(widths) < 1:
+            if not self.batch_norm and len(widths) != 2 or min(widths, default=1) < 1:
                 raise ValueError(f"{name} must be two widths of at least 1, not {widths}")
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether it is the second network's."""
+        return (len(self.channels), len(self.hidden)) == (3, 0)

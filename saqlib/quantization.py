@@ -11,8 +11,10 @@ would round codes and sums to plausible others: they are refused, and autocast s
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,7 @@ SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
 
 CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
+RANGE_DECAY = 0.99  # of an alpha that tracks the largest value, in each call
 
 EXACT = (torch.float32, torch.float64)  # types in which codes and their sums are exact
 
@@ -46,10 +49,13 @@ class _Pact(torch.autograd.Function):
     """The forward may clamp; the backward is written out, because a clamp's own gradient changed in PyTorch 2.14."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
+    def forward(ctx, x: Tensor, alpha: Tensor, levels: int | None) -> Tensor:
         ctx.save_for_backward(x, alpha)
+        clipped = x.clamp(0.0, check_clip(alpha))
+        if levels is None:
+            return clipped
         step = alpha / levels
-        return x.clamp(0.0, check_clip(alpha)).div_(step).round_().mul_(step)
+        return clipped.div_(step).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -77,8 +83,8 @@ def check_clip(alpha: Tensor) -> float:
     return number
 
 
-def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
-    """Clip to [0, alpha] and round to 2^bits levels (PACT, Choi et al., arXiv 1805.06085).
+def pact(x: Tensor, alpha: Tensor, bits: int, *, rounding: bool = True) -> Tensor:
+    """Clip to [0, alpha] and, unless `rounding` is off, round to 2^bits levels (PACT, Choi et al., arXiv 1805.06085).
 
     The gradient is 1 on 0 < x < alpha for x, and summed over x >= alpha for alpha.
 
@@ -87,14 +93,16 @@ def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
     scalar, or x of a narrower type.
     """
     check_exact(x, "what PACT clips")
-    return _Pact.apply(x, alpha, 2 ** check_bits(bits) - 1)
+    levels = 2 ** check_bits(bits) - 1
+    return _Pact.apply(x, alpha, levels if rounding else None)
 
 
-def best_clip(x: Tensor, bits: int) -> Tensor:
+def best_clip(x: Tensor, bits: int, *, rounding: bool = True) -> Tensor:
     """The alpha among max(x) * (1, 2, ..., 100) / 100 whose PACT values are closest to relu(x) in squared error.
 
-    x: any shape. Returns a scalar; 1 if x has no positive value, or none whose codes have one, since nothing can be
-    calibrated then. Raises ValueError for no values, NotFiniteError for NaN or infinity.
+    x: any shape. rounding: as of `pact`; without it the closest is max(x). Returns a scalar; 1 if x has no positive
+    value, or none whose codes have one, since nothing can be calibrated then. Raises ValueError for no values,
+    NotFiniteError for NaN or infinity.
     """
     if not x.numel():
         raise ValueError("there are no activations to calibrate on: the batch is empty")
@@ -104,7 +112,7 @@ def best_clip(x: Tensor, bits: int) -> Tensor:
     if top <= CALIBRATION_STEPS * 2**MAX_BITS * torch.finfo(x.dtype).tiny:
         return torch.ones_like(top)
     candidates = top * torch.arange(1, CALIBRATION_STEPS + 1, device=x.device) / CALIBRATION_STEPS
-    errors = torch.stack([F.mse_loss(pact(x, alpha, bits), x) for alpha in candidates])
+    errors = torch.stack([F.mse_loss(pact(x, alpha, bits, rounding=rounding), x) for alpha in candidates])
     return candidates[errors.argmin()]
 
 
@@ -114,7 +122,7 @@ def best_clip(x: Tensor, bits: int) -> Tensor:
 def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Symmetric integer codes and the scale of each output channel, so that weight ~ codes * scale.
 
-    The scale is SAWB's (arXiv 1807.06964) up to 4 bits, see `weight_scale`.
+    The scale is that of `on_lattice`.
 
     weight: float32 or float64 (out, ...). Returns codes, floats that are whole numbers in -(2^(bits-1) - 1) to
     2^(bits-1) - 1, of the shape of weight; and the scale, the value of one code, positive (out, 1, ...). Raises
@@ -122,22 +130,17 @@ def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """
     check_exact(weight, "weights")
     check_finite(weight, "weights are")
-    scale = weight_scale(weight, bits)
+    _, scale = on_lattice(weight, bits)
     return codes_of(weight, scale, bits), scale
 
 
-def weight_scale(weight: Tensor, bits: int) -> Tensor:
-    """The value of one code, per output channel: shape (out, 1, ...), positive.
-
-    The clip is SAWB's up to 4 bits. It never exceeds the channel's largest magnitude, and is that magnitude where
-    SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would erase) and from
-    5 bits on. A channel of all zeros gets scale 1.
-    """
-    return on_lattice(weight, bits)[1]
-
-
 def on_lattice(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The nearest values on the lattice, shape of weight, and `weight_scale`; without gradient."""
+    """The nearest values on the lattice, shape of weight, and the value of one code, positive (out, 1, ...).
+
+    The clip is SAWB's (arXiv 1807.06964) up to 4 bits. It never exceeds the channel's largest magnitude, and is that
+    magnitude where SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would
+    erase) and from 5 bits on. A channel of all zeros gets scale 1. Neither has a gradient.
+    """
     if kernels.runs(weight):
         top, coefficients = 2 ** (check_bits(bits) - 1) - 1, SAWB_COEFFICIENTS.get(bits)
         values, scale = kernels.quantize(weight, top, coefficients)
@@ -220,29 +223,46 @@ class PACT(nn.Module):
     """The activation that replaces ReLU, with one learned clip `alpha` for the layer; any shape in and out.
 
     Calibrate a new network (`calibrate`): alpha is 1 until then. While `quantizing` is off it is a plain ReLU. While
-    `calibrating` is on, each call first sets alpha to the best clip for its own input.
+    `calibrating` is on, each call first sets alpha to the best clip for its own input. While `tracking` is on, each
+    call in training first sets it to the running largest value, so that nothing in a batch lies above it.
 
-    bits: 2 to 8, otherwise ValueError; the output has 2^bits levels from 0 to alpha.
+    bits: 2 to 8, otherwise ValueError; the output has 2^bits levels from 0 to alpha. rounding: off, it only clips.
     """
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int, *, rounding: bool = True):
         super().__init__()
-        self.bits = check_bits(bits)
+        self.bits, self.rounding = check_bits(bits), rounding
         self.alpha = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("floor", torch.tensor(ALPHA_FLOOR))
         self.quantizing = True
-        self.calibrating = False
+        self.calibrating = self.tracking = False
 
     @property
     def scale(self) -> Tensor:
         """The value of one code, a scalar without gradient."""
         return self.alpha.detach() / (2**self.bits - 1)
 
+    @property
+    def simple(self) -> bool:
+        """Whether a call is `pact` with the alpha that is there, or ReLU: what the kernels compute."""
+        sets_alpha = self.calibrating or self.tracking and self.training
+        return not sets_alpha and self.rounding
+
     @_exactly
     def forward(self, x: Tensor) -> Tensor:
+        self.adapt(x)
+        return pact(x, self.alpha, self.bits, rounding=self.rounding) if self.quantizing else F.relu(x)
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor) -> None:
+        """Set alpha on the input of a call, where a call does; of S networks side by side (saqlib.stacked) each one."""
+        own = x.chunk(len(self.alpha), 1) if self.alpha.dim() else (x,)
         if self.calibrating:
-            self.set_alpha(best_clip(x, self.bits))
-        return pact(x, self.alpha, self.bits) if self.quantizing else F.relu(x)
+            best = [best_clip(each, self.bits, rounding=self.rounding) for each in own]
+            self.set_alpha(torch.stack(best).view_as(self.alpha))
+        elif self.tracking and self.training and self.quantizing:
+            largest = torch.stack([each.max() for each in own]).view_as(self.alpha)
+            self.alpha.copy_(torch.maximum(RANGE_DECAY * self.alpha, largest))
 
     @torch.no_grad()
     def set_alpha(self, alpha: Tensor) -> None:
@@ -269,8 +289,8 @@ class _QuantizedLayer:
         super().__init__(*args, **kwargs)
         self.bits = check_bits(bits)
         self.quantizing = True
-        self.cache: dict | None = None  # of quantized_once: weight and bias as the first call quantized them
-        self.register_buffer("weight_scale", weight_scale(self.weight, bits))
+        self.cache: dict[nn.Module, tuple] | None = None  # of quantized_once: values by layer, from its first call
+        self.register_buffer("weight_scale", on_lattice(self.weight, bits)[1])
 
     def codes(self) -> Tensor:
         """The weights' integer codes under the frozen scale, as floats of the weight's shape."""
@@ -281,13 +301,19 @@ class _QuantizedLayer:
         return None if self.bias is None else (self.bias.detach() / self.output_scale(input_scale)).round_()
 
     def output_scale(self, input_scale: Tensor | float) -> Tensor:
-        """The value of one unit of the accumulator, per output channel, shape (out,)."""
-        return self.weight_scale.flatten() * input_scale
+        """The value of one unit of the accumulator, per output channel, shape (out,).
+
+        input_scale: the value of one code of the input; of S networks side by side (saqlib.stacked) S of them.
+        """
+        scale = self.weight_scale.flatten()
+        if isinstance(input_scale, Tensor) and input_scale.dim():
+            input_scale = input_scale.repeat_interleave(len(scale) // len(input_scale))
+        return scale * input_scale
 
     def train(self, mode: bool = True):
         # Entering evaluation freezes the scale of the weights as they are now, not as the last batch saw them.
         if self.training and not mode:
-            self.weight_scale = weight_scale(self.weight, self.bits)
+            self.weight_scale = on_lattice(self.weight, self.bits)[1]
         return super().train(mode)
 
     @_exactly
@@ -296,18 +322,14 @@ class _QuantizedLayer:
         if self.training or not self.quantizing or input_scale is None:
             return self._apply_to(x, *self.values(input_scale))
         accumulator = self._apply_to(to_codes(x, input_scale), *self.as_codes(input_scale))
-        return accumulator * self.output_scale(input_scale).view(-1, *[1] * self._axes_behind)
+        return accumulator * self.output_scale(input_scale).view(-1, *[1] * (self.weight.dim() - 2))
 
     def values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as a call of `forward` takes them: on their lattices while the layer quantizes."""
         if not self.quantizing:
             return self.weight, self.bias
-        cache = {} if self.cache is None else self.cache
-        if not cache:
-            cache["values"] = self._values(input_scale)
-        return cache["values"]
-
-    def _values(self, input_scale: Tensor | float | None) -> tuple[Tensor, Tensor | None]:
+        if self.cache and self in self.cache:
+            return self.cache[self]
         if self.training:
             values, self.weight_scale = on_lattice(self.weight, self.bits)
         else:
@@ -316,6 +338,8 @@ class _QuantizedLayer:
         bias = self.bias
         if bias is not None and input_scale is not None:
             bias = straight_through(bias, self.bias_codes(input_scale) * self.output_scale(input_scale))
+        if self.cache is not None:
+            self.cache[self] = weight, bias
         return weight, bias
 
     def as_codes(self, input_scale: Tensor | float) -> tuple[Tensor, Tensor | None]:
@@ -339,16 +363,12 @@ class QuantConv2d(_QuantizedLayer, nn.Conv2d):
     output channel. All other arguments are those of nn.Conv2d.
     """
 
-    _axes_behind = 2  # axes of the output behind that of the channels
-
     def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
 
 class QuantLinear(_QuantizedLayer, nn.Linear):
     """nn.Linear with low-bit weights: float (B, in) to (B, out); all else as in QuantConv2d."""
-
-    _axes_behind = 0
 
     def _apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -362,6 +382,11 @@ def pact_layers(model: nn.Module) -> dict[str, PACT]:
     return {name: module for name, module in model.named_modules() if isinstance(module, PACT)}
 
 
+def output_scale(activation: nn.Module) -> Tensor | None:
+    """The value of one code behind an activation; None if its output is not on a lattice."""
+    return activation.scale if isinstance(activation, PACT) and activation.quantizing and activation.rounding else None
+
+
 def set_quantizing(model: nn.Module, on: bool) -> None:
     """Switch any network with layers of this module between its quantized form and full precision, for a warm-up."""
     for module in model.modules():
@@ -370,32 +395,32 @@ def set_quantizing(model: nn.Module, on: bool) -> None:
 
 
 @contextmanager
-def quantized_once(model: nn.Module) -> Iterator[None]:
-    """Inside, each layer quantizes its weights in its first call only: for several calls with the same parameters."""
-    layers = [module for module in model.modules() if isinstance(module, _QuantizedLayer)]
-    for layer in layers:
-        layer.cache = {}
+def temporarily(modules: Iterable[nn.Module], **attributes: Any) -> Iterator[None]:
+    """Inside, these plain attributes of the modules have these values; behind it the former ones, whatever happens."""
+    former = [(module, {name: getattr(module, name) for name in attributes}) for module in modules]
     try:
+        for module, _ in former:
+            vars(module).update(attributes)
         yield
     finally:
-        for layer in layers:
-            layer.cache = None
+        for module, values in former:
+            vars(module).update(values)
+
+
+def quantized_once(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside, each layer quantizes its weights in its first call only: for several calls with the same parameters."""
+    return temporarily([module for module in model.modules() if isinstance(module, _QuantizedLayer)], cache={})
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor) -> None:
+def calibrate(model: nn.Module, images: Tensor, layers: Iterable[PACT] | None = None) -> None:
     """Set every alpha to the best clip on one batch, layer by layer, each behind the quantized layers before it.
 
     The batch, such as the first few hundred of the training images, runs through the network once, in its own mode.
+    layers: those of the network whose alpha is set; all when None.
     """
-    layers = pact_layers(model).values()
-    for layer in layers:
-        layer.calibrating = True
-    try:
+    with temporarily(pact_layers(model).values() if layers is None else layers, calibrating=True):
         model(images)
-    finally:
-        for layer in layers:
-            layer.calibrating = False
 
 
 def quantized(module: nn.Module, bits: int) -> nn.Module:
@@ -429,16 +454,12 @@ def quantized(module: nn.Module, bits: int) -> nn.Module:
 
 @torch.no_grad()
 def _quantized(old: nn.Conv2d | nn.Linear, bits: int) -> nn.Module:
-    options = {"bias": old.bias is not None, "bits": bits, "device": old.weight.device, "dtype": old.weight.dtype}
-    if isinstance(old, nn.Linear):
-        new = QuantLinear(old.in_features, old.out_features, **options)
-    else:
-        new = QuantConv2d(
-            old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding,
-            dilation=old.dilation, groups=old.groups, padding_mode=old.padding_mode, **options,
-        )  # fmt: skip
+    # A layer of PyTorch has its sizes and options as attributes of the arguments' names.
+    options = {name: getattr(old, name, None) for name in inspect.signature(type(old)).parameters}
+    options |= {"bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
+    new = (QuantLinear if isinstance(old, nn.Linear) else QuantConv2d)(**options, bits=bits)
     for name, values in new.named_parameters():  # as they are, also where pruning or a norm has computed them
         values.copy_(getattr(old, name))
         values.requires_grad_(getattr(old, name).requires_grad)
-    new.weight_scale = weight_scale(new.weight, bits)
+    new.weight_scale = on_lattice(new.weight, bits)[1]
     return new.train(old.training)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saqlib.lenet import CLASSES, LeNet
-from saqlib.quantization import PACT, QuantConv2d, QuantLinear, best_clip
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear
 
 
 class Stacked(LeNet):
@@ -21,7 +21,7 @@ class Stacked(LeNet):
 
     def __init__(self, networks: list[LeNet]):
         if not all(isinstance(network, LeNet) for network in networks):
-            raise ValueError("only networks of saqlib.lenet.build train as one; train yours one by one")
+            raise ValueError("only networks like saqlib.lenet.LeNet train as one; train yours one by one")
         super().__init__(networks[0].precision, networks[0].shape)
         self.networks = tuple(networks)  # a tuple, so that they do not become parts of this one
         for name, layer in networks[0].named_children():
@@ -48,13 +48,11 @@ class Stacked(LeNet):
 def _stacked(layer: nn.Module, count: int) -> nn.Module:
     """A layer like this one for `count` networks; its parameters are still to be filled in."""
     if isinstance(layer, PACT):
-        return StackedPact(layer, count)
-    if isinstance(layer, nn.Conv2d):
-        kind, options = nn.Conv2d, {}
-        if isinstance(layer, QuantConv2d):
-            kind, options = StackedQuantConv2d, {"bits": layer.bits}
+        made = StackedPact(layer, count)
+    elif isinstance(layer, nn.Conv2d):
         inputs, outputs = count * layer.in_channels, count * layer.out_channels
-        made = kind(inputs, outputs, layer.kernel_size, padding=layer.padding, groups=count, **options)
+        options = {"bits": layer.bits} if isinstance(layer, QuantConv2d) else {}
+        made = type(layer)(inputs, outputs, layer.kernel_size, padding=layer.padding, groups=count, **options)
     elif isinstance(layer, nn.Linear):
         made = StackedQuantLinear(layer, count) if isinstance(layer, QuantLinear) else StackedLinear(layer, count)
     else:
@@ -62,20 +60,6 @@ def _stacked(layer: nn.Module, count: int) -> nn.Module:
     if hasattr(layer, "quantizing"):
         made.quantizing = layer.quantizing
     return made
-
-
-class _OwnInputScale:
-    """Quantized layers whose input has a scale in each network, shape (S,)."""
-
-    def output_scale(self, input_scale: Tensor | float) -> Tensor:
-        scale = self.weight_scale.flatten()
-        if isinstance(input_scale, Tensor):
-            input_scale = input_scale.repeat_interleave(len(scale) // len(input_scale))
-        return scale * input_scale
-
-
-class StackedQuantConv2d(_OwnInputScale, QuantConv2d):
-    """QuantConv2d, grouped."""
 
 
 class StackedLinear(nn.Linear):
@@ -89,7 +73,7 @@ class StackedLinear(nn.Linear):
         return _per_network(x, self.weight, self.bias, self.count)
 
 
-class StackedQuantLinear(_OwnInputScale, QuantLinear):
+class StackedQuantLinear(QuantLinear):
     """S quantized linear layers: (B, S * in) to (B, S * out)."""
 
     def __init__(self, layer: QuantLinear, count: int):
@@ -110,29 +94,30 @@ class StackedPact(PACT):
     """PACT with an alpha of its own, shape (S,), for each of S networks; x (B, S * n, ...)."""
 
     def __init__(self, layer: PACT, count: int):
-        super().__init__(layer.bits)
+        super().__init__(layer.bits, rounding=layer.rounding)
         self.alpha = nn.Parameter(self.alpha.detach().repeat(count))
         self.floor = self.floor.repeat(count)
-        self.quantizing = layer.quantizing
 
     def forward(self, x: Tensor) -> Tensor:
-        count = len(self.alpha)
-        if self.calibrating:
-            self.set_alpha(torch.stack([best_clip(own, self.bits) for own in x.chunk(count, 1)]))
+        self.adapt(x)
         if not self.quantizing:
             return F.relu(x)
-        return _StackedPactFunction.apply(x.unflatten(1, (count, -1)), self.alpha, 2**self.bits - 1).flatten(1, 2)
+        levels = 2**self.bits - 1 if self.rounding else None
+        return _StackedPactFunction.apply(x.unflatten(1, (len(self.alpha), -1)), self.alpha, levels).flatten(1, 2)
 
 
 class _StackedPactFunction(torch.autograd.Function):
     """quantization.pact for x (B, S, ...) and alpha (S,), without asking the GPU for a number."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
+    def forward(ctx, x: Tensor, alpha: Tensor, levels: int | None) -> Tensor:
         ctx.save_for_backward(x, alpha)
         alpha = _beside(x, alpha)
+        clipped = x.relu().minimum(alpha)
+        if levels is None:
+            return clipped
         step = alpha / levels
-        return x.relu().minimum(alpha).div_(step).round_().mul_(step)
+        return clipped.div_(step).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

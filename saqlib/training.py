@@ -8,7 +8,6 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from saqlib.data import as_input
-from saqlib.errors import NotFiniteError, check_finite
-from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing
-from saqlib.saliency import check_targets, evaluating, logit_gradient, mask_least_salient, saliency_now
+from saqlib.errors import NotFiniteError, check_finite, one_of
+from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing, temporarily
+from saqlib.saliency import check_targets, evaluating, logit_gradient, mask_least_salient, passing, saliency_now
 from saqlib.stacked import Stacked
 
+RANGES = ("learned", "largest")  # of an activation: PACT's clip, or the running largest value, with nothing clipped
 CHUNK = 500  # images a forward pass without gradients takes at once
 NONE_IGNORED = -(2**31)  # a label that is no class is an error, also -100, which PyTorch would leave out
 OBSERVED = 1000  # validation images on which the shares of clipped and zero codes are measured
@@ -49,21 +49,24 @@ class Quantization:
     """How the clips of PACT are trained.
 
     alpha_learning_rate: peak of their schedule. alpha_penalty: times the sum of alpha^2, added to the loss.
-    calibration_images: the first training images, on which the clips are set after the warm-up.
+    calibration_images: the first training images, on which the clips are set after the warm-up. range: `learned`; or
+    `largest`, the running largest value of each activation, which no gradient moves and nothing in a batch exceeds.
     """
 
     alpha_learning_rate: float
     alpha_penalty: float
     calibration_images: int
+    range: str = "learned"
 
 
 @dataclass(frozen=True)
 class Guided:
-    """The options of guided_step: share of masked pixels, weight of the divergence, what "least salient" means."""
+    """The options of guided_step: share of masked pixels, weight of the divergence, and how the map ranks pixels."""
 
     fraction: float
     weight: float
     ranking: str
+    saturated: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def guided_step(
     fraction: float = 0.5,
     weight: float = 1.0,
     ranking: str = "magnitude",
+    saturated: str = "stop",
 ) -> Tensor:
     """One step on cross-entropy + weight * KL(f(x) || f(x~)), both terms differentiated; returns the loss ().
 
@@ -175,6 +179,8 @@ def guided_step(
         fraction: share of the pixels that is replaced, in [0, 1].
         weight: of the Kullback-Leibler term, at least 0.
         ranking: see mask_least_salient.
+        saturated: `pass` lets the map's gradient, not the loss's, through clipped activations (`saliency.passing`): a
+            forward and a backward pass more.
 
     Raises:
         ValueError: a weight below 0, or what standard_step and mask_least_salient refuse, such as a map of NaN.
@@ -183,12 +189,17 @@ def guided_step(
         raise ValueError(f"weight must be at least 0, not {weight}")
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with quantized_once(model):
         logits = model(watched)
-        saliency = logit_gradient(logits, watched, labels, retain_graph=True)
-        masked = mask_least_salient(images, saliency, fraction, generator, ranking=ranking)
-        with _frozen_batch_norm_statistics(model):
-            masked_logits = model(masked)
+        # Running statistics and ranges are those of this one pass: masked images ruin them for clean ones.
+        with temporarily(norms, track_running_stats=False), temporarily(pact_layers(model).values(), tracking=False):
+            if saturated == "stop":
+                saliency = logit_gradient(logits, watched, labels, retain_graph=True)
+            else:
+                with passing(model, saturated):
+                    saliency = logit_gradient(model(watched), watched, labels)
+            masked_logits = model(mask_least_salient(images, saliency, fraction, generator, ranking=ranking))
     log_clean, log_masked = F.log_softmax(logits, 1), F.log_softmax(masked_logits, 1)
     # F.kl_div with log_target=True would exponentiate log_clean: exp of a whole tensor is MKL's, whose bits hang on the
     # processor. softmax is PyTorch's own code.
@@ -212,19 +223,6 @@ def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor)
     for layer in pact_layers(model).values():
         layer.keep_positive()
     return loss.detach()
-
-
-@contextmanager
-def _frozen_batch_norm_statistics(model: nn.Module) -> Iterator[None]:
-    """Masked images must not enter the running statistics of batch norm: they ruin them for clean ones."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 @torch.no_grad()
@@ -272,12 +270,9 @@ def activation_shares(model: nn.Module, images: Tensor) -> dict[str, dict[str, f
 # ----------------------------------------------------------------------------------------------- whole trainings
 
 
-def train(
-    model: nn.Module, images: Images, *, seed: int, on_progress: Callable[[History], None] | None = None, **options: Any
-) -> History:
-    """Train one network in place, as train_together does with its `options`; on_progress(history) without the seed."""
-    report = (lambda _, history: on_progress(history)) if on_progress else None
-    return train_together([model], images, seeds=[seed], on_progress=report, **options)[0]
+def train(model: nn.Module, images: Images, *, seed: int, **options: Any) -> History:
+    """Train one network in place, with the `options` of `train_together`."""
+    return train_together([model], images, seeds=[seed], **options)[0]
 
 
 def train_together(
@@ -352,6 +347,10 @@ class _Training:
         self.orders = [torch.Generator().manual_seed(2 * seed) for seed in seeds]
         self.noise = [torch.Generator(images.train.device).manual_seed(2 * seed + 1) for seed in seeds]
         self.learner = models[0] if len(models) == 1 else Stacked(models)
+        if quantization and one_of(quantization.range, RANGES, "range") == "largest":
+            for layer in pact_layers(self.learner).values():
+                layer.tracking = True
+                layer.alpha.requires_grad_(False)
         self.optimizer = make_optimizer(self.learner, optimizer, quantization)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = OneCycleLR(self.optimizer, self.peaks, total_steps=self.total)
@@ -370,13 +369,14 @@ class _Training:
         while self.step < stop:
             begin = self.step - self.step % self.epoch_steps
             batches = self.images.batches(self.orders, self.batch_size)
-            for images, labels in islice(batches, self.step - begin, stop - begin):
-                try:
+            try:
+                for images, labels in islice(batches, self.step - begin, stop - begin):
                     self._advance(images, labels)
-                except NotFiniteError as error:  # as a map, before there is a loss
-                    raise self._diverged(error) from None
-            if self.step == begin + self.epoch_steps:
-                self._end_epoch()
+                if self.step == begin + self.epoch_steps:
+                    self._end_epoch()
+            except NotFiniteError as error:
+                where = f"seed {self._spoilt()}: {error} in epoch {begin // self.epoch_steps + 1}"
+                raise DivergedError(f"{where}; lower optimizer.learning_rate") from None
 
     def _advance(self, images: Tensor, labels: Tensor) -> None:
         if self.step == self.switch and self.quantization:
@@ -392,12 +392,11 @@ class _Training:
     def _end_epoch(self) -> None:
         self._write_back()
         epoch = self.step // self.epoch_steps
-        means = torch.stack(self.losses).mean(0).view(-1).tolist()
-        for seed, loss, model, history in zip(self.seeds, means, self.models, self.histories, strict=True):
-            # The last step may have spoilt a weight that no loss has seen.
-            if not math.isfinite(loss) or not _finite(model):
-                what = "a weight" if math.isfinite(loss) else "the loss"
-                raise DivergedError(_DIVERGED.format(seed, f"{what} is not finite", epoch))
+        means = torch.stack(self.losses).mean(0).view(-1)
+        check_finite(means, "the loss is")
+        for loss, model, history in zip(means.tolist(), self.models, self.histories, strict=True):
+            for value in model.state_dict().values():  # the last step may have spoilt one that no loss has seen
+                check_finite(value, "a weight is")
             right = accuracy(model, self.images.validation, self.images.validation_labels)
             layers = activation_shares(model, self.images.validation[:OBSERVED])
             history.epochs.append({"epoch": epoch, "loss": loss, "validation_accuracy": right, "layers": layers})
@@ -444,26 +443,20 @@ class _Training:
             torch.randperm(len(self.images.train), generator=self.orders[0])
         self.schedule = OneCycleLR(self.optimizer, self.peaks, total_steps=self.total, last_epoch=self.step - 1)
 
-    def _diverged(self, error: NotFiniteError) -> DivergedError:
-        """Names the seeds with a weight that is not finite; all of them where each weight is."""
+    def _spoilt(self) -> str:
+        """The seeds with a weight that is not finite; all of them where each weight is."""
         self._write_back()
-        spoilt = [seed for seed, model in zip(self.seeds, self.models, strict=True) if not _finite(model)]
-        names = ", ".join(map(str, spoilt or self.seeds))
-        return DivergedError(_DIVERGED.format(names, error, self.step // self.epoch_steps + 1))
+        finite = [all(value.isfinite().all() for value in model.state_dict().values()) for model in self.models]
+        spoilt = [seed for seed, fine in zip(self.seeds, finite, strict=True) if not fine]
+        return ", ".join(map(str, spoilt or self.seeds))
 
     def _write_back(self) -> None:
         if isinstance(self.learner, Stacked):
             self.learner.write_back()
 
 
-_DIVERGED = "seed {}: {} in epoch {}; lower optimizer.learning_rate"
-
-
-def _finite(model: nn.Module) -> bool:
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
-
-
 def _load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load what is the same for every precision; clips and scales stay."""
-    shared = {name: weights[name] for name, _ in model.named_parameters() if not name.endswith(".alpha")}
+    """Load what is the same for every precision, running statistics with it; clips and scales stay."""
+    own = ".alpha", ".floor", ".weight_scale"
+    shared = {name: weights[name] for name in model.state_dict() if not name.endswith(own)}
     model.load_state_dict(shared, strict=False)

@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from saqlib import data
 from saqlib.precision import Bits, Precision
@@ -17,6 +18,13 @@ MIXED = Precision("mixed", (Bits(8, 4), Bits(4, 4), Bits(2, 2), Bits(2, 2), Bits
 def precision(name: str) -> Precision:
     """A precision of the paper, or `w<N>a<N>`, by its name."""
     return MIXED if name == "mixed" else Precision.parse(name)
+
+
+def plain_twin(net: nn.Module) -> nn.Sequential:
+    """A full-precision network as PyTorch's own modules in the classical order; it shares the parameters."""
+    order = [nn.ReLU(), nn.MaxPool2d(2)]
+    dense = [net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), net.dense3]
+    return nn.Sequential(net.conv1, *order, net.conv2, *order, nn.Flatten(), *dense)
 
 
 @cache

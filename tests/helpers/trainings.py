@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from saqlib.lenet import build
+from saqlib.lenet import Shape, build
 from saqlib.training import Guided, History, Images, Optimizer, Quantization, Watch, train
 from tests.helpers.networks import precision, sample
 
@@ -24,9 +24,12 @@ def watch(images: Images, records: int) -> Watch:
     return Watch(images.validation[:3], images.validation_labels[:3], records)
 
 
-def trained(name: str, images: Images, *, seed: int = 0, epochs: int = 2, **options) -> tuple[nn.Module, History]:
+def trained(
+    name: str, images: Images, *, seed: int = 0, epochs: int = 2, shape: Shape | None = None, rounding: bool = True,
+    **options,
+) -> tuple[nn.Module, History]:  # fmt: skip
     """A network of the seed, trained, and its history; one epoch is the warm-up."""
-    net = build(precision(name), seed=seed)
+    net = build(replace(precision(name), rounding=rounding), shape=shape, seed=seed)
     clips = {"quantization": QUANTIZATION} if net.precision.quantized else {}
     options = {"optimizer": OPTIMIZER, "warmup_epochs": 1.0} | clips | options
     return net, train(net, images, seed=seed, epochs=epochs, **options)

@@ -1,35 +1,17 @@
-"""Whole trainings: they go on from any warm-up with the same bits, and agree side by side."""
-
-import io
+"""Networks that train side by side agree with those that train one by one."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from saqlib.lenet import build
-from saqlib.training import train_together, warm_up
-from tests.helpers.networks import PRECISIONS
-from tests.helpers.trainings import GUIDED, OPTIMIZER, QUANTIZATION, assert_same_trainings, digits, trained, watch
+from saqlib.training import train_together
+from tests.helpers.trainings import GUIDED, OPTIMIZER, QUANTIZATION, digits, trained, watch
 
-TRAININGS = pytest.mark.parametrize("guided", [None, GUIDED], ids=["standard", "guided"])
 SEEDS = (0, 1, 5)
 
 
-@TRAININGS
-@pytest.mark.parametrize("warmup", [0, 0.5, 1.0, 1.5, 2.0], ids=lambda epochs: f"{epochs} epochs")
-def test_every_precision_goes_on_from_one_warm_up(guided, warmup):
-    """Bit for bit the training that was never interrupted, wherever the switch is."""
-    images = digits(300)
-    common = {"epochs": 3, "guided": guided, "watch": watch(images, 6), "warmup_epochs": warmup}
-    start, file = warm_up(build("fp32", seed=0), images, seed=0, optimizer=OPTIMIZER, **common), io.BytesIO()
-    torch.save(start, file)
-    for name in PRECISIONS:
-        file.seek(0)
-        going_on = trained(name, images, start=torch.load(file, weights_only=True), **common)
-        assert_same_trainings(trained(name, images, **common), going_on)
-
-
-@TRAININGS
+@pytest.mark.parametrize("guided", [None, GUIDED], ids=["standard", "guided"])
 @pytest.mark.parametrize("name", ["fp32", "w2a2"])
 def test_networks_side_by_side_train_as_one_by_one(name, guided):
     """Two epochs with warm-up, switch and calibration: equal to float32's rounding, which a 2-bit network amplifies."""

@@ -1,15 +1,17 @@
 """saqlib.kernels against PyTorch's operators, on numbers whose sums are exact in any order: ties are ties in both."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from saqlib.kernels import fused, library, operators
 from saqlib.lenet import Shape, build
-from saqlib.quantization import SAWB_COEFFICIENTS, _scale, calibrate, codes_of, pact, set_quantizing
+from saqlib.quantization import SAWB_COEFFICIENTS, _scale, calibrate, codes_of, pact, pact_layers, set_quantizing
 from tests.helpers.networks import PRECISIONS, inputs, precision, sample
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason=f"no kernels here: {library.why_not()}")
@@ -230,6 +232,30 @@ def test_calibration_and_hooks_see_what_an_activation_takes():
         assert torch.equal(network(images), before) and fused.fits(network, images)
         pooled = F.max_pool2d(network.conv1(images, 1 / 255), 2)
         assert torch.equal(seen[0][0], pooled) and torch.equal(seen[0][1], network.act1(pooled))
+
+
+@needs_kernels
+@given(st.integers(2, 8), st.booleans(), st.booleans(), st.booleans(), st.floats(0.05, 2))
+@settings(max_examples=20, deadline=None)
+def test_an_activation_that_the_kernels_do_not_compute_is_called(bits, rounding, tracking, training, scale):
+    """One that does not round or that sets its own clip; where it rounds in training, a tie may move all behind it."""
+    images, found = inputs()[:24], []
+    for forward in ("forward", "run"):
+        network = build(replace(precision(f"w8a{bits}"), rounding=rounding), seed=0).train(training)
+        for layer in pact_layers(network).values():
+            layer.set_alpha(scale * layer.alpha)
+            layer.tracking = tracking
+        assert fused.fits(network, images)
+        with torch.no_grad():
+            logits = getattr(network, forward)(images)
+        found.append((torch.stack([layer.alpha.detach() for layer in pact_layers(network).values()]), logits))
+    (clips, logits), (expected_clips, expected) = found
+    torch.testing.assert_close(clips[0], expected_clips[0], rtol=1e-5, atol=0)
+    if rounding and not training:
+        assert torch.equal(clips, expected_clips) and torch.equal(logits, expected)
+    if not rounding:
+        torch.testing.assert_close(clips, expected_clips, rtol=1e-5, atol=0)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def _patched(layer: nn.Module) -> None:

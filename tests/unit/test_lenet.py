@@ -1,6 +1,7 @@
 """saqlib.lenet: layers as its precision says, nearer to full precision the more bits, integers in evaluation."""
 
 import copy
+from dataclasses import replace
 
 import captum.attr
 import numpy as np
@@ -11,8 +12,8 @@ from torch import nn
 
 from saqlib.data import DATASETS
 from saqlib.lenet import INPUT_SCALE, LAYERS, Bits, Precision, Shape, build, output_scale, restore
-from saqlib.quantization import PACT, QuantConv2d, QuantLinear
-from tests.helpers.networks import PRECISIONS, QUANTIZED, inputs, precision, sample
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear, pact_layers, quantized
+from tests.helpers.networks import PRECISIONS, QUANTIZED, inputs, plain_twin, precision, sample
 
 LOW = (*QUANTIZED, "w8a8")
 
@@ -50,9 +51,9 @@ def test_a_name_says_the_bits():
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             build(name)
-    for channels in ((8,), (8, 0), (1, 2, 3)):
+    for channels, hidden in (((8,), (1, 1)), ((8, 0), (1, 1)), ((1, 2, 3), (1, 1)), ((1, 2, 0), ())):
         with pytest.raises(ValueError, match="^channels must be two widths of at least 1, not "):
-            Shape(channels)
+            Shape(channels, hidden)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -91,6 +92,58 @@ def test_one_seed_is_one_set_of_weights_for_every_precision():
     torch.manual_seed(5)
     assert torch.equal(build("fp32").dense1.weight, first.dense1.weight)
     assert not torch.equal(first.dense1.weight, second.dense1.weight)
+
+
+def in_a_row(net: nn.Module) -> nn.Sequential:
+    """The second network as modules in a row; it shares the parameters."""
+    first = [net.conv1, net.norm1, nn.MaxPool2d(2), net.act1, net.conv2, net.norm2, nn.MaxPool2d(2), net.act2]
+    return nn.Sequential(*first, net.conv3, net.norm3, net.act3, nn.AdaptiveAvgPool2d(2), nn.Flatten(), net.dense1)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_the_second_network_is_three_convolutions_with_batch_norm(name, images):
+    """The weights of a seed for every precision, its bits layer by layer, fresh statistics, and itself from a state."""
+    second = Shape((16, 32, 32), ())
+    net, full = (made(each, 3, shape=second) for each in (name, "fp32"))
+    assert sum(p.numel() for p in full.parameters()) == 9 * (16 + 16 * 32 + 32 * 32) + 2 * 80 + 4 * 32 * 10 + 10
+    for key, value in full.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value), key
+    bits = precision(name).layers
+    found = [net.conv1, net.conv2, net.conv3, net.dense1]
+    assert [getattr(layer, "bits", None) for layer in found] == [each.weight for each in (*bits[:3], bits[-1])]
+    activations = [net.act1, net.act2, net.act3]
+    assert [getattr(layer, "bits", None) for layer in activations] == [each.activation for each in bits[:3]]
+    assert torch.equal(copy.deepcopy(net)(images), in_a_row(copy.deepcopy(net))(images))
+    net(images), net.eval()
+    assert net.norm1.running_mean.abs().min() > 0 and torch.equal(net(images), in_a_row(net)(images))
+    assert torch.equal(restore(net.precision, second, net.state_dict())(images), net(images))
+    with pytest.raises(ValueError, match=r"^this network takes images \(B, 1, 28, 28\), not "):
+        net(images[:, 0])
+
+
+def test_the_second_network_is_what_quantized_makes_of_one_in_full_precision(images):
+    """With the same clips: its edges have 8-bit weights, as those of any network."""
+    shape = Shape((3, 4, 5), ())
+    full, four = (made(name, shape=shape).eval() for name in ("fp32", "w4a4"))
+    own = quantized(in_a_row(full), 4).eval()
+    for mine, theirs in zip(pact_layers(own).values(), pact_layers(four).values(), strict=True):
+        mine.set_alpha(theirs.alpha)
+    assert torch.equal(own(images), four(images)) and not torch.equal(full(images), four(images))
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape((3, 4, 5), ())], ids=["LeNet", "second"])
+def test_a_precision_may_clip_without_rounding(shape, images):
+    """Weights as ever, activations between the codes and up to the clip; also as restored."""
+    unrounded = replace(precision("w2a2"), rounding=False)
+    net, rounded = (build(each, shape=shape, seed=0).eval() for each in (unrounded, precision("w2a2")))
+    again, values = restore(unrounded, shape, net.state_dict()), []
+    assert torch.equal(net.conv1.weight, rounded.conv1.weight) and torch.equal(net(images), again(images))
+    assert not torch.equal(net(images), rounded(images))
+    again.act2.register_forward_hook(lambda layer, inputs, output: values.extend((inputs[0].relu(), output)))
+    again.act2.set_alpha(0.05 * again.act2.alpha)
+    again(images)
+    taken, given = values
+    assert torch.equal(given, taken.minimum(again.act2.alpha)) and (taken > given).any() and given.unique().numel() > 99
 
 
 def test_quantized_logits_differ_from_full_precision_the_more_the_fewer_bits():
@@ -199,13 +252,6 @@ def test_evaluation_has_a_gradient_for_every_parameter(name, forward, images):
 # ------------------------------------------------------------------------------------- beside PyTorch's own layers
 
 
-def twin(net: nn.Module) -> nn.Module:
-    """A full-precision network by PyTorch's own modules, in the classical order."""
-    order = [nn.ReLU(), nn.MaxPool2d(2)]
-    dense = [net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), net.dense3]
-    return nn.Sequential(net.conv1, *order, net.conv2, *order, nn.Flatten(), *dense)
-
-
 def test_pooling_before_the_activation_is_pooling_behind_it(images):
     """Both are monotone: the classical order of LeNet gives the same, in full precision and on the lattice."""
     for name in PRECISIONS:
@@ -224,7 +270,7 @@ def test_forward_mode_is_right_or_refused(forward, images):
     """torch.func and dual numbers: the twin's derivative in full precision, an error for a low one; never 0."""
     some, tangent, net = images[:3], torch.rand_like(images[:3]), made("fp32")
     _, found = torch.func.jvp(getattr(net, forward), (some,), (tangent,))
-    torch.testing.assert_close(found, torch.func.jvp(twin(net), (some,), (tangent,))[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, torch.func.jvp(plain_twin(net), (some,), (tangent,))[1], rtol=1e-4, atol=1e-5)
     low = getattr(made("w2a2").eval(), forward)
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.func.jvp(low, (some,), (tangent,))

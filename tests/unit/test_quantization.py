@@ -1,5 +1,6 @@
 """saqlib.quantization: levels and gradients against closed forms and NumPy twins, layers in both modes, networks."""
 
+import functools
 import math
 
 import numpy as np
@@ -20,19 +21,18 @@ from saqlib.quantization import (
     best_clip,
     calibrate,
     on_lattice,
+    output_scale,
     pact,
     pact_layers,
     quantize_weight,
     quantized,
     quantized_once,
     set_quantizing,
+    temporarily,
 )
 
 ALL_BITS = range(2, 9)
-
-
-def double(values) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+double = functools.partial(torch.tensor, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("bits", [1, 9, 16, 0, -2, 2.0, True, "4", None, [4]])
@@ -56,24 +56,16 @@ def test_bits_outside_2_to_8_are_refused_everywhere(bits):
 # ---------------------------------------------------------------------------------------------- activations
 
 
-class ReferencePact:
-    """PACT in NumPy, written from the paper: forward, and what backward returns for x and for alpha."""
-
-    def __init__(self, alpha: float, bits: int):
-        self.alpha, self.step = alpha, alpha / (2**bits - 1)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return np.rint(np.minimum(np.maximum(x, 0), self.alpha) / self.step) * self.step
-
-    def backward(self, x: np.ndarray, grad: np.ndarray) -> tuple[np.ndarray, float]:
-        inside = (x > 0) & (x < self.alpha)
-        return np.where(inside, grad, 0), math.fsum(grad[x >= self.alpha])
+def numpy_pact(x: np.ndarray, alpha: float, bits: int) -> np.ndarray:
+    """PACT, written from the paper."""
+    step = alpha / (2**bits - 1)
+    return np.rint(np.minimum(np.maximum(x, 0), alpha) / step) * step
 
 
-def gradients(function, x: torch.Tensor, alpha: torch.Tensor, upstream: torch.Tensor):
-    """Output of `function(x, alpha)` and its gradients for x and alpha under an upstream gradient."""
-    x, alpha = x.clone().requires_grad_(), alpha.clone().requires_grad_()
-    y = function(x, alpha)
+def pact_and_gradients(x: torch.Tensor, alpha: float, bits: int, upstream: torch.Tensor, **options: bool):
+    """Output of `pact` and its gradients for x and alpha under an upstream gradient."""
+    x, alpha = x.clone().requires_grad_(), double(alpha).requires_grad_()
+    y = pact(x, alpha, bits, **options)
     return y.detach(), *torch.autograd.grad(y, (x, alpha), upstream)
 
 
@@ -93,14 +85,13 @@ def pact_cases(draw):
 def test_pact_equals_its_numpy_twin(case):
     """Forward and both gradients agree with the twin in float64, also at exactly 0 and alpha."""
     bits, alpha, x, upstream = case
-    twin = ReferencePact(alpha, bits)
-    y, dx, dalpha = gradients(
-        lambda x, a: pact(x, a, bits), torch.from_numpy(x), double(alpha), torch.from_numpy(upstream)
-    )
-    np.testing.assert_allclose(y, twin.forward(x), rtol=1e-14, atol=0)
-    expected_dx, expected_dalpha = twin.backward(x, upstream)
-    np.testing.assert_array_equal(dx, expected_dx)
-    np.testing.assert_allclose(dalpha, expected_dalpha, rtol=1e-12, atol=1e-12)
+    y, dx, dalpha = pact_and_gradients(torch.from_numpy(x), alpha, bits, torch.from_numpy(upstream))
+    np.testing.assert_allclose(y, numpy_pact(x, alpha, bits), rtol=1e-14, atol=0)
+    np.testing.assert_array_equal(dx, np.where((x > 0) & (x < alpha), upstream, 0))
+    np.testing.assert_allclose(dalpha, math.fsum(upstream[x >= alpha]), rtol=1e-12, atol=1e-12)
+    unrounded = pact_and_gradients(torch.from_numpy(x), alpha, bits, torch.from_numpy(upstream), rounding=False)
+    np.testing.assert_array_equal(unrounded[0], np.clip(x, 0, alpha))
+    assert all(torch.equal(*pair) for pair in zip(unrounded[1:], (dx, dalpha), strict=True))
 
 
 TABLE = [  # x, code, gradient for x, gradient for alpha; alpha = 3 at 2 bits, so that one code is worth 1
@@ -123,7 +114,7 @@ TABLE = [  # x, code, gradient for x, gradient for alpha; alpha = 3 at 2 bits, s
 @pytest.mark.parametrize(("x", "code", "dx", "dalpha"), TABLE)
 def test_pact_by_hand(x, code, dx, dalpha):
     """Values and both gradients at and beside every bound: no clamp defines a gradient, no estimator is unmasked."""
-    found = gradients(lambda x, a: pact(x, a, 2), double([x]), double(3.0), double([1.0]))
+    found = pact_and_gradients(double([x]), 3.0, 2, double([1.0]))
     assert [each.item() for each in found] == [code, dx, dalpha]
 
 
@@ -143,7 +134,7 @@ def test_best_clip_has_the_least_squared_error_of_its_candidates(bits):
     x = torch.randn(4000, generator=torch.Generator().manual_seed(1))
 
     def error(alpha):
-        return np.mean((ReferencePact(alpha, bits).forward(x.numpy()) - np.maximum(x.numpy(), 0)) ** 2)
+        return np.mean((numpy_pact(x.numpy(), alpha, bits) - np.maximum(x.numpy(), 0)) ** 2)
 
     candidates = x.max().item() * np.arange(1, 101) / 100
     assert error(best_clip(x, bits).item()) == pytest.approx(min(map(error, candidates)), rel=1e-4)
@@ -181,27 +172,48 @@ def test_pact_module_is_the_function_or_relu_during_the_warm_up(quantizing):
     assert layer.scale.item() == pytest.approx(1.3 / 15) and not layer.scale.requires_grad
 
 
+def test_an_alpha_that_tracks_is_the_running_largest_value():
+    """By hand: it rises at once, falls by 1 % a call, and stays in evaluation and in the warm-up."""
+    layer, found = PACT(4).double(), []
+    layer.tracking = True
+    for largest in (2.0, 1.0, 1.99, -1.0):
+        y = layer(double([-3.0, largest]))
+        assert y[1].item() == pytest.approx(max(largest, 0), abs=layer.scale.item() / 2)
+        found.append(layer.alpha.item())
+    assert found == pytest.approx([2, 2 * 0.99, 1.99, 1.99 * 0.99])
+    for off in ({"training": False}, {"quantizing": False}, {"tracking": False}):
+        with temporarily([layer], **off):
+            layer(double([5.0]))
+            assert layer.alpha.item() == found[-1]
+    layer.calibrating = True  # which goes first, as at the end of the warm-up
+    layer(double([5.0]))
+    assert layer.alpha == best_clip(double([5.0]), 4)
+
+
+def test_what_is_not_rounded_is_on_no_lattice():
+    """So the layer behind it gets no value of a code, and evaluates on values."""
+    layer = PACT(2, rounding=False)
+    assert output_scale(layer) is None and output_scale(PACT(2)) == PACT(2).scale
+    x = torch.linspace(-1, 2, 7)
+    assert torch.equal(layer(x), x.clamp(0, 1)) and torch.equal(layer.eval()(x), x.clamp(0, 1))
+    layer.calibrating = True  # the best clip of what only clips is the largest value
+    layer(x)
+    assert layer.alpha == 2 > best_clip(x, 2)
+
+
 # -------------------------------------------------------------------------------------------------- weights
 
 
-class ReferenceWeights:
-    """Symmetric weights of one output channel in NumPy, by SAWB."""
+def numpy_weights(row: np.ndarray, clip: float, bits: int) -> np.ndarray:
+    """Symmetric weights of one output channel."""
+    top = 2 ** (bits - 1) - 1
+    return np.clip(np.rint(row / clip * top), -top, top) * clip / top
 
-    COEFFICIENTS = {2: (2.6, -1.71), 4: (12.035, -12.03)}  # of the paper's authors, for 3 and 15 levels
 
-    def __init__(self, bits: int):
-        self.bits, self.top = bits, 2 ** (bits - 1) - 1
-
-    def clip(self, row: np.ndarray) -> float:
-        c1, c2 = self.COEFFICIENTS[self.bits]
-        return min(c1 * math.sqrt(np.mean(row**2)) + c2 * np.mean(np.abs(row)), np.abs(row).max())
-
-    def value(self, row: np.ndarray, clip: float) -> np.ndarray:
-        step = clip / self.top
-        return np.clip(np.rint(row / step), -self.top, self.top) * step
-
-    def error(self, row: np.ndarray, clip: float) -> float:
-        return float(np.mean((self.value(row, clip) - row) ** 2))
+def sawb_clip(row: np.ndarray, bits: int) -> float:
+    """With the coefficients of the paper's authors, for 3 and 15 levels."""
+    c1, c2 = {2: (2.6, -1.71), 4: (12.035, -12.03)}[bits]
+    return min(c1 * math.sqrt(np.mean(row**2)) + c2 * np.mean(np.abs(row)), np.abs(row).max())
 
 
 DRAWS = {
@@ -216,8 +228,8 @@ DRAWS = {
 def test_weight_clip_is_within_2_percent_of_the_best(bits, distribution):
     """The squared error at our clip is at most 2 % above the least that any clip reaches."""
     row = DRAWS[distribution](np.random.default_rng(0))
-    twin = ReferenceWeights(bits)
-    least = min(twin.error(row, clip) for clip in np.linspace(0.1, 1, 200) * np.abs(row).max())
+    clips = np.linspace(0.1, 1, 200) * np.abs(row).max()
+    least = min(np.mean((numpy_weights(row, clip, bits) - row) ** 2) for clip in clips)
     codes, scale = quantize_weight(torch.from_numpy(row)[None], bits)
     assert np.mean(((codes * scale)[0].numpy() - row) ** 2) <= 1.02 * least
 
@@ -230,9 +242,8 @@ def test_weights_equal_their_numpy_twin(bits, shape):
     weight *= torch.logspace(-2, 2, 6).view(-1, *[1] * (len(shape) - 1))
     codes, scale = quantize_weight(weight, bits)
     assert scale.shape == (6, *[1] * (len(shape) - 1))
-    twin = ReferenceWeights(bits)
     for row, value in zip(weight.flatten(1).numpy(), (codes * scale).flatten(1).numpy(), strict=True):
-        np.testing.assert_allclose(value, twin.value(row, twin.clip(row)), rtol=1e-12)
+        np.testing.assert_allclose(value, numpy_weights(row, sawb_clip(row, bits), bits), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("bits", "codes", "scale"), [(2, [0, 0, 0, 1], 1.745), (4, [0, 0, 0, 7], 2 / 7)])
@@ -383,10 +394,6 @@ def test_evaluation_freezes_the_scale_as_the_weights_are_then(kind):
 # ------------------------------------------------------------------------------------------------ whole networks
 
 
-def small_network(bits: int = 2) -> nn.Sequential:
-    return nn.Sequential(QuantConv2d(1, 4, 3, bits=bits), PACT(bits), nn.Flatten(), QuantLinear(144, 10, bits=bits))
-
-
 def test_calibration_sets_every_alpha_behind_the_quantized_layers_before_it():
     """Layer by layer, alpha is the best clip for what really arrives there; afterwards nothing calibrates."""
     torch.manual_seed(4)
@@ -397,47 +404,23 @@ def test_calibration_sets_every_alpha_behind_the_quantized_layers_before_it():
     assert torch.equal(model[1].alpha, best_clip(first, 2))
     assert torch.equal(model[3].alpha, best_clip(model[2](pact(first, model[1].alpha, 2)), 4))
     assert not torch.allclose(model[3].alpha, best_clip(model[2](first.relu()), 4))
-    before = [layer.alpha.clone() for layer in pact_layers(model).values()]
+    first, second = (layer.alpha.item() for layer in pact_layers(model).values())
     model(10 * x)
-    assert [layer.alpha for layer in pact_layers(model).values()] == before
-    assert model[1].floor.item() == pytest.approx(1e-3 * model[1].alpha.item())
+    assert (model[1].alpha, model[3].alpha) == (first, second)
+    calibrate(model, 10 * x, [model[3]])  # only this one
+    assert model[1].alpha == first and model[3].alpha > second
+    assert model[3].floor.item() == pytest.approx(1e-3 * model[3].alpha.item())
 
 
 def test_a_forward_that_fails_leaves_no_state():
     """A wrong batch: no layer goes on calibrating, nor with quantized weights of old."""
-    model = small_network()
+    model = nn.Sequential(QuantConv2d(1, 4, 3, bits=2), PACT(2), nn.Flatten(), QuantLinear(144, 10, bits=2))
     with pytest.raises(RuntimeError):
         calibrate(model, torch.rand(5, 3, 8, 8))
     assert not any(layer.calibrating for layer in pact_layers(model).values())
     with pytest.raises(RuntimeError), quantized_once(model):
         model(torch.rand(5, 3, 8, 8))
     assert model[0].cache is model[3].cache is None
-
-
-def test_weights_that_several_calls_share_are_quantized_once(monkeypatch):
-    """Inside quantized_once two calls give what they give outside, gradients included, for one quantization a layer."""
-    torch.manual_seed(5)
-    model, images = small_network().double(), torch.rand(5, 1, 8, 8, dtype=torch.float64)
-    calibrate(model, images)
-    counted = []
-    made = QuantConv2d._values
-    for kind in (QuantConv2d, QuantLinear):
-        monkeypatch.setattr(kind, "_values", lambda layer, scale: counted.append(layer) or made(layer, scale))
-
-    def two_calls():
-        counted.clear()
-        model.zero_grad()
-        (model(images).square().sum() + model(1 - images).sum()).backward()
-        return [parameter.grad.clone() for parameter in model.parameters()], len(counted)
-
-    expected, apart = two_calls()
-    with quantized_once(model):
-        found, together = two_calls()
-    again, behind = two_calls()
-    assert (apart, together, behind) == (4, 2, 4)
-    for value, shared, later in zip(expected, found, again, strict=True):
-        torch.testing.assert_close(shared, value, rtol=1e-12, atol=1e-12)
-        assert torch.equal(later, value)
 
 
 class Branches(nn.Module):

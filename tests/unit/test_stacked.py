@@ -56,17 +56,22 @@ def test_logits_are_those_of_the_single_networks(name, quantizing):
 
 
 @pytest.mark.parametrize("step", [standard_step, guided_step])
-@pytest.mark.parametrize("bits", [None, 8], ids=["fp32", "w8a8"])
-def test_three_steps_are_those_of_the_single_networks(bits, step, monkeypatch):
+@pytest.mark.parametrize(("bits", "variant"), [(None, ""), (8, ""), (8, "unrounded"), (8, "largest range")])
+def test_three_steps_are_those_of_the_single_networks(bits, variant, step, monkeypatch):
     """Losses, weights, alphas and scales after three steps, every network with its own batches and noise.
 
     With 8 bits and pooled by the mean: on a coarse lattice values of a pooling window or of a map are often equal but
     for rounding, and another one is then the largest, or masked, under another kernel.
     """
     monkeypatch.setattr(lenet.F, "max_pool2d", F.avg_pool2d)
-    networks, (x, y) = networks_of(Precision("even", (Bits(bits, bits),) * len(LAYERS))), batches()
+    even = Precision("even", (Bits(bits, bits),) * len(LAYERS), rounding=variant != "unrounded")
+    networks, (x, y) = networks_of(even), batches()
     copies = copy.deepcopy(networks)
     together = Stacked(copies).train()
+    for each in (together, *networks):
+        for layer in pact_layers(each).values():
+            assert layer.rounding == (variant != "unrounded")
+            layer.tracking = variant == "largest range"
     optimizer, *optimizers = (make_optimizer(each, OPTIMIZER, QUANTIZATION) for each in (together, *networks))
     noise, same_noise = ([torch.Generator().manual_seed(seed) for seed in SEEDS] for _ in range(2))
     for _ in range(3):
@@ -107,8 +112,9 @@ def test_other_widths_and_edges():
     x, _ = batches()
     expected = torch.cat([network(own) for network, own in zip(networks, x, strict=True)])
     torch.testing.assert_close(Stacked(networks).train()(x.flatten(0, 1)), expected, rtol=1e-10, atol=1e-10)
-    with pytest.raises(ValueError, match="train yours one by one"):
-        Stacked([nn.Linear(2, 2)])
+    for other in (nn.Linear(2, 2), build("w4a4", shape=Shape((2, 3, 4), ()))):
+        with pytest.raises(ValueError, match="train yours one by one"):
+            Stacked([other])
 
 
 def test_a_diverged_network_is_named_and_spoils_no_other():

@@ -1,6 +1,7 @@
 """Steps against slow references; the loop's schedule, switch, records and warm-up; what nobody trains on."""
 
 import copy
+import io
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saqlib import quantization, training
+from saqlib import lenet, quantization, training
 from saqlib.data import as_input
 from saqlib.errors import NotFiniteError
-from saqlib.lenet import build
+from saqlib.lenet import Shape, build
 from saqlib.quantization import PACT, QuantConv2d, QuantLinear, pact_layers, set_quantizing
-from saqlib.saliency import RANKINGS, input_gradient
+from saqlib.saliency import SATURATED, input_gradient
 from saqlib.training import guided_step, make_optimizer, standard_step, train, warm_up
 from tests.helpers.called import VECTOR_MATH, Called
+from tests.helpers.networks import plain_twin
 from tests.helpers.trainings import GUIDED, OPTIMIZER, QUANTIZATION, assert_same_trainings, digits, trained, watch
 
 PRECISIONS = ["fp32", "w4a4", "w2a2"]
@@ -69,30 +71,20 @@ def assert_same(values: dict[str, Tensor], expected: dict[str, Tensor], rtol: fl
 
 
 def test_standard_step_is_a_plain_pytorch_step(batch):
-    """Three steps of the full-precision network equal Adam on a LeNet written out with torch.nn.functional."""
+    """Three steps of the full-precision network equal Adam on a LeNet of PyTorch's own modules."""
     x, y = batch
-    net = network("fp32")
-    plain = {name: value.detach().clone().requires_grad_() for name, value in net.named_parameters()}
-
-    def forward(x: Tensor) -> Tensor:
-        for layer, padding in (("conv1", 2), ("conv2", 0)):
-            x = F.conv2d(x, plain[f"{layer}.weight"], plain[f"{layer}.bias"], padding=padding)
-            x = F.max_pool2d(x.relu(), 2)
-        x = x.flatten(1)
-        for layer in ("dense1", "dense2"):
-            x = F.linear(x, plain[f"{layer}.weight"], plain[f"{layer}.bias"]).relu()
-        return F.linear(x, plain["dense3.weight"], plain["dense3.bias"])
-
-    ours, theirs = make_optimizer(net, OPTIMIZER), torch.optim.Adam(plain.values(), lr=OPTIMIZER.learning_rate)
+    net, other = network("fp32"), network("fp32")
+    plain = plain_twin(other)
+    ours, theirs = make_optimizer(net, OPTIMIZER), torch.optim.Adam(plain.parameters(), lr=OPTIMIZER.learning_rate)
     for _ in range(3):
         theirs.zero_grad()
-        expected = F.cross_entropy(forward(x), y)
+        expected = F.cross_entropy(plain(x), y)
         expected.backward()
         theirs.step()
         loss = standard_step(net, ours, x, y)
         assert loss.shape == () and not loss.requires_grad
         assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
-    assert_same(dict(net.named_parameters()), plain)
+    assert_same(dict(net.named_parameters()), dict(other.named_parameters()))
 
 
 @pytest.mark.parametrize("name", ["w4a4", "w2a2"])
@@ -125,15 +117,22 @@ def test_clips_stay_in_the_warm_up_and_above_their_floor(batch):
     assert [layer.alpha.item() for layer in pact_layers(net).values()] == pytest.approx(floors, rel=1e-6)
 
 
+def _passing(ctx, grad: Tensor):
+    return grad * (ctx.saved_tensors[0] > 0), None, None
+
+
 def published_step(
-    net: nn.Module, x: Tensor, y: Tensor, noise: Tensor, ranking: str = "magnitude", mutant: str = ""
+    net: nn.Module, x: Tensor, y: Tensor, noise: Tensor, ranking: str, saturated: str, mutant: str = ""
 ) -> dict[str, Tensor]:
     """Gradients of saliency-guided training as published, nothing shared between its passes.
 
     Captum sees the whole batch, since on a lattice many sums are 0 but for rounding, which depends on the batch.
     """
     watched, masked = x.clone().requires_grad_(), x.clone()
-    maps = captum.attr.Saliency(net).attribute(watched, target=y, abs=ranking == "magnitude")
+    with pytest.MonkeyPatch.context() as patch:
+        if saturated == "pass":
+            patch.setattr(quantization._Pact, "backward", staticmethod(_passing))
+        maps = captum.attr.Saliency(net).attribute(watched, target=y, abs=ranking == "magnitude")
     for i in range(len(x)):
         least = maps[i].flatten().argsort(stable=True)[: 28 * 28 // 2]  # of equal ones (background) the first
         low, high = x[i].min(), x[i].max()
@@ -153,19 +152,23 @@ def published_step(
     return gradients(net)
 
 
-@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize(("ranking", "saturated"), [("magnitude", "stop"), ("signed", "stop"), ("magnitude", "pass")])
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_guided_step_equals_the_published_procedure(name, ranking, batch):
+def test_guided_step_equals_the_published_procedure(name, ranking, saturated, batch):
     """Sharing the clean forward changes no gradient: captum, a sort and two forwards give the same, near misses not."""
     x, y = batch
     net = network(name)
     other = copy.deepcopy(net)
     noise = torch.rand(len(x), 28 * 28, generator=torch.Generator().manual_seed(4)).double()
     own = torch.Generator().manual_seed(4)
-    guided_step(net, adam(net, alpha_penalty=0.0), x, y, generator=own, ranking=ranking)
-    assert_same(gradients(net), published_step(other, x, y, noise, ranking))
-    for mutant in ("clean side detached", "masked side detached", "other direction", "mean over classes too"):
-        differences = published_step(other, x, y, noise, ranking, mutant)
+    guided_step(net, adam(net, alpha_penalty=0.0), x, y, generator=own, ranking=ranking, saturated=saturated)
+    assert_same(gradients(net), published_step(other, x, y, noise, ranking, saturated))
+    misses = [(saturated, mutant) for mutant in
+              ("clean side detached", "masked side detached", "other direction", "mean over classes too")]  # fmt: skip
+    if name != "fp32":
+        misses += [("pass" if saturated == "stop" else "stop", "")]
+    for miss in misses:
+        differences = published_step(other, x, y, noise, ranking, *miss)
         pairs = [(differences[key], value) for key, value in gradients(net).items()]
         assert max((other - value).abs().max() / value.abs().max() for other, value in pairs) > 1e-3
 
@@ -208,21 +211,43 @@ def test_a_guided_step_quantizes_its_weights_once(batch, monkeypatch):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_masked_images_do_not_enter_batch_norm_s_statistics(batch):
-    """After a guided step the running statistics are those of one clean forward."""
+@pytest.mark.parametrize("saturated", SATURATED)
+def test_masked_images_do_not_enter_running_statistics(saturated, batch):
+    """After a guided step those of batch norm, and a range that tracks the largest value, are of one clean forward."""
     x, y = batch
 
-    def with_batch_norm() -> nn.Module:
+    def with_statistics() -> nn.Module:
         torch.manual_seed(0)
-        layers = [nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 576, 10)]
-        return nn.Sequential(*layers).double()
+        layers = [nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), PACT(4), nn.Flatten(), nn.Linear(4 * 576, 10)]
+        net = nn.Sequential(*layers).double()
+        net[2].tracking = True
+        net[2].alpha.requires_grad_(False)
+        return net
 
-    guided, clean = with_batch_norm(), with_batch_norm()
-    guided_step(guided, adam(guided), x, y, generator=torch.Generator().manual_seed(0), fraction=0.9)
+    guided, clean = with_statistics(), with_statistics()
+    options = {"generator": torch.Generator().manual_seed(0), "fraction": 0.9, "saturated": saturated}
+    guided_step(guided, adam(guided), x, y, **options)
     clean(x)
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        assert torch.equal(getattr(guided[1], name), getattr(clean[1], name)), name
-    assert guided[1].track_running_stats and guided.training
+    for layer, name in ((1, "running_mean"), (1, "running_var"), (1, "num_batches_tracked"), (2, "alpha")):
+        assert torch.equal(getattr(guided[layer], name), getattr(clean[layer], name)), name
+    assert guided[1].track_running_stats and guided[2].tracking and guided.training
+
+
+@pytest.mark.parametrize("saturated", SATURATED)
+def test_guidance_ranks_pixels_by_the_map_of_input_gradient(saturated, batch, monkeypatch):
+    """Which is made in evaluation: with 8 bits and pooled by the mean no rounding decides between equal values."""
+    monkeypatch.setattr(lenet.F, "max_pool2d", F.avg_pool2d)
+    (x, y), net, seen = batch, network("w8a8"), []
+    for layer in pact_layers(net).values():
+        layer.set_alpha(0.49876 * layer.alpha)  # so that a lot is clipped
+    stop, through = (input_gradient(copy.deepcopy(net), x, y, saturated=each) for each in SATURATED)
+    original = training.mask_least_salient
+    monkeypatch.setattr(training, "mask_least_salient", lambda *a, **o: seen.append(a[1]) or original(*a, **o))
+    guided_step(net, adam(net), x, y, generator=torch.Generator().manual_seed(0), saturated=saturated)
+    torch.testing.assert_close(seen[0], {"stop": stop, "pass": through}[saturated], rtol=1e-7, atol=1e-9)
+    assert (stop - through).abs().max() > 0.1 * stop.abs().max()
+    with pytest.raises(ValueError, match="unknown saturated 'through'"):
+        guided_step(net, adam(net), x, y, generator=torch.Generator(), saturated="through")
 
 
 def test_a_step_leaves_the_images_and_forgets_old_gradients(step, batch):
@@ -382,7 +407,7 @@ def test_precisions_and_trainings_see_the_same_batches(images, monkeypatch):
 def test_history_has_an_entry_for_each_epoch(images):
     """Loss, validation accuracy and the layers' shares, reported as they come."""
     lengths = []
-    net, history = trained("w4a4", images, epochs=3, on_progress=lambda history: lengths.append(len(history.epochs)))
+    net, history = trained("w4a4", images, epochs=3, on_progress=lambda _, now: lengths.append(len(now.epochs)))
     assert lengths == [1, 2, 3] and [epoch["epoch"] for epoch in history.epochs] == [1, 2, 3]
     assert all(epoch["layers"].keys() == {"act1", "act2", "act3", "act4"} for epoch in history.epochs)
     last = history.epochs[-1]
@@ -416,6 +441,33 @@ def test_learning_rates_follow_one_cycle(images, monkeypatch):
 
 
 @TRAININGS
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_range_is_learned_or_the_largest_value(images, guided, warmup, monkeypatch):
+    """Nothing in a batch lies above the largest, and nothing else moves it: each clip is what the batches left."""
+    original, tops = PACT.adapt, {}
+
+    def adapt(layer: PACT, x: Tensor) -> None:
+        original(layer, x)
+        if not layer.simple and layer.quantizing and not layer.calibrating:
+            tops.setdefault(layer, []).append(x.max().item())
+
+    monkeypatch.setattr(PACT, "adapt", adapt)
+    largest = replace(QUANTIZATION, range="largest", alpha_penalty=1.0, alpha_learning_rate=1.0)
+    options = {"guided": guided, "warmup_epochs": warmup}
+    net, history = trained("w4a4", images, quantization=largest, **options)
+    for layer in pact_layers(net).values():
+        expected = 0.0
+        for top in tops[layer]:
+            expected = max(0.99 * expected, top)
+        assert layer.alpha.item() == pytest.approx(expected, rel=1e-5) and len(tops[layer]) == 6 * (2 - warmup)
+    _, learned = trained("w4a4", images, **options)
+    clipped = [[shares["clipped"] for shares in each.epochs[-1]["layers"].values()] for each in (history, learned)]
+    assert max(clipped[0]) < 1e-3 < 1e-2 < max(clipped[1]) and len(tops) == 4
+    with pytest.raises(ValueError, match="unknown range 'larges'"):
+        trained("w4a4", images, quantization=replace(QUANTIZATION, range="larges"))
+
+
+@TRAININGS
 def test_a_diverged_run_stops_and_names_the_epoch(images, guided, monkeypatch):
     """A learning rate of 1e9 is not trained to the end, and the message says where and what to do; a late one, too."""
     with pytest.raises(training.DivergedError, match="^seed 0: .* epoch 1; lower optimizer.learning_rate$"):
@@ -423,11 +475,11 @@ def test_a_diverged_run_stops_and_names_the_epoch(images, guided, monkeypatch):
     count = iter(range(100))
     name, original = ("guided_step", guided_step) if guided else ("standard_step", standard_step)
     monkeypatch.setattr(training, name, lambda *a, **o: original(*a, **o) * (math.nan if next(count) == 15 else 1))
-    with pytest.raises(training.DivergedError, match="^seed 0: the loss is not finite in epoch 3;"):
+    with pytest.raises(training.DivergedError, match="^seed 0: the loss is not finite .* in epoch 3;"):
         trained("w2a2", images, epochs=5, guided=guided)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     net[1].weight.register_hook(lambda grad: torch.full_like(grad, torch.nan))  # the only step's loss is finite
-    with pytest.raises(training.DivergedError, match="^seed 5: a weight is not finite in epoch 1;"):
+    with pytest.raises(training.DivergedError, match="^seed 5: a weight is not finite .* in epoch 1;"):
         train(net, images, seed=5, epochs=2, optimizer=replace(OPTIMIZER, batch_size=300))
 
 
@@ -443,14 +495,31 @@ def test_settings_fit_the_networks(images):
     assert len(group["params"]) == 10 and group["lr"] == OPTIMIZER.learning_rate
 
 
-def test_all_of_a_warm_up_counts(images):
-    """Goes on from it as if never interrupted; with other losses, weights or states of Adam or the noise it differs."""
-    common = {"guided": GUIDED, "warmup_epochs": 1.5, "watch": watch(images, 6)}
-    start, other = (
-        warm_up(build("fp32", seed=seed), images, seed=seed, epochs=2, optimizer=OPTIMIZER, **common) for seed in (0, 1)
-    )
-    whole = trained("w2a2", images, **common)
-    assert_same_trainings(whole, trained("w2a2", images, start=start, **common))
+PASSING = replace(GUIDED, saturated="pass")
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "guided", "own"),
+    [("w2a2", 1.5, GUIDED, {}), ("w2a2", 1, None, {}), ("w4a4", 0, GUIDED, {}), ("fp32", 0.5, GUIDED, {}),
+     ("fp32", 1, GUIDED, {}), ("w2a2", 0.5, PASSING, {}), ("w2a2", 1, None, {"rounding": False}),
+     ("w4a4", 0.5, GUIDED, {"quantization": replace(QUANTIZATION, range="largest")}),
+     ("w2a2", 0.5, None, {"shape": Shape((4, 5, 6), ())}), ("fp32", 1, GUIDED, {"shape": Shape((4, 5, 6), ())})],
+)  # fmt: skip
+def test_every_precision_goes_on_from_one_warm_up(images, name, warmup, guided, own):
+    """As if never interrupted, bit for bit, also from a file and wherever the switch is; all of the warm-up counts.
+
+    Its guidance stops at clips, of which it has none, whatever the precision's own does.
+    """
+    common, shape = {"warmup_epochs": warmup, "watch": watch(images, 6)}, own.get("shape")
+    warm = {"guided": guided and GUIDED, "epochs": 2, "optimizer": OPTIMIZER} | common
+    start, other = (warm_up(build("fp32", shape=shape, seed=seed), images, seed=seed, **warm) for seed in (0, 1))
+    torch.save(start, file := io.BytesIO())
+    file.seek(0)
+    common |= {"guided": guided} | own
+    whole = trained(name, images, **common)
+    assert_same_trainings(whole, trained(name, images, start=torch.load(file, weights_only=True), **common))
+    if warmup != 1.5:
+        return
     for part in ("adam", "noise", "losses", "weights"):
         with pytest.raises(AssertionError):
             assert_same_trainings(whole, trained("w2a2", images, start=start | {part: other[part]}, **common))
