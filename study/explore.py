@@ -8,7 +8,8 @@ import base64
 import functools
 import html
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saqlib.data import DATASETS, IMAGES, LABELS, content
-from saqlib.deploy.explain import SIDE, as_input, open_model, softmax
+from saqlib.deploy.explain import MAP_NAMES, MAPS, SIDE, as_input, open_model, softmax
 from saqlib.errors import one_of
 from saqlib.precision import LAYERS
 from study import paths
@@ -77,22 +78,41 @@ def files(dataset: str, training: str, results: Path = paths.RESULTS) -> dict[st
         raise ValueError(f"results/models/ holds no network of {dataset}, {training} training")
     cells.sort(key=lambda path: -path.stat().st_size)
     untrained = results / "models" / f"{UNTRAINED}{SUFFIX}"
-    control = {UNTRAINED: untrained} if untrained.exists() else {}
-    return {path.name.split("-")[1]: path for path in cells} | control
+    return {path.name.split("-")[1]: path for path in cells} | {UNTRAINED: untrained}
 
 
 _session = functools.cache(open_model)
 
 
-def ask(networks: Mapping[str, Path], dataset: str, image: NDArray[np.uint8]) -> list[Answer]:
-    """What each of these networks (of `files`) answers to an image, uint8 (28, 28)."""
-    answers = []
+def pass_through(networks: Iterable[Path]) -> bool:
+    """Whether all of these explaining files hold the pass-through map, which those of earlier versions lack."""
+    return all(MAPS["pass"] in [output.name for output in _session(path).get_outputs()] for path in networks)
+
+
+def run(path: Path, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Every output of an explaining file for an image, uint8 (28, 28): logits (10,) and signed maps (28, 28)."""
+    names = [output.name for output in _session(path).get_outputs()]
+    found = _session(path).run(names, {"images": as_input(image[None])})
+    return {name: values[0] for name, values in zip(names, found, strict=True)}
+
+
+def ask(networks: Mapping[str, Path], dataset: str, image: NDArray[np.uint8], saturated: str = "stop") -> list[Answer]:
+    """What each of these networks (of `files`) answers to an image, uint8 (28, 28).
+
+    saturated: what a clipped activation does with the gradient of the map, stop | pass. Raises ValueError for `pass`
+    and a file that was written before there was such a map.
+    """
+    output, answers = MAPS[one_of(saturated, MAPS, "saturated")], []
     for network, path in networks.items():
-        logits, maps = _session(path).run(["logits", "map"], {"images": as_input(image[None])})
-        chances, label = softmax(logits)[0], int(logits[0].argmax())
-        scores = gini(maps[0]), morans_i(maps[0])
-        name = DATASETS[dataset].classes[label]
-        answers.append(Answer(network, label, name, float(chances[label]), maps[0], *scores))
+        found = run(path, image)
+        if output not in found:
+            raise ValueError(
+                f"{path.name} is of an earlier version, without a pass-through map; `make reproduce` writes it again"
+            )
+        logits, saliency = found["logits"], found[output]
+        label, name = int(logits.argmax()), DATASETS[dataset].classes[logits.argmax()]
+        sure = float(softmax(logits[None])[0, label])
+        answers.append(Answer(network, label, name, sure, saliency, gini(saliency), morans_i(saliency)))
     return answers
 
 
@@ -120,8 +140,7 @@ def mean_image(dataset: str) -> NDArray[np.uint8]:
 
 def confidence(path: Path, image: NDArray[np.uint8], label: int) -> float:
     """The probability that a network gives a class of an image."""
-    (logits,) = _session(path).run(["logits"], {"images": as_input(image[None])})
-    return float(softmax(logits)[0, label])
+    return float(softmax(run(path, image)["logits"][None])[0, label])
 
 
 def gini(saliency: NDArray) -> float:
@@ -150,15 +169,16 @@ def morans_i(saliency: NDArray) -> float:
 
 def table(
     dataset: str, training: str, image: NDArray[np.uint8], truth: str = "", share: float = 0.0, first: str = "most",
-    fill: str = "zero",
+    fill: str = "zero", saturated: str = "stop",
 ) -> str:  # fmt: skip
     """What every network says of an image, side by side, as HTML: class, map, scores, and what is left without pixels.
 
-    image: uint8 (28, 28). truth: its class in words, where it is known. share, first, fill: as for `remove`.
+    image: uint8 (28, 28). truth: its class in words, where it is known. share, first, fill: as for `remove`; saturated,
+    and what it raises: as for `ask`.
     """
     networks = files(dataset, training)
     cells = [_cell("<b>image</b>", _tile(255 - image, "The image"), html.escape(truth))]
-    for answer in ask(networks, dataset, image):
+    for answer in ask(networks, dataset, image, saturated):
         wrong = ' style="color: #D62728"' if truth and answer.name != truth else ""
         lines = [
             f"<span{wrong}>{html.escape(answer.name)}, {answer.confidence:.0%}</span>",
@@ -198,28 +218,34 @@ def _tile(pixels: NDArray[np.uint8], alt: str) -> str:
 
 
 class Desk(widgets.VBox):
-    """The table with handles: data, training, picture, and pixels to remove. It answers in well under 200 ms."""
+    """The table with handles: data, training, map, picture, and pixels to remove. It answers in well under 200 ms.
+
+    The map is a handle where the files hold two of them.
+    """
 
     def __init__(self, dataset: str = "mnist", training: str = "guided", picture: int = 0):
-        last = len(sample(dataset)[0]) - 1
-        self.dataset = widgets.ToggleButtons(options=list(DATASETS), value=dataset, description="images")
-        self.training = widgets.ToggleButtons(options=TRAININGS, value=training, description="training")
-        self.picture = widgets.IntSlider(value=picture, max=last, description="picture")
-        self.share = widgets.IntSlider(value=0, max=100, step=2, description="remove, %")
-        self.first = widgets.ToggleButtons(options=ORDERS, description="salient first")
-        self.fill = widgets.ToggleButtons(options=FILLS, description="becomes")
-        self.shown = widgets.HTML()
-        handles = [self.dataset, self.training, self.picture, self.share, self.first, self.fill]
-        for handle in handles:
+        buttons, last = widgets.ToggleButtons, len(sample(dataset)[0]) - 1
+        self.handles = {
+            "dataset": buttons(options=list(DATASETS), value=dataset, description="images"),
+            "training": buttons(options=TRAININGS, value=training, description="training"),
+            "saturated": buttons(options=[(name, key) for key, name in MAP_NAMES.items()], description="map"),
+            "picture": widgets.IntSlider(value=picture, max=last, description="picture"),
+            "share": widgets.FloatSlider(max=1, step=0.02, readout_format=".0%", description="remove"),
+            "first": buttons(options=ORDERS, description="salient first"),
+            "fill": buttons(options=FILLS, description="becomes"),
+        }
+        if not pass_through(files(dataset, training).values()):
+            del self.handles["saturated"]
+        for handle in self.handles.values():
             handle.observe(self._renew, "value")
-        rows = [widgets.HBox(handles[i : i + 2], layout={"flex_flow": "row wrap"}) for i in range(0, len(handles), 2)]
-        super().__init__([*rows, self.shown])
+        self.shown = widgets.HTML()
+        super().__init__([widgets.HBox(list(self.handles.values()), layout={"flex_flow": "row wrap"}), self.shown])
         self._renew()
 
     def _renew(self, _change: object = None) -> None:
-        image, truth = picture(self.dataset.value, self.picture.value)
-        removal = {"share": self.share.value / 100, "first": self.first.value, "fill": self.fill.value}
-        self.shown.value = table(self.dataset.value, self.training.value, image, truth, **removal)
+        chosen = {name: handle.value for name, handle in self.handles.items()}
+        image, truth = picture(chosen["dataset"], chosen.pop("picture"))
+        self.shown.value = table(image=image, truth=truth, **chosen)
 
 
 # ----------------------------------------------------------------------------------- networks of your own, in PyTorch
@@ -227,9 +253,8 @@ class Desk(widgets.VBox):
 
 def own_bits(convolution: int, dense: int) -> dict[str, list[int]]:
     """A row as `precisions` in params.yaml has them: weight bits and activation bits of each layer, from 2 to 8."""
-    return {
-        layer: [dense if layer.startswith("dense") else convolution] * (1 + (layer != "dense3")) for layer in LAYERS
-    }
+    bits = {layer: 2 * [dense if layer.startswith("dense") else convolution] for layer in LAYERS}
+    return bits | {LAYERS[-1]: [dense]}
 
 
 def trained(bits: dict[str, list[int]], dataset: str, training: str) -> "LeNet":
@@ -242,30 +267,27 @@ def trained(bits: dict[str, list[int]], dataset: str, training: str) -> "LeNet":
 
 @functools.cache
 def _trained(bits: tuple, dataset: str, training: str) -> "LeNet":
-    import torch
-
     from saqlib.data import load
     from saqlib.lenet import build
     from saqlib.training import Images, train
-    from study import settings
+    from study import processes, settings
 
     raw = settings.read()
     raw["precisions"]["yours"] = {layer: list(each) for layer, each in bits}
     recipe = settings.from_dict(raw).recipe(settings.Cell(dataset, "yours", training))
     network = build(recipe.precision, shape=recipe.shape, seed=0)
     images = Images(*load(dataset, "train", paths.SAMPLE), *load(dataset, "validation", paths.SAMPLE))
-    options = {"optimizer": recipe.optimizer, "quantization": recipe.quantization, "guided": recipe.guided}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # faster for networks of this size
-    try:
-        train(network, images, seed=0, epochs=EPOCHS, warmup_epochs=WARM_UP, **options)
-    finally:
-        torch.set_num_threads(threads)
+    options = {name: getattr(recipe, name) for name in ("optimizer", "quantization", "guided")}
+    run = functools.partial(train, network, images, seed=0, epochs=EPOCHS, warmup_epochs=WARM_UP, **options)
+    processes.in_one_thread(os.getpid(), run)  # faster for networks of this size
     return network
 
 
 def compare(networks: "dict[str, LeNet]", dataset: str, number: int) -> "Figure":
-    """The maps of these networks for a test image of the sample, with class, confidence, focus and coherence."""
+    """The maps of these networks for a test image of the sample, with class, confidence, focus and coherence.
+
+    Where activations are clipped, the pass-through map stands beside the straight-through one.
+    """
     import matplotlib.pyplot as plt
     import torch
 
@@ -275,15 +297,20 @@ def compare(networks: "dict[str, LeNet]", dataset: str, number: int) -> "Figure"
 
     image, truth = picture(dataset, number)
     shown = as_tensor(torch.from_numpy(image.copy())[None])
-    figure, axes = plt.subplots(1, 1 + len(networks), figsize=(2 + 2 * len(networks), 2.7), layout="constrained")
-    show_image(axes[0], image)
-    axes[0].set_title(f"image: {truth}")
-    for axis, (name, network) in zip(axes[1:], networks.items(), strict=True):
+    panels = []
+    for name, network in networks.items():
         with torch.no_grad():
             sure, seen = network(shown).softmax(1).max(1)
-        saliency = input_gradient(network, shown)[0].numpy()
+        plain, passed = (input_gradient(network, shown, saturated=each)[0].numpy() for each in MAPS)
+        panels.append((f"{name}: {DATASETS[dataset].classes[seen]}, {sure.item():.0%}", plain))
+        if not np.array_equal(plain, passed):
+            panels.append((f"{name}, {MAP_NAMES['pass']}", passed))
+    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(2 + 2 * len(panels), 2.7), layout="constrained")
+    show_image(axes[0], image)
+    axes[0].set_title(f"image: {truth}")
+    for axis, (title, saliency) in zip(axes[1:], panels, strict=True):
         show_map(axis, saliency)
-        axis.set_title(f"{name}: {DATASETS[dataset].classes[seen]}, {sure.item():.0%}")
+        axis.set_title(title)
         axis.set_xlabel(f"focus {gini(saliency):.2f}, coherence {morans_i(saliency):.2f}")
     return figure
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from saqlib.data import DATASETS, DataError
+from saqlib import data, scores
 from saqlib.errors import exit_with_message
-from saqlib.scores import ANSWERS, FAITHFULNESS
-from study import files, paths, processes, settings
+from study import cells, files, models, paths, processes, settings
 from study.report import labels
 from study.report.pictures import show_image, show_map
 from study.report.style import RED, styled
 from study.settings import Cell, ParamsError, Study
 
 if TYPE_CHECKING:
+    from saqlib.training import History
     from study.results import Progress
 
 POLL_SECONDS = 1.0
@@ -54,9 +54,9 @@ PAGE = """<!doctype html>
 <h1 style="font-size: 1.3rem">{title}</h1>{body}</body></html>
 """
 REFRESH = f'<meta http-equiv="refresh" content="{2 * POLL_SECONDS:.0f}">'
-NOTE = """<p style="color: #555">Maps: magnitude of the gradient of the true class's logit; black is 0, the brightest
-colour the map's own 99th percentile. Scores are means over these ten validation images; for faithfulness, removed
-pixels become those of the mean image.</p>"""
+NOTE = """<p style="color: #555">Maps: magnitude of the straight-through gradient of the true class's logit, the
+one that stops at clipped activations; black is 0, the brightest colour the map's own 99th percentile. Scores are means
+over these ten validation images; for faithfulness, removed pixels become those of the mean image.</p>"""
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,6 @@ class Watched:
     """A cell of a study, looked at from outside, whoever trains it; a record is scored once."""
 
     def __init__(self, cell: Cell, study: Study):
-        from saqlib import data
-        from study import cells
-
         self.cell, self.removal_steps = cell, study.clarity.steps
         self.networks = cells.trained(cell, study)
         self.recipe = self.networks[0].recipe
@@ -167,24 +164,22 @@ class Watched:
 
     def look(self) -> Look | None:
         """What there is to see; None before the first record."""
-        from study import cells
-
-        found = {each.seed: cells.history(each.recipe, each.seed, each.device) for each in self.networks}
-        histories = [history for history in found.values() if history]
-        first = found[0]
+        histories = [cells.history(each.recipe, each.seed, each.device) for each in self.networks]
+        first = histories[0]
         if first is None or not first.steps:
             return self.latest
         processes.in_one_thread(os.getpid(), self._score, first)  # who trains beside needs the other cores
-        times, scored = [step / self.epoch_steps for step in first.steps], [self.scored[step] for step in first.steps]
-        curves = {"loss": LOSS, "validation_accuracy": ACCURACY}
-        lines = {title: [[(epoch["epoch"], epoch[name]) for epoch in history.epochs] for history in histories]
-                 for name, title in curves.items()}  # fmt: skip
-        for name in scored[0]:
-            lines[labels.question(name)] = [[(at, each[name]) for at, each in zip(times, scored, strict=True)]]
+        times = [step / self.epoch_steps for step in first.steps]
+        lines = {}
+        for title, name in ((LOSS, "loss"), (ACCURACY, "validation_accuracy")):
+            lines[title] = [[(epoch["epoch"], epoch[name]) for epoch in seed.epochs] for seed in histories if seed]
+        for name in self.scored[first.steps[0]]:
+            values = [self.scored[step][name] for step in first.steps]
+            lines[labels.question(name)] = [list(zip(times, values, strict=True))]
         self.latest = Look(
             cell=str(self.cell),
             images=self.raw.numpy(),
-            names=DATASETS[self.cell.dataset].classes,
+            names=data.DATASETS[self.cell.dataset].classes,
             times=times,
             maps=np.stack([maps.numpy() for maps in first.maps]),
             lines=lines,
@@ -193,20 +188,19 @@ class Watched:
         )
         return self.latest
 
-    def _score(self, history: Any) -> None:
+    def _score(self, history: "History") -> None:
         """Score the maps of the records that are new."""
-        from saqlib import data, scores
         from saqlib.removal import relevance_gain
-        from study import models
 
-        new = [i for i, step in enumerate(history.steps) if step not in self.scored]
-        recorded = vars(history) | {name: [getattr(history, name)[i] for i in new] for name in ("steps", "states")}
-        networks, images = models.at_steps(self.recipe.precision, self.recipe.shape, recorded), data.as_input(self.raw)
-        for i, (step, network) in zip(new, networks, strict=True):
-            maps = history.maps[i]
-            found = {name: scores.SCORES[name].function(maps, images) for name in ANSWERS if name != FAITHFULNESS}
-            found[FAITHFULNESS] = relevance_gain(network, images, self.labels, maps, self.removal_steps, "mean")
-            found["amplitude"] = scores.amplitude(maps)
+        images = data.as_input(self.raw)
+        networks = models.at_steps(self.recipe.precision, self.recipe.shape, vars(history))
+        for (step, network), maps in zip(networks, history.maps, strict=True):
+            if step in self.scored:
+                continue
+            gain = relevance_gain(network, images, self.labels, maps, self.removal_steps, "mean")
+            own = [name for name in scores.ANSWERS if name != scores.FAITHFULNESS]
+            found = {name: scores.SCORES[name].function(maps, images) for name in own}
+            found |= {scores.FAITHFULNESS: gain, "amplitude": scores.amplitude(maps)}
             self.scored[step] = {name: float(values.nanmean()) for name, values in found.items()}
 
 
@@ -233,8 +227,7 @@ def panel(study: Study, *cells: Cell) -> "Iterator[Callable[[Progress], None] | 
             epochs = [len(history.epochs) for history in progress.histories.values()]
             bar.total, bar.n = progress.seeds * progress.epochs, sum(epochs)
             bar.set_postfix(seeds=f"{epochs.count(progress.epochs)}/{progress.seeds}")
-            state = [each.state for each in watched]
-            if handle and state != shown:
+            if handle and (state := [each.state for each in watched]) != shown:
                 shown = state
                 handle.update(HTML(fragment(watched)))
 
@@ -287,17 +280,17 @@ def moving(study: Study, *cells: Cell) -> str:
 
 def follow(study: Study, cells: Sequence[Cell], folder: Path) -> Path:
     """Write the page, renew it until every seed of the cells is trained, and add the animation; the page."""
-    watched, shown, finished = [Watched(cell, study) for cell in cells], None, False
+    watched, shown = [Watched(cell, study) for cell in cells], None
     title = " and ".join(map(str, cells))
     page = folder / f"{'+'.join(map(str, cells))}.html"
     print(page.resolve().as_uri(), flush=True)
-    while not finished:
-        finished, state = all(each.finished for each in watched), [each.state for each in watched]
-        if finished or state != shown:
-            shown, body = state, fragment(watched) + (moving(study, *cells) if finished else "")
-            files.write(page, PAGE.format(title=title, body=body, refresh="" if finished else REFRESH))
-        time.sleep(0 if finished else POLL_SECONDS)
-    return page
+    while not all(each.finished for each in watched):
+        state = [each.state for each in watched]
+        if state != shown:
+            shown = state
+            files.write(page, PAGE.format(title=title, body=fragment(watched), refresh=REFRESH))
+        time.sleep(POLL_SECONDS)
+    return files.write(page, PAGE.format(title=title, body=fragment(watched) + moving(study, *cells), refresh=""))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -307,7 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", help="smoke, quick or full; that of params.yaml if left out")
     options = parser.parse_args(arguments)
     processes.pin_cpu_level()  # as a stage does: what computes is part of the name under which the store keeps networks
-    with exit_with_message(ParamsError, DataError, stopped="Stopped watching; the training goes on."):
+    with exit_with_message(ParamsError, data.DataError, stopped="Stopped watching; the training goes on."):
         study = settings.load(scale=options.scale)
         cells = [study.cell(**vars(Cell.parse(name))) for name in dict.fromkeys(options.cells)]
         follow(study, cells, paths.BUILD / "live")

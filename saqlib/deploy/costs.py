@@ -25,8 +25,8 @@ class Cost:
     a float layer). macs: multiply-accumulates. bit_operations: sum of weight bits * input bits * macs over the layers,
     as QONNX counts them; the image has 8 bits, both operands of a float layer 32. peak_activation_bytes: the largest
     input and output of one layer together, the output behind pooling and activation. zero_weights: share in [0, 1].
-    explanation_macs, explanation_bit_operations: prediction and map together; the gradient has 32 bits, and its way
-    through the last layer is one row of weights, without multiplication.
+    explanation_macs, explanation_bit_operations: prediction and one map together, whichever it is; the gradient has 32
+    bits, and its way through the last layer is one row of weights, without multiplication.
     """
 
     packed_bytes: int

@@ -1,12 +1,15 @@
-"""Class and saliency map of one picture, from an ONNX file alone: what a device without PyTorch runs.
+"""Class and saliency maps of one picture, from an ONNX file alone: what a device without PyTorch runs.
 
     python -m saqlib.deploy.explain MODEL.explain.onnx PICTURE.png -o OUT.png
 
-It needs onnxruntime, numpy and pillow. The files are those of `saqlib.deploy.export_explanation`. A picture has
-28 x 28 pixels, bright on black, in a format of FORMATS, turned as its EXIF orientation says. Refused, with what to do,
-are other sizes, colours, transparent pixels and more than 8 bits, since to make them grey is a choice that is the
-person's; a blank picture; and one with a bright ground: none of the 140,000 images of both datasets has a border that
-is brighter than half on average, and each of their negatives has.
+Two maps are drawn side by side, where they differ: the straight-through one, and the one that passes the gradient
+through clipped activations, which shows more of what a network of few bits has used.
+
+It needs onnxruntime, numpy and pillow. The files are those of `saqlib.deploy.export_explanation`; one of an earlier
+version has the first map only. A picture has 28 x 28 pixels, bright on black, in a format of FORMATS, turned as its
+EXIF orientation says. Refused, with what to do, are other sizes, colours, transparent pixels and more than 8 bits,
+since to make them grey is a choice that is the person's; a blank picture; and one with a bright ground: none of the
+140,000 images of both datasets has a border that is brighter than half on average, and each of their negatives has.
 """
 
 import argparse
@@ -24,12 +27,14 @@ from saqlib.errors import exit_with_message, last_line, printable
 SIDE, CLASSES = 28, 10
 OLDEST = "1.28"  # ONNX Runtime that knows weights of 2 bits
 SHAPES = {"images": [1, SIDE, SIDE], "logits": [CLASSES], "map": [SIDE, SIDE]}  # behind the number of images
+MAPS = {"stop": "map", "pass": "pass_through"}  # by what a clip does with the gradient; earlier files lack the second
+MAP_NAMES = {"stop": "straight-through", "pass": "pass-through"}
 SILENT = 4  # of ONNX Runtime's log: its errors come back as exceptions
 LONGEST_NAME = 40  # letters of a class
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of their decoders starts another program
 GREY_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of these, pillow's conversion to 8 bits loses nothing
 HALF = 127.5
-ZOOM, MARGIN, CAPTION = 10, 16, 40  # of the drawing: enlargement; pixels around the panels, and above them for words
+ZOOM, MARGIN, CAPTION = 10, 16, 56  # of the drawing: enlargement; pixels around the panels, and above them for words
 INK, AGAINST, NEUTRAL, FOR = (40, 40, 40), (33, 102, 172), (247, 247, 247), (178, 24, 43)
 
 # What to do about an unfit picture, as Python with the picture as `image`; the tests follow each advice.
@@ -46,12 +51,22 @@ class ExplainError(ValueError):
 
 @dataclass(frozen=True)
 class Explanation:
-    """The predicted class and its name, the softmax probability of it, and the map, float32 (28, 28), signed."""
+    """The predicted class and its name, the softmax probability of it, and its maps, float32 (28, 28), signed.
+
+    map: the straight-through gradient. pass_through: also through clipped activations; None if the file has none.
+    """
 
     label: int
     name: str
     confidence: float
     map: np.ndarray
+    pass_through: np.ndarray | None = None
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """The maps that differ, by what they are called."""
+        other = self.pass_through is not None and not np.array_equal(self.map, self.pass_through)
+        return {MAP_NAMES["stop"]: self.map} | ({MAP_NAMES["pass"]: self.pass_through} if other else {})
 
 
 def _file(path: Path) -> str:
@@ -89,7 +104,7 @@ def open_model(path: Path) -> onnxruntime.InferenceSession:
         raise ExplainError(f"{name} has no map; take the file of the same network that ends in .explain.onnx")
     if kind != "explanation":
         raise ExplainError(f"{name} was not written by saqlib; its metadata do not say that it explains")
-    if shapes != SHAPES or not named:
+    if shapes not in (SHAPES, SHAPES | {MAPS["pass"]: [SIDE, SIDE]}) or not named:
         raise ExplainError(f"{name} says that it explains, but lacks {SHAPES} or the names of {CLASSES} classes")
     return session
 
@@ -112,7 +127,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def explain(session: onnxruntime.InferenceSession, image: np.ndarray) -> Explanation:
-    """Class and map of one picture, uint8 (28, 28).
+    """Class and maps of one picture, uint8 (28, 28).
 
     Raises ExplainError for another picture, if the model fails on it or answers with NaN or infinity, and if the
     network is dead: its logits are the same for the picture, its negative and a blank one, and the straight-through map
@@ -121,17 +136,20 @@ def explain(session: onnxruntime.InferenceSession, image: np.ndarray) -> Explana
     if image.dtype != np.uint8 or image.shape != (SIDE, SIDE):
         raise ExplainError(f"a picture is uint8 ({SIDE}, {SIDE}), not {image.dtype} {image.shape}")
     probes = np.stack([image, 255 - image, np.zeros_like(image)])
+    names = [output.name for output in session.get_outputs()]
     try:
-        logits, maps = session.run(["logits", "map"], {"images": as_input(probes)})
+        found = dict(zip(names, session.run(names, {"images": as_input(probes)}), strict=True))
     except Exception as error:  # whatever the model's operators lead the runtime to, no memory included
         raise ExplainError(f"the model fails on the picture: {last_line(error)}") from None
-    fits = (logits.shape, maps.shape) == ((len(probes), CLASSES), (len(probes), SIDE, SIDE))
-    if not fits or not (np.isfinite(logits).all() and np.isfinite(maps).all()):
+    logits = found.pop("logits")
+    fits = logits.shape == (len(probes), CLASSES) and all(each.shape == probes.shape for each in found.values())
+    if not fits or not all(np.isfinite(each).all() for each in (logits, *found.values())):
         raise ExplainError("the model gives no finite logits and map of the picture")
     if (logits == logits[0]).all():
         raise ExplainError("the network is dead: its logits do not depend on the picture, so its map means nothing")
     label = int(logits[0].argmax())
-    return Explanation(label, _class_names(session)[label], float(softmax(logits)[0, label]), maps[0])
+    maps = {name: values[0] for name, values in found.items()}
+    return Explanation(label, _class_names(session)[label], float(softmax(logits)[0, label]), **maps)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -178,11 +196,13 @@ def _opened(path: Path) -> Image.Image:
 
 
 def draw(image: np.ndarray, explanation: Explanation) -> Image.Image:
-    """Picture and map side by side: red where a brighter pixel speaks for the class, blue where it speaks against."""
+    """Picture and maps side by side: red where a brighter pixel speaks for the class, blue where it speaks against."""
+    panels = [(image, f"{explanation.name}, {explanation.confidence:.1%}")]
+    for what, values in explanation.maps.items():
+        panels.append((_coloured(values), f"{what} map:\nfor (red) and against (blue) {explanation.name}"))
     panel = SIDE * ZOOM
-    sheet = Image.new("RGB", (2 * panel + 3 * MARGIN, panel + CAPTION + MARGIN), "white")
-    heading = f"{explanation.name}, {explanation.confidence:.1%}"
-    panels = ((image, heading), (_coloured(explanation.map), f"for (red) and against (blue) {explanation.name}"))
+    size = len(panels) * (panel + MARGIN) + MARGIN, panel + CAPTION + MARGIN
+    sheet = Image.new("RGB", size, "white")
     for i, (pixels, words) in enumerate(panels):
         left = MARGIN + i * (panel + MARGIN)
         sheet.paste(Image.fromarray(pixels).resize((panel, panel), Image.Resampling.NEAREST), (left, CAPTION))
@@ -199,7 +219,7 @@ def _coloured(saliency: np.ndarray) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command: print class and confidence, write the picture; one line on stderr and exit code 1 for an error."""
-    about = "Class and saliency map of one picture, from an ONNX file alone."
+    about = "Class and saliency maps of one picture, from an ONNX file alone."
     parser = argparse.ArgumentParser(prog="python -m saqlib.deploy.explain", description=about)
     parser.add_argument("model", type=Path, help="a file that ends in .explain.onnx, of results/models")
     parser.add_argument("image", type=Path, help=f"a grey picture of {SIDE} x {SIDE} pixels, bright on black")
@@ -215,8 +235,14 @@ def main(arguments: list[str] | None = None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         draw(image, explanation).save(output, "PNG")
         print(f"class: {explanation.name}\nconfidence: {explanation.confidence:.1%}\npicture: {printable(output)}")
-        if not explanation.map.any():
-            print("The map is zero everywhere (a dead map): no pixel speaks for or against the class.")
+        for what, values in explanation.maps.items():
+            if not values.any():
+                print(f"The {what} map is zero everywhere (a dead map): no pixel speaks for or against the class.")
+        if explanation.pass_through is None:
+            again = "write it again with saqlib.deploy.export_explanation"
+            print(f"{printable(options.model)} is of an earlier version, without a pass-through map; {again}.")
+        elif len(explanation.maps) == 1:
+            print("The pass-through map is the same: no clipped activation is on the way.")
 
 
 if __name__ == "__main__":

@@ -77,11 +77,11 @@ def read(model: LeNet) -> tuple[Layer, ...]:
     """The layers of a network from `saqlib.lenet.build`, in order, as evaluation mode computes them.
 
     The model's mode stays as it was. Raises DeploymentError if the network is in its full-precision warm-up, if its
-    numbers are not float32 or not finite, if a clip is not positive, or if a layer has low-bit weights but an input
-    that is not on a lattice.
+    numbers are not float32 or not finite, if a clip is not positive or does not round, or if a layer has low-bit
+    weights but an input that is not on a lattice.
     """
     if not isinstance(model, LeNet):
-        raise DeploymentError(f"only a network of saqlib.lenet.build can be deployed, not a {type(model).__name__}")
+        raise DeploymentError(f"only a LeNet of saqlib.lenet.build can be deployed, not a {type(model).__name__}")
     with evaluating(model):
         return tuple(_layers(model))
 
@@ -130,6 +130,8 @@ def _check(block: Block, pact: PACT | None, quantized: bool, input_scale: Tensor
             f"the clip behind {name} is {pact.alpha.item()}, not a positive number; "
             "calibrate the network (saqlib.quantization.calibrate) and train it again"
         )
+    if pact and not pact.rounding:
+        raise DeploymentError(f"the activation behind {name} clips without rounding, so it has no codes to deploy")
     if quantized and input_scale is None:
         raise DeploymentError(
             f"{name} has {module.bits}-bit weights but a full-precision input; give the layer before it activation bits"

@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from saqlib.deploy.explain import MAPS
 from saqlib.deploy.integer import check_accumulators
 from saqlib.deploy.layers import INPUT_BITS, Layer, read
 from saqlib.lenet import CLASSES, INPUT_SCALE, POOL, SIDE, LeNet
@@ -91,10 +92,12 @@ def export_onnx(
 def export_explanation(
     model: LeNet, path: Path | str, packed: bool, *, name: str | None = None, classes: Sequence[str] | None = None
 ) -> None:
-    """Write prediction and saliency map as one ONNX file: `images` to `logits` (B, 10) and `map` (B, 28, 28).
+    """Write prediction and saliency maps as one ONNX file: `images` to `logits` (B, 10) and two maps (B, 28, 28).
 
-    The map is the gradient of the predicted class's logit for the pixels, by the straight-through surrogate, as
-    `saqlib.saliency.input_gradient` has it: the backward pass written as operators, for runtimes without autograd.
+    Both are gradients of the predicted class's logit for the pixels, as `saqlib.saliency.input_gradient` has them: its
+    backward pass written as operators, for runtimes without autograd. `map` is the straight-through one, 0 where an
+    activation is clipped; `pass_through` lets the gradient through there (`saturated="pass"`). They share the forward
+    pass and the weights. Where no activation has a clip, as in full precision, they are one map by two names.
     packed, name, classes, errors: as for `export_onnx`.
     """
     _export(model, Path(path), packed, "explanation", name, classes)
@@ -105,8 +108,9 @@ def _export(model: LeNet, path: Path, packed: bool, kind: str, name: str | None,
     check_accumulators(layers)
     _forward(graph, layers, tracing=kind == "explanation")
     if kind == "explanation":
-        _backward(graph, layers)
-        outputs["map"] = (SIDE, SIDE)
+        for saturated, output in MAPS.items():
+            _backward(graph, layers, saturated, output)
+            outputs[output] = (SIDE, SIDE)
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ("B", 1, SIDE, SIDE))
     values = [helper.make_tensor_value_info(key, TensorProto.FLOAT, ("B", *size)) for key, size in outputs.items()]
     proto = helper.make_model(
@@ -138,7 +142,7 @@ def _export(model: LeNet, path: Path, packed: bool, kind: str, name: str | None,
 
 
 class _Graph:
-    """Nodes and constants in the making. A tensor is known by its name; a constant of a known name is kept once."""
+    """Nodes and constants in the making. A tensor is known by its name; what makes a known one is there once."""
 
     def __init__(self, packed: bool):
         self.packed = packed
@@ -147,7 +151,8 @@ class _Graph:
         self.opset, self.ir_version = PLAIN[2:]
 
     def node(self, operator: str, *inputs: str, to: str, also: tuple[str, ...] = (), **attributes) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [to, *also], **attributes))
+        if all(to not in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node(operator, inputs, [to, *also], **attributes))
         return to
 
     def constant(self, name: str, value: np.ndarray) -> str:
@@ -233,36 +238,41 @@ def _activation(graph: _Graph, layer: Layer, x: str, following: Layer) -> str:
     return graph.node("DequantizeLinear", codes, step, to=out)
 
 
-def _backward(graph: _Graph, layers: tuple[Layer, ...]) -> None:
-    """Add the nodes from `logits` back to `map`, behind a traced forward pass.
+def _backward(graph: _Graph, layers: tuple[Layer, ...], saturated: str, output: str) -> None:
+    """Add the nodes from `logits` back to a map, behind a traced forward pass.
 
     Rounding is the identity here (straight through), PACT a mask, pooling a way back to the first largest value, a
-    layer its transpose with the values of its weights.
+    layer its transpose with the values of its weights. Ways back share what they have in common, which ends at the
+    first clip.
     """
     *hidden, last = layers
     predicted = graph.node("ArgMax", "logits", to="class", axis=1, keepdims=0)
     gradient = graph.node("Gather", _weight_values(graph, last), predicted, to=f"{last.name}.gradient", axis=0)
+    way = ""
     for layer in reversed(hidden):
-        gradient = _through_activation(graph, layer, gradient)
-        weight = _weight_values(graph, layer)
+        if layer.alpha is not None and saturated == "pass":
+            way = ".passed"
+        gradient = _through_activation(graph, layer, gradient, way)
+        weight, name = _weight_values(graph, layer), f"{layer.name}{way}"
         if layer.pooled:
-            gradient = graph.node("MaxUnpool", gradient, f"{layer.name}.where", to=f"{layer.name}.unpooled", **POOLING)
+            gradient = graph.node("MaxUnpool", gradient, f"{layer.name}.where", to=f"{name}.unpooled", **POOLING)
         operator, options = ("ConvTranspose", {"pads": [layer.padding] * 4}) if layer.pooled else ("MatMul", {})
-        gradient = graph.node(operator, gradient, weight, to=f"{layer.name}.gradient", **options)
-    graph.node("Squeeze", gradient, graph.constant("channel", np.array([1])), to="map")
+        gradient = graph.node(operator, gradient, weight, to=f"{name}.gradient", **options)
+    graph.node("Squeeze", gradient, graph.constant("channel", np.array([1])), to=output)
 
 
-def _through_activation(graph: _Graph, layer: Layer, gradient: str) -> str:
+def _through_activation(graph: _Graph, layer: Layer, gradient: str, way: str) -> str:
+    """The gradient where the activation lets it through: above 0, and on the plain way below the clip."""
     name, value = layer.name, f"{layer.name}.value"
     if layer.pooled:
         side = round((layer.outputs // len(layer.weight)) ** 0.5)
         shape = graph.constant(f"{name}.shape", np.array([-1, len(layer.weight), side, side]))
-        gradient = graph.node("Reshape", gradient, shape, to=f"{name}.reshaped")
+        gradient = graph.node("Reshape", gradient, shape, to=f"{name}{way}.reshaped")
     passes = graph.node("Greater", value, graph.scalar("nothing", 0), to=f"{name}.positive")
-    if layer.alpha is not None:
+    if layer.alpha is not None and not way:
         unclipped = graph.node("Less", value, graph.scalar(f"{name}.alpha", layer.alpha), to=f"{name}.below")
         passes = graph.node("And", passes, unclipped, to=f"{name}.passes")
-    return graph.node("Where", passes, gradient, graph.scalar("nothing", 0), to=f"{name}.masked")
+    return graph.node("Where", passes, gradient, graph.scalar("nothing", 0), to=f"{name}{way}.masked")
 
 
 def _weight_values(graph: _Graph, layer: Layer) -> str:

@@ -1,19 +1,18 @@
 // Are the numbers in this browser those that Python wrote? Every network answers every example once more.
 "use strict";
 (() => {
-  // For each network: the classes, the logits bit for bit, and the largest difference of a map.
+  // For each network: the classes, the logits bit for bit, and the largest difference of any of its maps.
   async function compared(pictures, progress) {
-    const { data, bytes, unpacked, run } = globalThis.saqNetworks;
+    const { data, bytes, unpacked, run, row } = globalThis.saqNetworks;
     const answers = await data("data-answers");
     const found = { rows: 0, classes: 0, quantized: 0, bitEqual: 0, largestLogit: 0, largestMap: 0 };
     for (const [dataset, { images }] of Object.entries(pictures)) for (const [name, packed] of Object.entries(answers[dataset])) {
       progress(name);
-      const logits = new Float32Array((await unpacked(packed.logits)).buffer);
-      const maps = new Float32Array((await unpacked(packed.maps)).buffer);
+      const python = {};
+      for (const output in packed) python[output] = new Float32Array((await unpacked(packed[output])).buffer);
       for (let i = 0; i < images.length; i++) {
         const [here] = await run(name, [bytes(images[i])]);
-        const there = { logits: logits.slice(10 * i, 10 * (i + 1)), map: maps.slice(784 * i, 784 * (i + 1)) };
-        add(found, here, there, /-(?!fp32)\w+-/.test(name));
+        add(found, here, row(python, i, images.length), /-(?!fp32)\w+-/.test(name));
       }
     }
     return { ...found, agree: agrees(found) };
@@ -28,8 +27,10 @@
     found.quantized += quantized;
     found.bitEqual += quantized && off === 0;
     found.largestLogit = Math.max(found.largestLogit, off);
-    const largest = there.map.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
-    found.largestMap = Math.max(found.largestMap, apart(here.map, there.map) / largest);
+    for (const output in here) if (output !== "logits") {
+      const largest = there[output].reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+      found.largestMap = Math.max(found.largestMap, apart(here[output], there[output]) / largest);
+    }
   }
 
   // Quantized logits bit for bit, those of full precision and all maps to rounding.

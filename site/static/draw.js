@@ -6,7 +6,7 @@
   const paint = globalThis.saqPaint;
   const STEPS = 14; // as many as in the study's curves
   const root = document.getElementById("saq"), find = selector => root.querySelector(selector);
-  const chosen = name => root.querySelector(`input[name=${name}]:checked`).value;
+  const chosen = name => root.querySelector(`input[name=${name}]:checked`)?.value;
   const pad = find(".pad"), pen = pad.getContext("2d", { willReadFrequently: true });
   const cards = new Map([...root.querySelectorAll(".card")].map(card => [card.dataset.kind, card]));
   const kinds = [...cards.keys()]; // the precisions of the grid, and the untrained network
@@ -35,7 +35,7 @@
       const [found] = await run(nameOf(kind), [image]);
       if (!current()) return;
       const likely = probabilities(found.logits);
-      answers.set(kind, { map: found.map, label: likely.indexOf(Math.max(...likely)), likely });
+      answers.set(kind, { ...found, label: likely.indexOf(Math.max(...likely)), likely });
     }
     state.answers = answers;
     const time = performance.now() - began;
@@ -47,11 +47,16 @@
     state.later = setTimeout(curves, 120);
   }
 
+  // The page has the choice of a gradient where the files have a second map.
+  const output = () => chosen("gradient") ?? "map";
+  const mapOf = kind => state.answers.get(kind)[output()];
+
   function showAnswer(kind) {
-    const card = cards.get(kind), { map, label, likely } = state.answers.get(kind);
+    const card = cards.get(kind), { label, likely } = state.answers.get(kind);
     const name = pictures[chosen("dataset")].classes[label], canvas = card.querySelector(".map");
-    paint[chosen("view")](canvas, map);
-    canvas.setAttribute("aria-label", `Saliency map of the ${kind} network for the class ${name}`);
+    paint[chosen("view")](canvas, mapOf(kind));
+    const which = output() === "map" ? "Saliency" : "Pass-through";
+    canvas.setAttribute("aria-label", `${which} map of the ${kind} network for the class ${name}`);
     set(card, ".class", name);
     set(card, ".confidence", percent(likely[label]));
     card.querySelector(".bar i").style.width = `${100 * likely[label]}%`;
@@ -72,7 +77,7 @@
 
   // ----------------------------------------------------------------------------------------- what is left when pixels go
   const share = () => Number(find("[name=share]").value) / 100;
-  const places = kind => order(state.answers.get(kind).map, chosen("first") === "most");
+  const places = kind => order(mapOf(kind), chosen("first") === "most");
   const filling = () => fill(chosen("fill"), state.image, bytes(pictures[chosen("dataset")].mean));
 
   async function confidences(kind, images) {
@@ -177,6 +182,7 @@
     dataset: () => { showPictures(); return take(bytes(pictures[chosen("dataset")].images[3])); },
     training: answer,
     view: () => { if (state.answers) kinds.forEach(showAnswer); },
+    gradient: async () => { changed.view(); await showRemoved(); return curves(); },
     fill: async () => { await showRemoved(); return curves(); },
     first: async () => { await showRemoved(); return curves(); },
   };

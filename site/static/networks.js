@@ -46,16 +46,20 @@
     return sessions.get(name);
   }
 
-  // Logits and maps of images (each 784 grey values) by one network, all at once.
+  // What a file gives, logits and one or two maps, for each of these images (784 grey values), all at once.
   async function run(name, images) {
     const network = await ready(name), { Tensor } = await ort(), { PIXELS, SIDE } = globalThis.saqPixels;
     const input = new Float32Array(images.length * PIXELS);
     images.forEach((image, i) => input.set(Float32Array.from(image, value => Math.fround(value / 255)), i * PIXELS));
-    const { logits, map } = await network.run({ images: new Tensor("float32", input, [images.length, 1, SIDE, SIDE]) });
-    return images.map((_, i) => ({
-      logits: logits.data.slice(10 * i, 10 * (i + 1)),
-      map: map.data.slice(PIXELS * i, PIXELS * (i + 1)),
-    }));
+    const outputs = await network.run({ images: new Tensor("float32", input, [images.length, 1, SIDE, SIDE]) });
+    const values = Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, tensor.data]));
+    return images.map((_, i) => row(values, i, images.length));
+  }
+
+  // Of outputs for `count` images those for image i.
+  function row(values, i, count) {
+    const part = all => all.slice(all.length / count * i, all.length / count * (i + 1));
+    return Object.fromEntries(Object.entries(values).map(([name, all]) => [name, part(all)]));
   }
 
   // The probability of each class.
@@ -65,5 +69,5 @@
     return powers.map(power => power / total);
   }
 
-  globalThis.saqNetworks = { data, bytes, unpacked, ready, run, probabilities };
+  globalThis.saqNetworks = { data, bytes, unpacked, ready, run, row, probabilities };
 })();

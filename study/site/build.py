@@ -9,14 +9,15 @@ import argparse
 import posixpath
 import re
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
 
 from saqlib.data import DATASETS
 from saqlib.errors import exit_with_message
-from study import paths
+from study import explore, paths
 from study.report import labels
 from study.report.paper import PaperError
 from study.report.style import GREY, alternative, looks
@@ -51,33 +52,18 @@ def build(root: Path = paths.ROOT, out: Path = OUT) -> Path:
         SiteError: a package or a file is missing.
         PaperError: the paper does not compile from these results.
     """
-    _require()
-    pages, partial = (out.with_name(f"{out.name}.{end}") for end in ("pages", "partial"))
-    for folder in (pages, partial):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
+    missing = [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]
+    needed = [MODULES / name for name in ("onnxruntime-web/dist", *FONTS.values())]
+    if missing := [*missing, *(str(path) for path in needed if not path.exists())]:
+        raise SiteError(f"{missing[0]} is missing; run `make site`, which installs what the site is made with")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
+        pages, made = Path(folder, "pages"), Path(folder, "site")
         write_pages(root, pages)
-        _sphinx(pages, partial)
+        _sphinx(pages, made)
         shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    finally:
-        for folder in (pages, partial):
-            shutil.rmtree(folder, ignore_errors=True)
+        made.rename(out)
     return out
-
-
-def _require() -> None:
-    """Raise SiteError unless what the site is made with is there."""
-    for package in ("sphinx", "myst-nb", "furo"):
-        try:
-            version(package)
-        except PackageNotFoundError:
-            raise SiteError(
-                f"{package} is not installed; run `make site`, or pip install --editable '.[site]'"
-            ) from None
-    for name in ["onnxruntime-web/dist", *FONTS.values()]:
-        if not (MODULES / name).exists():
-            raise SiteError(f"site/node_modules/{name} is missing; run `make site`, or `npm ci` in site/")
 
 
 def write_pages(root: Path, pages: Path) -> None:
@@ -103,15 +89,14 @@ def write_pages(root: Path, pages: Path) -> None:
         template = jinja2.Template(path.read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
         (pages / path.name).write_text(template.render(known), encoding="utf-8")
     for path in docs:
-        page = on_the_site(path.read_text(encoding="utf-8"), "docs", results)
-        (pages / path.name).write_text(page, encoding="utf-8")
+        text = on_the_site(path.read_text(encoding="utf-8"), "docs", results)
+        (pages / path.name).write_text(text, encoding="utf-8")
 
 
 def _known(root: Path, static: Path) -> dict[str, object]:
     """What the pages of site/pages/ leave open, from results/: the first screen, and the names of the grid."""
-    results = root / "results"
-    runs, glance = Runs(results), (results / front.PICTURE.removeprefix("results/")).read_bytes()
-    picture = pictures.stored(glance, "glance", static, alternative("glance"), pictures.DENSITY)
+    results, glance = root / "results", (root / front.PICTURE).read_bytes()
+    runs, picture = Runs(results), pictures.stored(glance, "glance", static, alternative("glance"), pictures.DENSITY)
     colours = {name: look.colour for name, look in looks(runs.precisions).items()}
     return {
         "first_screen": on_the_site(front.text(root, picture, _linked), "", results),
@@ -119,6 +104,7 @@ def _known(root: Path, static: Path) -> dict[str, object]:
         "datasets": {name: DATASETS[name].title for name in runs.datasets},
         "trainings": runs.trainings,
         "kinds": colours | {labels.UNTRAINED: GREY},
+        "pass_through": explore.pass_through(networks.models(results).values()),
     }
 
 

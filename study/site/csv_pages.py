@@ -19,13 +19,21 @@ TITLES = {"runs": "All networks"}
 ABOUT = {
     "runs": "One row for each trained network: its accuracy and the means of its scores.",
     "deployment": "Bytes and operations of each network, as the deployment notebook wrote them.",
-    "claims": "Every comparison behind the verdicts: mean paired difference, interval, p-value, corrected p-value.",
+    "grid_confirming": "The same grid of the confirming seeds alone.",
+    "grid_tests": "Behind each verdict: equivalence and size against the margin, the range over the fills.",
+    "grid_confirming_tests": "The same of the confirming seeds alone.",
+    "power": "How often each registered claim would get which word, if new seeds were like the exploring ones.",
+    "claims": "Every comparison of each claim: mean paired difference, interval, p-values, and how it is read.",
+    "verdicts": "The conjunctions: one word for all comparisons of a claim, dataset, training and question, and why.",
+    "randomization": "How alike maps stay as layers are drawn anew, from the last to the first.",
+    # Tables of the second run, which go with its results.
     "equivalence": "The same comparisons, tested for a change that is smaller than the margin stated beforehand.",
-    "verdicts": "The verdict on each question of each claim, why, and whether it stays with other ways of analysis.",
     "by_fill": "Every comparison of faithfulness with one fill alone in place of all that qualify.",
     "switched": "How much of a lost score comes back when quantizers are switched off in the map alone.",
     "surrogate": "How much more faithful finite differences are than the straight-through gradient.",
-    "randomization": "How alike maps stay as layers are drawn anew, from the last to the first.",
+    "robustness": "Every conjunction under every alternative: how often it stays the same.",
+    "other_methods": "Every comparison of maps by several methods of saliency.",
+    "convergence": "Each precision minus the reference, seed by seed, by method of saliency.",
     "figures": "What the figure `{}` plots.",
     "evidence": "The numbers of every seed, from which tables and verdicts can be computed again.",
     "fills": "By validation images: what a removed pixel may become, and whether it qualifies.",
@@ -57,19 +65,13 @@ def title(path: Path) -> str:
 
 def about(path: Path) -> str:
     """One sentence on what a file holds: of a table, that of the function that makes it; empty for an unknown one."""
-    kind = path.parent.name
-    if kind in ABOUT:
-        return ABOUT[kind].format(path.stem)
-    made = getattr(tables, path.stem, None) if kind == "tables" else None
-    text = made.__doc__ if made else ABOUT.get(path.stem, "")
-    return " ".join(re.split(r"(?<=\.)\s", text)[0].split())
+    made = getattr(tables, path.stem, None) if path.parent.name == "tables" else None
+    known = ABOUT.get(path.parent.name, ABOUT.get(path.stem, ""))
+    return " ".join(re.split(r"(?<=\.)\s", made.__doc__)[0].split()) if made else known.format(path.stem)
 
 
 def write(results: Path, pages: Path) -> list[Path]:
-    """Write a page for each CSV, and a copy of it to take away; the CSV files in the order of the list.
-
-    Raises ValueError for a file whose rows cannot be named by their line.
-    """
+    """Write a page for each CSV, and a copy of it to take away; the CSV files in the order of the list."""
     found = list(sources(results))
     for path in found:
         copy = pages / "_static" / "results" / path.relative_to(results)
@@ -90,18 +92,14 @@ def _text(path: Path, results: Path) -> str:
 
 def _listing(path: Path) -> str:
     """The CSV as a table in which a row knows its line."""
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *rows = csv.reader(file)
-    if len(rows) + 1 != len(path.read_text(encoding="utf-8").splitlines()):
-        raise ValueError(f"{path} has a value over several lines, so its rows cannot be named by their line")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = "\n".join(
-        f'<tr id="L{number}"><th><a href="#L{number}">{number}</a></th>'
-        + "".join(f"<td>{html.escape(value)}</td>" for value in row)
-        + "</tr>"
-        for number, row in enumerate(rows, start=2)
-    )
+    rows = csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True))
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in next(rows))
+    lines = []
+    for row in rows:
+        number = rows.line_num
+        values = "".join(f"<td>{html.escape(value)}</td>" for value in row)
+        lines.append(f'<tr id="L{number}"><th><a href="#L{number}">{number}</a></th>{values}</tr>\n')
     return (
         '<div class="table-wrapper"><table class="lines"><thead><tr><th>line</th>'
-        f"{heads}</tr></thead><tbody>\n{lines}\n</tbody></table></div>"
+        f"{heads}</tr></thead><tbody>\n{''.join(lines)}</tbody></table></div>"
     )

@@ -19,15 +19,13 @@ from saqlib.statistics import t_interval
 from saqlib.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
 from study import files, paths
 from study.report import labels
+from study.report.tables import markdown
 
 ABSTRACT = "abstract"  # the group of claims that the first screen lists
 MITIGATION = "B2"  # our own claim that it adds: guidance makes up for part of what quantization costs the maps
 AXES = ("dataset", "training", "question")
 BEGIN = "<!-- answer: written by `python -m study.site.front` from results/ -->\n"
 END = "<!-- end of answer -->\n"
-NOT_YET = """\
-The full run is not in this repository yet. `make quick` shows every figure and table in minutes, from short training.
-"""
 PICTURE = "results/figures/glance.png"
 WORDS = "Saliency maps of two images at each precision, and the faithfulness of maps over the precisions"
 TEXT = """\
@@ -105,7 +103,7 @@ def _table(results: Path, name: str) -> pd.DataFrame:
 
 
 def text(root: Path, picture: str, number: Callable[[Number], str] = str) -> str:
-    """The first screen, from results/; a sentence in its stead before the first full run.
+    """The first screen, from results/.
 
     Args:
         root: the folder that holds results/.
@@ -113,8 +111,6 @@ def text(root: Path, picture: str, number: Callable[[Number], str] = str) -> str
         number: how a number of the table is written; the site makes it a link to its line.
     """
     results = root / "results"
-    if not (results / "tables" / "verdicts.csv").exists():
-        return NOT_YET
     runs, verdicts = Runs(results), _table(results, "verdicts")
     return TEXT.format(
         answer=f"**{answer(runs, verdicts)}**",
@@ -167,19 +163,17 @@ def _moves(chains: Mapping[str, Chain], unit: str) -> str:
 def robust(runs: Runs, ablations: pd.DataFrame) -> str:
     """Whether the answer on faithfulness depends on a number of the study, by its ablations; empty if none was run."""
     first, last = runs.precisions[0], runs.precisions[-1]
-    tried = {
-        f"the change of faithfulness from {first} to {last}": f"{last} - {first}",
-        "the effect of guidance on faithfulness": "guided - ",
-    }
     conclusions = ablations[(ablations.question == FAITHFULNESS) & (ablations.sign != "")]
     sentences = []
-    for what, comparison in tried.items():
+    for what, comparison in (
+        (f"the change of faithfulness from {first} to {last}", f"{last} - {first}"),
+        ("the effect of guidance on faithfulness", "guided - "),
+    ):
         own = conclusions[conclusions.comparison.str.startswith(comparison)]
         if len(own):
             sentences.append(f"{what} {_survives(own)}")
-    if not sentences:
-        return ""
-    return f"With other numbers in the study ({conclusions.seeds.max()} seeds), {'; '.join(sentences)}."
+    words = f"With other numbers in the study ({conclusions.seeds.max()} seeds), {'; '.join(sentences)}."
+    return words if sentences else ""
 
 
 def _survives(effects: pd.DataFrame) -> str:
@@ -203,18 +197,20 @@ def table(runs: Runs, number: Callable[[Number], str] = str) -> str:
         rows.append((f"{labels.question(column)}: {question[0].lower()}{question[1:]}", column, first))
     if last != first:
         rows.append((f"{labels.question(FAITHFULNESS)}, with {last} training", FAITHFULNESS, last))
-    lines = [["", *map(labels.dataset, runs.datasets)]]
-    for name, metric, training in rows:
-        chains = [runs.chain(metric, dataset, training) for dataset in runs.datasets]
-        lines.append([name, *(f"{' → '.join(map(number, each.numbers))} {ARROWS[each.direction]}" for each in chains)])
-    return _markdown(lines)
+    shown = {"": [name for name, _, _ in rows]}
+    for dataset in runs.datasets:
+        chains = [runs.chain(metric, dataset, training) for _, metric, training in rows]
+        shown[labels.dataset(dataset)] = [
+            f"{' → '.join(map(number, chain.numbers))} {ARROWS[chain.direction]}" for chain in chains
+        ]
+    return markdown(pd.DataFrame(shown))
 
 
 def claims(verdicts: pd.DataFrame) -> str:
     """A row for each claim of the abstract: its text, how it stands, and where it holds if that depends."""
-    own = verdicts[verdicts.group == ABSTRACT]
-    lines = [["Claim of the abstract", "Found"]]
-    return _markdown(lines + [[f"{claim} {rows.text.iloc[0]}", standing(rows)] for claim, rows in own.groupby("claim")])
+    own = verdicts[verdicts.group == ABSTRACT].groupby("claim")
+    rows = [(f"{claim} {found.text.iloc[0]}", standing(found)) for claim, found in own]
+    return markdown(pd.DataFrame(rows, columns=["Claim of the abstract", "Found"]))
 
 
 def standing(verdicts: pd.DataFrame) -> str:
@@ -240,18 +236,11 @@ def standing(verdicts: pd.DataFrame) -> str:
 
 def _places(verdicts: pd.DataFrame, axes: list[str]) -> list[str]:
     """The places of some verdicts in words; questions of one place in brackets behind it."""
-    words = {"dataset": labels.dataset, "training": "{} training".format, "question": str}
-    places: dict[str, dict[str, None]] = {}
-    for _, row in verdicts.iterrows():
-        *outer, last = [words[axis](row[axis]) for axis in axes]
-        place, inner = (", ".join(outer), last) if outer and axes[-1] == "question" else (", ".join([*outer, last]), "")
-        places.setdefault(place, {})[inner] = None
-    return [f"{place} ({listed(list(inner))})" if "" not in inner else place for place, inner in places.items()]
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    there = verdicts.drop_duplicates(axes)
+    there = there.assign(dataset=there.dataset.map(labels.dataset), training=there.training + " training")
+    outer = [axis for axis in axes if axis != "question"] or axes
+    groups = there.groupby(outer, sort=False)
+    return [", ".join(place) + (f" ({listed(list(rows.question))})" if outer != axes else "") for place, rows in groups]
 
 
 # ------------------------------------------------------------------------------------------------------- the README

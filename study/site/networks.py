@@ -7,8 +7,7 @@ needs is a script that sets one value: bytes as base64 of gzip, the rest as JSON
 import base64
 import gzip
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saqlib.data import DATASETS
-from saqlib.deploy.explain import as_input, open_model
 from study import explore, files
 from study.explore import SUFFIX, UNTRAINED
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Test images of one dataset, uint8 (10, 28, 28), one of each class in order, and the mean training image."""
-
-    images: NDArray[np.uint8]
-    mean: NDArray[np.uint8]
-
-
-def examples(dataset: str) -> Examples:
-    """From the committed sample: the first test image of each class, and the mean of the sample's training images."""
-    images, labels = explore.sample(dataset)
-    first = [int(np.flatnonzero(labels == label)[0]) for label in range(len(DATASETS[dataset].classes))]
-    return Examples(images[first], explore.mean_image(dataset))
-
-
-def answers(model: Path, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What ONNX Runtime in Python makes of images, uint8 (N, 28, 28): logits (N, 10) and maps (N, 28, 28)."""
-    session = open_model(model)
-    # One by one, as the browser does: in a batch a float network may sum in another order.
-    found = [session.run(["logits", "map"], {"images": as_input(image[None])}) for image in images]
-    return np.concatenate([logits for logits, _ in found]), np.concatenate([maps for _, maps in found])
 
 
 def models(results: Path) -> dict[str, Path]:
@@ -51,6 +26,8 @@ def models(results: Path) -> dict[str, Path]:
 
 def write(results: Path, modules: Path, static: Path) -> None:
     """Write the scripts of data that the drawing page loads.
+
+    Its pictures are of each dataset's sample the first test image of each class, and the mean training image.
 
     Args:
         results: the folder results/.
@@ -65,22 +42,26 @@ def write(results: Path, modules: Path, static: Path) -> None:
     _script(static, "data-sizes", {name: path.stat().st_size for name, path in found.items()})
     pictures, expected = {}, {}
     for dataset in dict.fromkeys(name.split("-")[0] for name in found if name != UNTRAINED):
-        shown = examples(dataset)
+        images, labels = explore.sample(dataset)
+        classes = DATASETS[dataset].classes
+        shown = [images[labels == label][0] for label in range(len(classes))]
         pictures[dataset] = {
             "name": DATASETS[dataset].title,
-            "classes": DATASETS[dataset].classes,
-            "images": [_base64(image.tobytes()) for image in shown.images],
-            "mean": _base64(shown.mean.tobytes()),
+            "classes": classes,
+            "images": [_base64(image.tobytes()) for image in shown],
+            "mean": _base64(explore.mean_image(dataset).tobytes()),
         }
-        own = {name: path for name, path in found.items() if name == UNTRAINED or name.startswith(f"{dataset}-")}
-        expected[dataset] = {name: _answer(path, shown.images) for name, path in own.items()}
+        own = {name: path for name, path in found.items() if name.split("-")[0] in (dataset, UNTRAINED)}
+        expected[dataset] = {name: _answers(path, shown) for name, path in own.items()}
     _script(static, "data-pictures", pictures)
     _script(static, "data-answers", expected)
 
 
-def _answer(model: Path, images: NDArray[np.uint8]) -> dict[str, str]:
-    logits, maps = answers(model, images)
-    return {"logits": _packed(logits.tobytes()), "maps": _packed(maps.tobytes())}
+def _answers(model: Path, images: Iterable[NDArray[np.uint8]]) -> dict[str, str]:
+    """What ONNX Runtime in Python makes of images: each output of the file, packed."""
+    # One by one, as the browser does: in a batch a float network may sum in another order.
+    found = [explore.run(model, image) for image in images]
+    return {name: _packed(np.stack([each[name] for each in found]).tobytes()) for name in found[0]}
 
 
 def _script(static: Path, name: str, value: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ The anchor of a figure is `figure-<name>` in the page of the notebook that shows
 place where it is made. Its name and its words are metadata of the output (`study.report.style.show`).
 """
 
+import base64
 import json
 import re
 from collections import Counter
@@ -71,5 +72,5 @@ def _with_words(output: Notebook, cell: str, counts: Counter, static: Path) -> N
     name = words.get("name", cell)
     counts[name] += 1
     anchor = "-".join(["figure", *name.split("/"), *([str(counts[name])] if counts[name] > 1 else [])])
-    content, alt = text(output["data"][PICTURE]), words.get("alt") or alternative(name)
+    content, alt = base64.b64decode(text(output["data"][PICTURE])), words.get("alt") or alternative(name)
     return output | {"data": {"text/html": pictures.stored(content, "", static, alt, anchor=anchor)}}

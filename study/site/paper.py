@@ -13,15 +13,22 @@ from pathlib import Path
 
 import typst
 
-from study.report.paper import PaperError
+from study.report.paper import PaperError, reason_of
 from study.site import csv_pages, pictures
 
 HEADING = re.compile(r'<h([23])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
 TITLE = re.compile(r"<p>(?P<title>.*?)</p><p>(?P<subtitle>.*?)</p><p>(?P<authors>.*?)</p>", re.DOTALL)
+BEGIN, END = "```{raw} html\n", "\n```\n\n"  # of what stays HTML
 PDF = (
     "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
     "each figure to its notebook."
 )
+# Until results/ are written anew: their numbers are what they were, and the PDF belongs to them.
+EARLIER = """# The paper
+
+[As PDF](_static/paper.pdf). An earlier version of the code wrote these results and that PDF; its page is made again
+when `make reproduce` has written results/.
+"""
 
 
 def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
@@ -36,7 +43,10 @@ def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
         PaperError: a number, table or figure is missing in results/, or Typst writes another form than expected.
     """
     shutil.copyfile(root / "paper" / "paper.pdf", pages / "_static" / "paper.pdf")
-    (pages / "paper.md").write_text(text(body(root), root / "results", pages / "_static", cells), encoding="utf-8")
+    page, results = EARLIER, root / "results"
+    if (results / "tables" / "grid.csv").exists():
+        page = text(body(root), results, pages / "_static", cells)
+    (pages / "paper.md").write_text(page, encoding="utf-8")
 
 
 def body(root: Path) -> str:
@@ -45,7 +55,7 @@ def body(root: Path) -> str:
     try:
         page = typst.compile(source, root=root, ignore_system_fonts=True, format="html", sys_inputs={"page": "yes"})
     except (typst.TypstError, FileNotFoundError) as error:
-        raise PaperError(f"{source.name} does not become a page: {getattr(error, 'diagnostic', error)}") from None
+        raise PaperError(f"{source.name} does not become a page: {reason_of(error)}") from None
     return re.search(r"<body>(.*)</body>", page.decode(), re.DOTALL).group(1)
 
 
@@ -55,27 +65,23 @@ def text(body: str, results: Path, static: Path, cells: Mapping[str, str]) -> st
     if head is None:
         raise PaperError("the page of the paper does not begin with title, subtitle and authors")
     body = re.sub(r"</?section[^>]*>", "", body[head.end() :])
-    body = _figures(_equations(_numbers(body)), results, static, cells)
-    parts = [f"# {_plain(head['title'])}", _html(f'<p class="subtitle">{head["subtitle"]}</p>'), PDF]
-    before, *sections = re.split(r"(?=<h[23][ >])", body)
-    parts.append(_html(f'<p class="authors">{head["authors"]}</p>{before}'))
-    for section in sections:
-        heading = HEADING.match(section)
-        level, anchor, words = heading.groups()
-        parts += [
-            f"({anchor})=" if anchor else "",
-            "#" * int(level) + " " + _plain(words),
-            _html(section[heading.end() :]),
-        ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    body = HEADING.sub(_heading, _figures(_equations(_numbers(body)), results, static, cells))
+    page = f"""# {_plain(head["title"])}
+
+{BEGIN}<p class="subtitle">{head["subtitle"]}</p>{END}{PDF}
+
+{BEGIN}<p class="authors">{head["authors"]}</p>{body}{END}"""
+    return page.replace(BEGIN + END, "")
+
+
+def _heading(found: re.Match) -> str:
+    level, anchor, words = found.groups()
+    target = f"({anchor})=\n\n" if anchor else ""
+    return f"{END}{target}{'#' * int(level)} {_plain(words)}\n\n{BEGIN}"
 
 
 def _plain(words: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", words))
-
-
-def _html(content: str) -> str:
-    return f"```{{raw}} html\n{content}\n```" if content.strip() else ""
 
 
 def _numbers(body: str) -> str:

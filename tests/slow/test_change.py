@@ -21,7 +21,7 @@ import json, sys
 from dataclasses import replace
 from study import frames, results, settings
 from study.report import labels, style, tables
-from saqlib import findings
+from saqlib import readings, scores
 dataset, precisions = sys.argv[1], sys.argv[2:]
 study = settings.load(scale="smoke")
 grid = replace(study.grid, datasets=(dataset,), precisions=tuple(precisions), trainings=("standard",))
@@ -35,8 +35,8 @@ found = frames.collect(grid, precisions[0])
 runs = found.runs["primary"]
 print(json.dumps({
     "runs": json.loads(runs.to_json(orient="records")), "fills": open(f"results/fills/{dataset}.csv").read(),
-    "secondary": tables.markdown(tables.secondary(found.secondary).shown),
-    "methods": tables.markdown(tables.convergence(found.methods, precisions[0]).shown),
+    "secondary": tables.markdown(tables.secondary(runs).shown),
+    "maps": tables.markdown(tables.maps(readings.maps_table(found.maps, scores.FILLS, study.size.exploring)).shown),
     "accuracy": tables.markdown(tables.accuracy(runs).shown),
     "looks": {name: look.colour for name, look in style.looks(runs.precision).items()},
 }))
@@ -104,4 +104,4 @@ def test_a_dataset_a_score_a_fill_and_a_method(folder):
     left = json.loads(python(folder, "-c", RUN, "kmnist", "fp32", "w2a2"))
     assert len(left["runs"]) == 4 and "KMNIST" in left["accuracy"]
     assert all(0 < row["peak"] < 1 and -1 < row["relevance_gain_grey"] < 1 for row in left["runs"])
-    assert "Peak" in left["secondary"] and "\ngrey," in left["fills"] and "gradient times input" in left["methods"]
+    assert "Peak" in left["secondary"] and "\ngrey," in left["fills"] and "gradient times input" in left["maps"]

@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
 
 import numpy as np
-import onnxruntime
 import pytest
 from scipy import ndimage
 
-from saqlib.deploy.explain import as_input
+from saqlib.deploy.explain import as_input, open_session
 from study import explore, paths
 from study.site import build
+from tests.helpers.deployed import write_explanations
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -45,9 +45,20 @@ class Elements(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The reading copy, from the committed results."""
-    return build.build(out=tmp_path_factory.mktemp("reading") / "site")
+def root(tmp_path_factory):
+    """What the reading copy is made from: the committed results, with explaining files that have both maps."""
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("results", "paper", "docs"):
+        shutil.copytree(paths.ROOT / name, root / name)
+    shutil.copy(paths.PARAMS, root)
+    write_explanations(root / "results" / "models")
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory):
+    """The reading copy."""
+    return build.build(root, tmp_path_factory.mktemp("reading") / "site")
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +137,10 @@ def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
         page.wait_for_function("[...document.images].every(image => image.complete)")
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), name
     page.set_viewport_size(WIDE)
-    page.goto((site / "index.html").as_uri())
+    page.goto((site / "index.html").as_uri(), wait_until="networkidle")  # what leaving cuts off would count as failed
     table, picture = (page.locator(f".first-screen {what}").first.bounding_box() for what in ("table", ".picture img"))
     assert table["y"] < WIDE["height"] / 2 and picture["height"] <= 350
-    page.goto(f"{(site / 'search.html').as_uri()}?q=occlusion")
+    page.goto(f"{(site / 'search.html').as_uri()}?q=paper")
     page.wait_for_selector("#search-results li a")
     assert "paper.html" in " ".join(page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)"))
 
@@ -187,6 +198,21 @@ def test_drawings_and_pictures_are_read_by_every_network(desk):
 
 
 @in_a_browser
+def test_the_gradient_can_pass_clipped_units(desk):
+    """Maps, and what removing pixels by them leaves, change where a network clips: not in full precision."""
+    maps = "[...document.querySelectorAll('.card .map')].map(map => map.toDataURL())"
+    answers, curves = texts(desk, ".card .confidence"), "document.querySelector('.chart').innerHTML"
+    before, chart, left = desk.evaluate(maps), desk.evaluate(curves), texts(desk, ".card .left")
+    settled(desk, lambda: desk.check("[name=gradient][value=pass_through]"))
+    changed = [one != other for one, other in zip(before, desk.evaluate(maps), strict=True)]
+    assert changed == [False, True, True, True, False] and texts(desk, ".card .confidence") == answers
+    assert desk.evaluate(curves) != chart and texts(desk, ".card .left") != left
+    assert desk.get_attribute(".card.w2a2 .map", "aria-label").startswith("Pass-through map of the w2a2 network")
+    settled(desk, lambda: desk.check("[name=gradient][value=map]"))
+    assert desk.evaluate(maps) == before and texts(desk, ".card .left") == left
+
+
+@in_a_browser
 def test_pixels_are_removed_by_the_slider_with_each_fill(desk):
     """With none removed the confidence is that of the picture; with all it no longer depends on the order."""
 
@@ -207,7 +233,7 @@ def test_pixels_are_removed_by_the_slider_with_each_fill(desk):
 
 @in_a_browser
 def test_the_button_compares_with_python(desk, site, tmp_path):
-    """Quantized logits bit for bit, maps within a millionth; one changed answer of Python is noticed."""
+    """Quantized logits bit for bit, both maps within a millionth; one changed answer of Python is noticed."""
     desk.click("[data-do=compare]")
     desk.wait_for_selector("#saq[data-agree]")
     sentence = desk.inner_text(".compared")
@@ -216,49 +242,49 @@ def test_the_button_compares_with_python(desk, site, tmp_path):
     script = copy / "_static" / "data-answers.js"
     text = script.read_text()
     cells = ("mnist-w2a2-guided", "mnist-w4a4-guided")
-    one, two = (re.search(rf'"{cell}":\{{"logits":"([^"]+)"', text)[1] for cell in cells)
-    script.write_text(text.replace(one, two, 1))
-    desk.goto((copy / "draw.html").as_uri())
-    desk.wait_for_selector("#saq[data-curves]")
-    desk.click("[data-do=compare]")
-    desk.wait_for_selector("#saq[data-agree=false]")
+    for output in ("logits", "pass_through"):
+        one, two = (re.search(rf'"{cell}":\{{[^}}]*"{output}":"([^"]+)"', text)[1] for cell in cells)
+        script.write_text(text.replace(one, two, 1))
+        desk.goto((copy / "draw.html").as_uri())
+        desk.wait_for_selector("#saq[data-curves]")
+        desk.click("[data-do=compare]")
+        desk.wait_for_selector("#saq[data-agree=false]")
 
 
 # ----------------------------------------------------------------------------------------------------------- in Node
 
 
-def rows(file, runtime) -> dict[str, np.ndarray]:
-    """What a runtime answers to a dozen images of the file's dataset, one row per image."""
-    images = explore.sample(file.name.split("-")[0] if "-" in file.name else "mnist")[0][:12]
-    return runtime(file, as_input(images))
+def inputs(file) -> np.ndarray:
+    """A dozen images of the file's dataset."""
+    return as_input(explore.sample(file.name.split("-")[0] if "-" in file.name else "mnist")[0][:12])
 
 
-def python(file, inputs) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+def python(file) -> dict[str, np.ndarray]:
+    """What ONNX Runtime answers to them, one row per image."""
+    session = open_session(file)
     names = [output.name for output in session.get_outputs()]
-    found = [session.run(names, {"images": image[None]}) for image in inputs]
+    found = [session.run(names, {"images": image[None]}) for image in inputs(file)]
     return {name: np.stack([row[i].ravel() for row in found]) for i, name in enumerate(names)}
 
 
 @needs_node
-def test_every_committed_file_answers_in_node_as_in_python():
+def test_every_committed_file_answers_in_node_as_in_python(root):
     """A quantized network's logits bit for bit, those of full precision and all maps to rounding."""
-    files = sorted((paths.RESULTS / "models").glob("*.onnx"))
-    jobs = [rows(file, lambda file, inputs: {"file": str(file), "count": len(inputs),
-                                             "images": base64.b64encode(inputs.tobytes()).decode()})
-            for file in files]  # fmt: skip
+    files = sorted((root / "results" / "models").glob("*.onnx"))
+    packed = [base64.b64encode(inputs(file).tobytes()).decode() for file in files]
+    jobs = [{"file": str(file), "count": 12, "images": images} for file, images in zip(files, packed, strict=True)]
     script = paths.ROOT / "tests" / "helpers" / "run_networks.mjs"
     done = subprocess.run(["node", script, build.MODULES], input=json.dumps(jobs), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(files) > 48
     for file, answers in zip(files, json.loads(done.stdout), strict=True):
-        expected = rows(file, python)
+        expected = python(file)
         found = {name: np.stack([np.frombuffer(base64.b64decode(row), np.float32) for row in each])
                  for name, each in answers.items()}  # fmt: skip
-        assert found.keys() == expected.keys() and ("map" in found) == (".explain" in file.name)
+        assert found.keys() == expected.keys() and ("pass_through" in found) == (".explain" in file.name)
         rounded = "fp32" in file.name or "untrained" in file.name
         for name, values in expected.items():
-            tolerance = 1e-6 * max(1, np.abs(values).max()) if name == "map" else 1e-4 * rounded
+            tolerance = 1e-4 * rounded if name == "logits" else 1e-6 * max(1, np.abs(values).max())
             np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance, err_msg=f"{file.name}: {name}")
 
 

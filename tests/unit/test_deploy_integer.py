@@ -14,8 +14,11 @@ from saqlib import quantization
 from saqlib.deploy import DeploymentError, cost, export_explanation, export_onnx, integer, integer_network
 from saqlib.deploy.layers import read
 from saqlib.lenet import build
-from saqlib.precision import Bits, Precision
-from tests.helpers.deployed import MUTATIONS, behaviour, network, network_with_ties, sample
+from saqlib.precision import Bits, Precision, Shape
+from tests.helpers.deployed import MUTATIONS, behaviour, network, network_with_ties
+from tests.helpers.networks import sample
+
+IMAGES = sample()[0].numpy()
 
 # ------------------------------------------------------------------------------------------------------- layers
 
@@ -57,7 +60,12 @@ UNFIT = {
         lambda: build(Precision("odd", (Bits(8, None), *[Bits(2, 2)] * 3, Bits(8)))),
         "conv2 has 2-bit weights but a full-precision input",
     ),
+    "unrounded": (
+        lambda: build(dataclasses.replace(Precision.parse("w4a4"), rounding=False)),
+        "activation behind conv1 clips without rounding",
+    ),
     "foreign": (lambda: nn.Sequential(), "not a Sequential"),
+    "second network": (lambda: build("w4a4", shape=Shape((2, 3, 4), ())), "only a LeNet .* not a BatchNormNet"),
 }  # fmt: skip
 USES = {
     "prediction": lambda model, path: export_onnx(model, path, packed=True),
@@ -82,7 +90,7 @@ def test_an_unfit_network_is_refused_by_all(kind, tmp_path):
 
 def deviations(trained, integers):
     """Codes and logits, of the sample's 300 test images, in which the network and its integer form differ."""
-    expected, leaving = behaviour(trained), integers.codes(sample().numpy())
+    expected, leaving = behaviour(trained), integers.codes(IMAGES)
     leaving["dense3"] = leaving["dense3"].astype(np.float32) * read(trained)[-1].output_scale
     return sum(int((expected[name] != leaving[name]).sum()) for name in expected)
 
@@ -99,7 +107,7 @@ def test_equals_the_network_at_every_layer(precision, edges):
     for trained in (network(precision, edges), network_with_ties(precision)):
         integers = integer_network(trained)
         assert deviations(trained, integers) == 0
-        classes = integers.classes(sample().numpy())
+        classes = integers.classes(IMAGES)
         np.testing.assert_array_equal(classes, behaviour(trained)["dense3"].argmax(1))
 
 
@@ -122,16 +130,16 @@ def test_images_that_are_no_bytes_are_refused(change):
     integers = integer_network(network("w2a2"))
     for use in (integers.classes, integers.codes):
         with pytest.raises(DeploymentError, match=r"takes uint8 images \(B, 28, 28\), .* not (float|int|bool|uint)"):
-            use(change(sample().numpy()))
+            use(change(IMAGES))
 
 
 @pytest.mark.parametrize("count", [0, 1, integer.BATCH + 1])
 def test_any_number_of_images(count):
     """None, one, and more than are taken at once."""
     integers = integer_network(network("w2a2"))
-    classes = integers.classes(np.resize(sample().numpy(), (count, 28, 28)))
+    classes = integers.classes(np.resize(IMAGES, (count, 28, 28)))
     assert classes.dtype == np.int64 and classes.shape == (count,)
-    np.testing.assert_array_equal(classes, np.resize(integers.classes(sample().numpy()), count))
+    np.testing.assert_array_equal(classes, np.resize(integers.classes(IMAGES), count))
 
 
 def test_only_whole_numbers_are_used():
@@ -139,7 +147,7 @@ def test_only_whole_numbers_are_used():
     with pytest.raises(DeploymentError, match="conv1 computes in full precision"):
         integer_network(network("w2a2", None))
     integers = integer_network(network("mixed"))
-    arrays = [integers.multipliers, *integers.thresholds, *integers.codes(sample().numpy()[:5]).values()]
+    arrays = [integers.multipliers, *integers.thresholds, *integers.codes(IMAGES[:5]).values()]
     for layer in integers.layers:
         arrays += [layer.weight, layer.bias]
     assert {array.dtype.kind for array in arrays} == {"i"}

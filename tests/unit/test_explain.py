@@ -16,15 +16,16 @@ from onnx import helper, numpy_helper
 from PIL import Image, ImageOps
 
 from saqlib.data import DATASETS, as_input, load
-from saqlib.deploy import explain
+from saqlib.deploy import explain, export_explanation
 from saqlib.saliency import input_gradient
 from study import models, paths
-from tests.helpers.deployed import sample
+from tests.helpers.deployed import earlier, network
+from tests.helpers.networks import sample
 
 MODELS = paths.RESULTS / "models"
 MODEL = MODELS / "fashion_mnist-w2a2-standard.explain.onnx"
 PREDICTION = MODELS / "mnist-w2a2-guided.packed.onnx"
-GREY = sample()[3].numpy()
+GREY = sample()[0][3].numpy()
 
 
 def picture() -> Image.Image:
@@ -47,20 +48,42 @@ def refusal(*arguments) -> str:
 
 
 def test_the_command_prints_the_networks_answer_and_draws_it(tmp_path, capsys):
-    """Class, confidence and map are those of the network in PyTorch, the name that of the dataset."""
+    """Class, confidence and both maps are those of the network in PyTorch, the name that of the dataset."""
     trained, image = models.load("fashion_mnist-w2a2-standard"), load("fashion_mnist", "test", paths.SAMPLE)[0][3:4]
+    model, classes = tmp_path / "x.onnx", DATASETS["fashion_mnist"].classes
+    export_explanation(trained, model, packed=True, classes=classes)
     Image.fromarray(image[0].numpy()).save(tmp_path / "x.png")
-    found = explain.explain(explain.open_model(MODEL), explain.read_image(tmp_path / "x.png"))
+    found = explain.explain(explain.open_model(model), explain.read_image(tmp_path / "x.png"))
     with torch.no_grad():
         probability, label = trained(as_input(image)).softmax(1).max(1)
-    assert found.label == label.item() and found.name == DATASETS["fashion_mnist"].classes[found.label]
+    assert found.label == label.item() and found.name == classes[found.label]
     assert found.confidence == pytest.approx(probability.item(), abs=1e-6)
-    np.testing.assert_allclose(found.map, input_gradient(trained, as_input(image))[0].numpy(), atol=1e-4)
-    explain.main([str(MODEL), str(tmp_path / "x.png"), "-o", str(tmp_path / "new" / "y.png")])
+    for saturated, output in explain.MAPS.items():
+        expected = input_gradient(trained, as_input(image), saturated=saturated)[0].numpy()
+        np.testing.assert_allclose(getattr(found, output), expected, atol=1e-4)
+    explain.main([str(model), str(tmp_path / "x.png"), "-o", str(tmp_path / "new" / "y.png")])
     out = f"class: {found.name}\nconfidence: {probability.item():.1%}\npicture: {tmp_path / 'new' / 'y.png'}\n"
     assert capsys.readouterr().out == out
     with Image.open(tmp_path / "new" / "y.png") as drawn:
-        assert drawn.size == (2 * 280 + 48, 280 + 56)
+        assert drawn.size == (3 * 280 + 64, 280 + 72)
+        panels = [np.asarray(drawn.convert("RGB"))[56:336, 16 + 296 * i :][:, :280] for i in (1, 2)]
+    for panel, saliency in zip(panels, (found.map, found.pass_through), strict=True):
+        np.testing.assert_array_equal(panel[5::10, 5::10], explain._coloured(saliency))
+
+
+@pytest.mark.parametrize(("kind", "note"), [("earlier", "x.onnx is of an earlier version"), ("fp32", "is the same")])
+def test_one_map_is_drawn_where_there_is_no_other(kind, note, image_file, tmp_path, capsys):
+    """Of a file without a second map, and of a network without clips; a line says so."""
+    export_explanation(network("fp32" if kind == "fp32" else "w2a2"), tmp_path / "x.onnx", packed=True)
+    if kind == "earlier":
+        (tmp_path / "x.onnx").write_bytes(earlier(tmp_path / "x.onnx"))
+    explain.main([str(tmp_path / "x.onnx"), str(image_file)])
+    *_, last = capsys.readouterr().out.splitlines()
+    assert note in last
+    with Image.open(f"{image_file}.map.png") as drawn:
+        assert drawn.size == (2 * 280 + 48, 280 + 72)
+    found = explain.explain(explain.open_model(tmp_path / "x.onnx"), GREY)
+    assert list(found.maps) == ["straight-through"] and (found.pass_through is None) == (kind == "earlier")
 
 
 def test_colours_of_the_map(image_file, capsys, monkeypatch):
@@ -69,7 +92,7 @@ def test_colours_of_the_map(image_file, capsys, monkeypatch):
     assert (explain._coloured(saliency_map) == explain.NEUTRAL).all()
     monkeypatch.setattr(explain, "explain", lambda *_: explain.Explanation(1, "trousers", 0.5, saliency_map))
     explain.main([str(MODEL), str(image_file)])
-    assert "dead map" in capsys.readouterr().out
+    assert "The straight-through map is zero everywhere (a dead map)" in capsys.readouterr().out
     saliency_map[0, :2] = [0.5, -0.25]
     colours = explain._coloured(saliency_map)
     assert tuple(colours[0, 0]) == explain.FOR and tuple(colours[1, 1]) == explain.NEUTRAL

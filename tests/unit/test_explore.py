@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -12,23 +14,33 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from saqlib import scores
-from saqlib.data import DATASETS, as_input, load
+from saqlib.data import as_input, load
+from saqlib.deploy import export_explanation
 from saqlib.saliency import input_gradient
 from study import explore, models, paths
 from study.report.pictures import MAP_COLOURS, PERCENTILE
 from study.settings import TRAININGS
+from tests.helpers.deployed import earlier, write_explanations
 
 IMAGE, TRUTH = explore.picture("mnist", 7)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_the_sample_is_that_of_the_library(dataset):
+@pytest.fixture
+def both_maps(tmp_path_factory, monkeypatch):
+    """Explaining files as they are written now, in the place of the committed ones."""
+    results = tmp_path_factory.getbasetemp() / "both"
+    if not results.exists():
+        write_explanations(results / "models")
+    monkeypatch.setattr(explore, "files", partial(explore.files, results=results))
+
+
+def test_the_sample_is_that_of_the_library():
     """Test images as they are; the train file holds training and validation images in one."""
-    for found, expected in zip(explore.sample(dataset), load(dataset, "test", paths.SAMPLE), strict=True):
+    for found, expected in zip(explore.sample("mnist"), load("mnist", "test", paths.SAMPLE), strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert (explore.sample(dataset, "train")[0][:1100] == load(dataset, "train", paths.SAMPLE)[0].numpy()).all()
+    assert (explore.sample("mnist", "train")[0][:1100] == load("mnist", "train", paths.SAMPLE)[0].numpy()).all()
     with pytest.raises(ValueError, match="no picture 300: the sample holds 0 to 299"):
-        explore.picture(dataset, 300)
+        explore.picture("mnist", 300)
 
 
 def test_every_precision_stands_in_order_and_the_control_last():
@@ -40,17 +52,33 @@ def test_every_precision_stands_in_order_and_the_control_last():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w2a2"])
-def test_a_network_answers_as_in_pytorch(precision):
-    """Class, confidence, map and both scores are those of the trained network."""
-    (answer,) = explore.ask({precision: explore.files("mnist", "guided")[precision]}, "mnist", IMAGE)
+@pytest.mark.parametrize("saturated", explore.MAPS)
+def test_a_network_answers_as_in_pytorch(precision, saturated, both_maps):
+    """Class, confidence, either map and both scores are those of the trained network."""
+    networks = {precision: explore.files("mnist", "guided")[precision]}
+    (answer,) = explore.ask(networks, "mnist", IMAGE, saturated)
     network, shown = models.load(f"mnist-{precision}-guided"), as_input(torch.from_numpy(IMAGE.copy())[None])
     with torch.no_grad():
         chances = network(shown).softmax(1)[0]
-    maps = input_gradient(network, shown)
+    maps = input_gradient(network, shown, saturated=saturated)
     assert answer.label == chances.argmax() and answer.confidence == pytest.approx(chances.max().item(), abs=1e-5)
     np.testing.assert_allclose(answer.map, maps[0], atol=1e-6)
     assert answer.focus == pytest.approx(scores.gini(maps).item(), abs=1e-5)
     assert answer.coherence == pytest.approx(scores.morans_i(maps).item(), abs=1e-5)
+
+
+def test_a_file_of_an_earlier_version_has_one_map(tmp_path):
+    """The other is refused, by the file's name and with what to do; so is a word that is neither."""
+    whole, old = tmp_path / "x.onnx", tmp_path / "old.onnx"
+    export_explanation(models.load("mnist-w2a2-guided"), whole, packed=True)
+    old.write_bytes(earlier(whole))
+    assert explore.pass_through([whole]) and not explore.pass_through([whole, old])
+    with pytest.raises(ValueError, match=r"^old.onnx is of an earlier version, .*; `make reproduce` writes it again$"):
+        explore.ask({"w2a2": old}, "mnist", IMAGE, "pass")
+    with pytest.raises(ValueError, match="unknown saturated 'passed'"):
+        explore.ask({"w2a2": whole}, "mnist", IMAGE, "passed")
+    (one,), (other,) = (explore.ask({"w2a2": path}, "mnist", IMAGE) for path in (whole, old))
+    np.testing.assert_array_equal(one.map, other.map)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9))
@@ -93,14 +121,36 @@ def test_the_table_says_what_the_networks_answer():
     assert explore.sentence("mnist", "guided", IMAGE) == "fp32: 7, w4a4: 7, mixed: 7, w2a2: 7"
 
 
-def test_every_handle_changes_what_is_shown():
+def test_every_handle_changes_what_is_shown(both_maps):
     """At once; in the colours of the figures, where a dead map is black."""
     assert (explore.COLOURS, explore.PERCENTILE) == (MAP_COLOURS, PERCENTILE)
     found = explore.coloured(np.linspace(-1, 1, 784).reshape(28, 28)).astype(int)
     assert found.sum(-1)[0, 0] == found.sum(-1).max() and not explore.coloured(np.zeros((28, 28)))[..., 1].any()
     desk = explore.Desk("mnist", "guided", 7)
-    handles = {"share": 40, "first": "least", "fill": "mean", "picture": 8, "training": "standard"}
-    for handle, value in (handles | {"dataset": "fashion_mnist"}).items():
+    chosen = {"share": 0.4, "first": "least", "fill": "mean", "picture": 8, "training": "standard", "saturated": "pass"}
+    for handle, value in (chosen | {"dataset": "fashion_mnist"}).items():
         before = desk.shown.value
-        getattr(desk, handle).value = value
+        desk.handles[handle].value = value
         assert desk.shown.value != before, handle
+    image, truth = explore.picture("fashion_mnist", 8)
+    expected = explore.table("fashion_mnist", "standard", image, truth, 0.4, "least", "mean", "pass")
+    assert desk.shown.value == expected
+
+
+def test_the_map_is_no_handle_where_files_have_one(monkeypatch):
+    """A desk of files of an earlier version shows what they have."""
+    monkeypatch.setattr(explore, "pass_through", lambda networks: False)
+    desk = explore.Desk("mnist", "guided", 7)
+    assert "saturated" not in desk.handles
+    assert desk.shown.value == explore.table("mnist", "guided", IMAGE, TRUTH)
+
+
+def test_clipped_networks_are_compared_with_both_maps():
+    """The pass-through map stands beside the straight-through one where activations are clipped."""
+    networks = {name: models.load(f"mnist-{name}-guided") for name in ("fp32", "w2a2")}
+    _, *panels = explore.compare(networks, "mnist", 7).axes
+    assert [axes.get_title() for axes in panels] == ["fp32: 7, 100%", "w2a2: 7, 100%", "w2a2, pass-through"]
+    shown = as_input(torch.from_numpy(IMAGE.copy())[None])
+    score = scores.gini(input_gradient(networks["w2a2"], shown, saturated="pass")).item()
+    assert panels[2].get_xlabel().startswith(f"focus {score:.2f}, ")
+    plt.close("all")

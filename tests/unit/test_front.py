@@ -18,24 +18,24 @@ PLACES = list(itertools.product(("mnist", "fashion_mnist"), ("standard", "guided
 
 
 @pytest.fixture
-def results(tmp_path):
-    """results/ of three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
+def runs(tmp_path):
+    """Three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
     rows = [
         {"dataset": "mnist", "precision": precision, "training": training, "seed": seed, "gini": 0.5, "morans_i": 0.5,
          "test_accuracy": 99 - bits + 0.1 * seed,
          "faithfulness": 0.6 - bits * (0.01 if training == "guided" else 0.2) - 0.01 * seed * bits}
         for training in ("standard", "guided") for bits, precision in enumerate(("fp32", "w2a2")) for seed in range(3)
     ]  # fmt: skip
-    runs, folder = pd.DataFrame(rows), tmp_path / "results"
+    frame, folder = pd.DataFrame(rows), tmp_path / "results"
     (folder / "tables").mkdir(parents=True)
-    runs.to_csv(folder / "runs.csv", index=False)
-    means = runs.groupby(["dataset", "training", "precision"], sort=False).mean().reset_index()
-    accuracy = means.rename(columns={"test_accuracy": "mean"})[["dataset", "training", "precision", "mean"]]
-    accuracy.to_csv(folder / "tables" / "accuracy.csv", index=False)
+    frame.to_csv(folder / "runs.csv", index=False)
     keys = ["dataset", "training", "precision"]
+    means = frame.groupby(keys, sort=False).mean().reset_index()
+    accuracy = means.rename(columns={"test_accuracy": "mean"})[[*keys, "mean"]]
+    accuracy.to_csv(folder / "tables" / "accuracy.csv", index=False)
     clarity = means.melt(keys, ["gini", "morans_i", "faithfulness"], var_name="metric", value_name="mean")
     clarity.rename(columns={"precision": "map"}).to_csv(folder / "tables" / "clarity.csv", index=False)
-    return folder
+    return front.Runs(folder)
 
 
 def guidance(**words: str) -> pd.DataFrame:
@@ -48,17 +48,12 @@ def guidance(**words: str) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------- the first screen
 
 
-def test_the_answer_is_one_sentence_with_the_numbers(results):
-    """Sizes, directions, and the verdict on guidance."""
-    assert front.answer(front.Runs(results), guidance(mnist="supported")) == (
+def test_the_answer_is_one_sentence_that_turns_with_the_results(runs):
+    """Sizes, directions, the verdict on guidance; what rises is said to rise, what chance explains is no change."""
+    assert front.answer(runs, guidance(mnist="supported")) == (
         "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
         "0.21 on MNIST; saliency-guided training makes up for part of that."
     )
-
-
-def test_the_answer_turns_with_the_results(results):
-    """What rises is said to rise, what chance explains is no change; each verdict on guidance has its words."""
-    runs = front.Runs(results)
     frame = runs.frame
     runs.frame = frame.assign(test_accuracy=-frame.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
     answer = front.answer(runs, guidance(mnist="equivalent", fashion_mnist="undecided"))
@@ -71,21 +66,15 @@ def test_the_answer_turns_with_the_results(results):
     assert front.answer(runs, guidance(mnist="opposite")).endswith("; saliency-guided training loses more.")
 
 
-def test_each_number_of_the_table_is_that_of_its_line(results):
+def test_each_number_of_the_table_is_that_of_its_line(runs, tmp_path):
     """A row for each question; the arrow is that of the paired change over the seeds."""
-    runs, links = front.Runs(results), []
-
-    def number(found: front.Number) -> str:
-        links.append(found)
-        return str(found)
-
-    rows = front.table(runs, number).splitlines()[2:]
-    assert len(rows) == 5 and len(links) == 10
+    rows = front.table(runs, lambda number: f"{number.value}@{number.line}").splitlines()[2:]
     assert [row.split()[-2] for row in rows] == ["↘", "≈", "≈", "↘", "≈"]
-    for found in links:
-        path, line = found.line.split("#L")
-        row = (results.parent / path).read_text().splitlines()[int(line) - 1]
-        assert float(row.split(",")[-1]) == found.value
+    links = re.findall(r"(\S+)@(\S+)#L(\d+)", "".join(rows))
+    assert len(rows) == 5 and len(links) == 10
+    for value, path, line in links:
+        row = (tmp_path / path).read_text().splitlines()[int(line) - 1]
+        assert row.split(",")[-1] == value
 
 
 ABLATED = [("edges_same", "mnist", "w2a2 - fp32", "True"), ("edges_same", "fashion_mnist", "w2a2 - fp32", "True"),
@@ -97,12 +86,12 @@ ABLATED = [("edges_same", "mnist", "w2a2 - fp32", "True"), ("edges_same", "fashi
            ("mixed_w2a4", "mnist", "w2a2 - mixed", "False")]  # fmt: skip
 
 
-def test_the_ablations_are_summed_up(results):
+def test_the_ablations_are_summed_up(runs):
     """How many variants touch a conclusion on faithfulness, in which it loses its sign; others do not count."""
 
     def words(rows, question="faithfulness", sign="-"):
         table = pd.DataFrame(rows, columns=["variant", "dataset", "comparison", "holds"])
-        return front.robust(front.Runs(results), table.assign(question=question, sign=sign, seeds=6))
+        return front.robust(runs, table.assign(question=question, sign=sign, seeds=6))
 
     assert words(ABLATED) == (
         "With other numbers in the study (6 seeds), the change of faithfulness from fp32 to w2a2 keeps its sign in all "
@@ -136,43 +125,31 @@ def test_questions_of_one_place_stand_together():
     words = dict.fromkeys(places, "supported") | {
         ("mnist", "focus"): "undecided", ("mnist", "coherence"): "opposite", ("fashion_mnist", "focus"): "undecided",
     }  # fmt: skip
-    rows = [(dataset, "guided", question, word) for (dataset, question), word in words.items()]
-    verdicts = pd.DataFrame(rows, columns=["dataset", "training", "question", "verdict"])
+    rows = [(*place, training, word) for place, word in words.items() for training in ("standard", "guided")]
+    verdicts = pd.DataFrame(rows, columns=["dataset", "question", "training", "verdict"])
     assert front.standing(verdicts) == (
         "depends on dataset and question: holds for MNIST (faithfulness); FashionMNIST (coherence and faithfulness); "
         "elsewhere opposite or undecided"
     )
+    one = front.standing(verdicts[verdicts.dataset == "mnist"])
+    assert one == "depends on question: holds for faithfulness; elsewhere opposite or undecided"
     assert front.standing(verdicts.assign(verdict="opposite")) == "opposite"
 
 
 # ------------------------------------------------------------------------------------------------------- the README
 
 
-def test_the_answer_is_that_of_results(tmp_path):
+def test_the_answer_is_that_of_results():
     """Drift between README and results/ fails; `python -m study.site.front` mends it, and what is around it stays."""
-    assert front.filled(README) == README
-    other = front.filled(README, tmp_path)
-    assert front.NOT_YET in other and front.filled(other) == README
+    assert front.filled(README) == README == front.filled(README.replace("Faithfulness: ", ""))
     with pytest.raises(ValueError, match="end of answer"):
         front.filled(README.replace(front.END, ""))
 
 
-def test_help_writes_nothing(monkeypatch, capsys):
-    """It asks, and README.md stays."""
-    monkeypatch.setattr(front.files, "write", lambda *_: pytest.fail("written"))
-    with pytest.raises(SystemExit) as end:
-        front.main(["--help"])
-    assert end.value.code == 0 and "README" in capsys.readouterr().out
-
-
-def test_the_readme_is_short():
-    """Somebody reads it in five minutes; the rest is in docs/, to which it links."""
+def test_the_readme_is_short_and_what_it_links_to_exists():
+    """Somebody reads it in five minutes; the rest is in docs/, to which it links. There, too, no link is dead."""
     assert len(README.split()) <= 1400
     assert all(f"]({name})" in README for name in map(str, DOCS))
-
-
-def test_what_it_links_to_exists():
-    """No dead link into the repository, of the README and of docs/."""
     for path, text in {"README.md": README, **DOCS}.items():
         links = map("".join, re.findall(r'\]\(([^)#:\s]+)[)#]|src="([^":]+)"', text))
         assert [link for link in links if not (paths.ROOT / path).parent.joinpath(link).exists()] == []
