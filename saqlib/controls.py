@@ -3,34 +3,29 @@
 Controls explain no network: what a score gives to noise, to a single pixel, and to the image itself; and the map of an
 untrained network. After Adebayo et al., arXiv 1810.03292.
 
-Quantizers switched off: the map of the same weights with activations, weights or both in full precision, each judged by
-the network as it is deployed. If a quantizer spoils the map, the map without it says more of what the network uses.
-
-Finite differences: the slope of the quantized network itself, beside the straight-through gradient averaged over the
-same windows. If the surrogate spoils the map, the slope says more, and at low precision by more than at full.
+Surrogates: the straight-through map of the same weights with something else in the place of PACT, to see what of it
+costs the map: its clip, its rounding, or both. Each is judged by the network as it is deployed. What gives a loss back
+was what had caused it.
 
 Cascading randomization: the layers drawn anew one after the other, from the last to the first (Adebayo et al.). A map
 that stays as it was explains the image, not what the network has learned.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, one_hot, pad
+from torch.nn.functional import conv2d, one_hot, pad
 
 from saqlib.lenet import LAYERS, LeNet, build
-from saqlib.quantization import PACT, calibrate
-from saqlib.removal import probabilities
-from saqlib.saliency import DIFFERENCE_WINDOW, DeadNetworkError, check_alive, finite_differences, input_gradient
-from saqlib.scores import GRADIENT, dead
+from saqlib.quantization import PACT, calibrate, pact, pact_layers, straight_through, temporarily
+from saqlib.saliency import DeadNetworkError, input_gradient, replacing
+from saqlib.scores import IMAGE, dead
 
 UNTRAINED_SEED = 1000  # the untrained twin's first seed, none that a network is trained with
 GRADIENT_IMAGES = 2048  # images in one gradient
-SWITCH = ("on", "off")
-DIFFERENCE_CODES = (16, 32)  # steps of finite differences, in codes of 8-bit pixels
 CASCADE = tuple(reversed(LAYERS))
 
 
@@ -42,19 +37,22 @@ def control_maps(images: Tensor, generator: Generator) -> dict[str, Tensor]:
         generator: of the noise and of the random pixel.
 
     Returns:
-        Maps (B, H, W) by name: `white_noise`, `one_hot` (a single random pixel), `sobel` (the edges of the image) and
-        `intensity` (the image itself).
+        Maps (B, H, W) by name: `image` (the image itself), `white_noise`, `one_hot` (a single random pixel) and `sobel`
+        (the edges of the image).
 
     Raises:
         ValueError: the images are not (B, C, H, W).
     """
-    intensity = _grey(images).squeeze(1)
-    pixels = intensity.flatten(1)
+    grey = _grey(images).squeeze(1)
+    pixels = grey.flatten(1)
     noise = torch.randn(pixels.shape, generator=generator)
     chosen = torch.randint(pixels.shape[1], (len(pixels),), generator=generator)
-    flat = {"white_noise": noise, "one_hot": one_hot(chosen, pixels.shape[1]).float()}
-    maps = {name: values.view_as(intensity) for name, values in flat.items()}
-    return maps | {"sobel": sobel(images), "intensity": intensity.clone()}
+    return {
+        IMAGE: grey.clone(),
+        "white_noise": noise.view_as(grey),
+        "one_hot": one_hot(chosen, pixels.shape[1]).float().view_as(grey),
+        "sobel": sobel(images),
+    }
 
 
 def sobel(images: Tensor) -> Tensor:
@@ -78,16 +76,23 @@ def untrained(network: LeNet, images: Tensor, seed: int) -> LeNet:
     return twin
 
 
-def gradient_or_zeros(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+def gradient_or_zeros(model: nn.Module, images: Tensor, targets: Tensor, saturated: str = "stop") -> Tensor:
     """Input gradients (B, H, W) of the logits of these classes; a dead network's are all zero."""
     try:
-        return input_gradient(model, images, targets)
+        return input_gradient(model, images, targets, saturated=saturated)
     except DeadNetworkError:
         return torch.zeros_like(images[:, 0])
 
 
 def sensitivity_max(
-    model: nn.Module, images: Tensor, targets: Tensor, *, generator: Generator, radius: float = 0.02, draws: int = 10
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    generator: Generator,
+    radius: float = 0.02,
+    draws: int = 10,
+    saturated: str = "stop",
 ) -> Tensor:
     """Largest relative change of the input gradient under small noise (Yeh et al., arXiv 1901.09392), by captum.
 
@@ -103,7 +108,8 @@ def sensitivity_max(
 
     def explain(inputs: Tensor | tuple[Tensor], target: Tensor) -> tuple[Tensor]:
         (inputs,) = inputs if isinstance(inputs, tuple) else (inputs,)  # captum passes both, and wants a tuple
-        return (input_gradient(model, inputs, target.expand(len(inputs))),)  # captum repeats no single target
+        target = target.expand(len(inputs))  # captum repeats no single one
+        return (input_gradient(model, inputs, target, saturated=saturated),)
 
     chunk = max(1, GRADIENT_IMAGES // draws)
     sensitivities = []
@@ -116,17 +122,37 @@ def sensitivity_max(
 # -------------------------------------------------------------------------------------------- the map, made differently
 
 
-def switched_maps(
-    network: LeNet, images: Tensor, targets: Tensor
-) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
-    """By (weights, activations), each on or off: the maps with these quantizers, and the classes predicted then."""
-    found = {}
-    for weights in SWITCH:
-        for activations in SWITCH:
-            with quantizing(network, weights=weights == "on", activations=activations == "on"):
-                maps = gradient_or_zeros(network, images, targets)
-                found[weights, activations] = maps, probabilities(network, images).argmax(1)
-    return found
+# What stands in the place of a PACT that does not quantize, by the layer, its input and the ReLU of that.
+SURROGATES: dict[str, Callable[[PACT, Tensor, Tensor], Tensor]] = {
+    "clip_only": lambda layer, x, ramp: pact(x, layer.alpha.detach(), layer.bits, rounding=False),
+    "round_only": lambda layer, x, ramp: straight_through(ramp, (ramp / layer.scale).round() * layer.scale),
+    "relu": lambda layer, x, ramp: ramp,
+}
+
+
+def surrogate_maps(network: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Straight-through maps of a quantized network with other quantizers in the place of its own.
+
+    Where activations are replaced, the layers behind them compute on values, with low-bit weights and float biases.
+
+    Args:
+        network: any whose activations are PACT; one without has no such maps.
+        images, targets: as of every method of saqlib.saliency.
+
+    Returns:
+        Maps (B, H, W) by name, all zero where that network is dead. `clip_only`: activations clip and do not round, so
+        the gradient is 0 above the clip. `round_only`: they round as before and do not clip, so it is 1 wherever the
+        input is above 0. `relu`: neither. `weights_off`: activations as they are, weights and biases in full precision.
+    """
+    activations, maps = list(pact_layers(network).values()), {}
+    if not activations:
+        return maps
+    for name, surrogate in SURROGATES.items():
+        with quantizing(network, weights=True, activations=False), replacing(activations, surrogate):
+            maps[name] = gradient_or_zeros(network, images, targets)
+    with quantizing(network, weights=False, activations=True):
+        maps["weights_off"] = gradient_or_zeros(network, images, targets)
+    return maps
 
 
 @contextmanager
@@ -135,32 +161,9 @@ def quantizing(model: nn.Module, *, weights: bool, activations: bool) -> Iterato
 
     An activation that does not quantize does not clip, either: it is a ReLU.
     """
-    before = [(layer, layer.quantizing) for layer in model.modules() if hasattr(layer, "quantizing")]
-    for layer, _ in before:
-        layer.quantizing = activations if isinstance(layer, PACT) else weights
-    try:
+    layers = [each for each in model.modules() if hasattr(each, "quantizing") and not isinstance(each, PACT)]
+    with temporarily(pact_layers(model).values(), quantizing=activations), temporarily(layers, quantizing=weights):
         yield
-    finally:
-        for layer, state in before:
-            layer.quantizing = state
-
-
-def difference_maps(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """The gradient averaged over windows, and finite differences in them with each step; a dead network's are zero."""
-    gradient = _windowed(gradient_or_zeros(model, images, targets))
-    found = {GRADIENT: gradient} | {f"{codes} codes": torch.zeros_like(gradient) for codes in DIFFERENCE_CODES}
-    try:
-        check_alive(model, images)
-    except DeadNetworkError:
-        return found
-    slopes = [finite_differences(model, images, targets, codes / 255) for codes in DIFFERENCE_CODES]
-    return dict(zip(found, [gradient, *slopes], strict=True))
-
-
-def _windowed(maps: Tensor) -> Tensor:
-    """Maps (B, H, W) whose pixels have the mean of their window."""
-    side = DIFFERENCE_WINDOW
-    return avg_pool2d(maps[:, None], side)[:, 0].repeat_interleave(side, 1).repeat_interleave(side, 2)
 
 
 def redrawn_maps(
@@ -174,17 +177,7 @@ def redrawn_maps(
     blocks = {block.name: block for block in network.blocks()}
     for name in CASCADE:
         blocks[name].layer.load_state_dict(getattr(twin, name).state_dict())
-        behind.append(blocks[name].activation)
-        _recalibrate(network, [layer for layer in behind if isinstance(layer, PACT)], calibration)
+        behind += [blocks[name].activation] if isinstance(blocks[name].activation, PACT) else []
+        calibrate(network, calibration, behind)
         maps[name] = gradient_or_zeros(network, images, targets)
     return maps
-
-
-@torch.no_grad()
-def _recalibrate(network: LeNet, activations: list[PACT], images: Tensor) -> None:
-    """Set the clips of these activations anew, for what they take now."""
-    for each in activations:
-        each.calibrating = True
-    network(images)
-    for each in activations:
-        each.calibrating = False

@@ -17,8 +17,8 @@ ROAD, arXiv 2202.00449). Blurring hides that outline as ROAD's own imputation do
 each set of removed pixels, 52,000 of them for a network of this study. Here the fill of a pixel depends on the image
 alone: it is the same whichever pixels left before, and both directions of removal end at the same image.
 
-Sources: symmetric relevance gain, Bluecher et al., arXiv 2401.06654; deletion and insertion, Petsiuk et al.
-(RISE), arXiv 1806.07421; deletion accuracy, Ismail et al., arXiv 2111.14338.
+Sources: symmetric relevance gain, Bluecher et al., arXiv 2401.06654; deletion accuracy, Ismail et al., arXiv
+2111.14338.
 """
 
 import math
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from saqlib.errors import one_of
 from saqlib.saliency import evaluating
-from saqlib.scores import FILLS, absolute, dead, map_scores, stable_ranks
+from saqlib.scores import FILLS, absolute, dead, stable_ranks
 
 NOISE_SEED = 0
 BLUR = 0.1  # deviation of the Gaussian in shorter sides of the image: 2.8 of 28 pixels, about the width of a stroke
@@ -139,46 +139,11 @@ def relevance_gain(
     return gain(*inner)
 
 
-def removal_curves(
-    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int, fill: str | Tensor = "mean"
-) -> RemovalCurves:
-    """What is left of the prediction after 0, 1, ... `steps` equal steps of removal, in both directions.
-
-    Arguments and errors as `relevance_gain`. The rows of dead maps are NaN.
-    """
-    others = fill_images(fill, images)
-    (inner,) = inner_curves(model, images, targets, maps, steps, [others])
-    return whole_curves(inner, *(target_probability(model, some, targets) for some in (images, others)))
-
-
-def clarity_scores(
-    model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, steps: int, fill: str | Tensor = "mean"
-) -> dict[str, Tensor]:
-    """Every registered score of the maps but likeness and `sensitivity_max`, which costs ten gradients.
-
-    Arguments and errors as `relevance_gain`. Returns each score by its id, float64 (B,).
-    """
-    return map_scores(images, maps) | areas(removal_curves(model, images, targets, maps, steps, fill))
-
-
 def whole_curves(inner: RemovalCurves, start: Tensor, end: Tensor) -> RemovalCurves:
     """Inner curves with their common ends, each (B,): the probability with all pixels and with none."""
     lost = inner.most.isnan().any(1, keepdim=True)
     start, end = start[:, None], end[:, None]
     return RemovalCurves(*(torch.cat([start, each, end], 1).masked_fill(lost, torch.nan) for each in inner))
-
-
-def areas(curves: RemovalCurves) -> dict[str, Tensor]:
-    """The areas under both whole curves by the trapezoid rule, and their difference, float64 (B,), by score.
-
-    `insertion` (least relevant first: read backwards, the most relevant are inserted) and `deletion` (most relevant
-    first) lie in [0, 1]; `relevance_gain` is insertion - deletion.
-    """
-    insertion, deletion = (
-        (curve[:, 1:-1].sum(1) + curve[:, [0, -1]].mean(1)) / (curve.shape[1] - 1) for curve in curves
-    )
-    found = gain(curves.least[:, 1:-1], curves.most[:, 1:-1])
-    return {"relevance_gain": found, "deletion": deletion, "insertion": insertion}
 
 
 def gain(least: Tensor, most: Tensor) -> Tensor:

@@ -31,14 +31,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRIMARY = ("gini", "morans_i", "foreground_mass", "relevance_gain_zero")  # what every map is scored by
+PRIMARY = ("gini", "morans_i", "foreground_mass")  # what every map is scored by, beside the relevance gains
 FILLS = ("zero", "mean", "noise", "blur")  # what stands in the place of a removed pixel
+CANDIDATE_FILLS = tuple(fill for fill in FILLS if fill != "zero")  # of these may qualify; zero is shown only
 RELEVANCE_GAIN = "relevance_gain"
-GAINS = tuple(f"{RELEVANCE_GAIN}_{fill}" for fill in FILLS)  # the columns, one for each fill
+GAINS = tuple(f"{RELEVANCE_GAIN}_{fill}" for fill in CANDIDATE_FILLS)  # the columns, one for each fill
 FAITHFULNESS = "faithfulness"  # the relevance gain, mean of the fills that qualify
 ANSWERS = ("gini", "morans_i", FAITHFULNESS)  # the columns that answer what is asked of a map: the others describe
-GRADIENT = "gradient"  # the method of saliency that everything rests on
-UNTRAINED = "untrained"  # the control that is a network
+GRADIENT = "straight_through"  # the method of saliency that everything rests on
+PASS_THROUGH = "pass_through"  # the same, but clipped activations let the gradient through
+IMAGE = "image"  # the control that is the image itself
+TRAINED, UNTRAINED = "trained", "untrained"  # the networks whose maps are scored
 SEED_TO_SEED = "seed_to_seed"  # the likeness of two reference networks, which any likeness is to be read against
 
 
@@ -81,10 +84,6 @@ SCORES: dict[str, Score] = {
                      "Is the map spread over many pixels?"),
     "auroc": Score(lambda maps, images: auroc(maps, foreground_of(images)), "Foreground AUROC", "A", "higher", 0, 1,
                    0.5, "Do pixels of the object outrank the background?"),
-    "deletion": Score(None, "Deletion area", "D", "lower", 0, 1, None,
-                      "How long does the prediction live without the most salient pixels?", "network"),
-    "insertion": Score(None, "Insertion area", "N", "higher", 0, 1, None,
-                       "How soon do the most salient pixels make the prediction?", "network"),
     "sensitivity_max": Score(None, "Maximal sensitivity", "M", "lower", 0, inf, None,
                              "How much does the map change under invisible noise?", "network"),
     "dead": Score(lambda maps, images: dead(maps).double(), "Dead rate", "Z", "lower", 0, 1, None,
@@ -314,6 +313,13 @@ def dead(maps: "Tensor") -> "Tensor":
     return (flat == 0).all(1) | ~flat.isfinite().all(1)
 
 
+def mid_ranks(values: "Tensor") -> "Tensor":
+    """Rank of each value in its row, from 1, equal ones sharing the mean: float64 (B, n); a row with NaN is NaN."""
+    # Of equal values that lie at first to last, one has the places first + k upwards and n - 1 - last + k downwards.
+    sums = stable_ranks(values) - stable_ranks(values, descending=True) + values.shape[1] + 1
+    return (sums.double() / 2).masked_fill(values.isnan().any(1, keepdim=True).cpu(), nan)
+
+
 def stable_ranks(values: "Tensor", *, descending: bool = False) -> "Tensor":
     """Place of each value in its sorted row, from 0: int64 (B, n).
 
@@ -321,58 +327,20 @@ def stable_ranks(values: "Tensor", *, descending: bool = False) -> "Tensor":
     """
     import torch
 
-    values = values.nan_to_num(0.0).numpy(force=True)
-    if not _has_keys(values):
-        return torch.from_numpy(_scipy_ranks(-values if descending else values, "ordinal").astype(np.int64) - 1)
-    order = _sorted_keys(values, descending=descending) & COLUMN
-    return torch.from_numpy(_at(order, np.broadcast_to(np.arange(values.shape[1]), order.shape)))
-
-
-def mid_ranks(values: "Tensor") -> "Tensor":
-    """Rank of each value in its row, from 1, equal ones sharing the mean: float64 (B, n); a row with NaN is NaN."""
-    import torch
-
-    values = values.numpy(force=True)
-    if not _has_keys(values):
-        return torch.from_numpy(_scipy_ranks(values, "average"))
-    keys = _sorted_keys(values)
-    last = values.shape[1] - 1
-    places, rises = np.arange(last + 1), np.diff(keys >> VALUE_BITS, axis=1) != 0
-    edge = np.ones((len(values), 1), bool)
-    starts = np.where(np.hstack([edge, rises]), places, 0)
-    ends = np.where(np.hstack([rises, edge]), places, last)
-    first, final = np.maximum.accumulate(starts, 1), np.minimum.accumulate(ends[:, ::-1], 1)[:, ::-1]
-    ranks = _at(keys & COLUMN, (first + final) / 2 + 1)
-    ranks[np.isnan(values).any(1)] = np.nan
+    order = _order(values.nan_to_num(0.0).numpy(force=True), descending)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
     return torch.from_numpy(ranks)
 
 
-# A float32 that is not negative orders as its bits do. With the column in the lower half of a 64-bit key, one sort of
-# integers, which NumPy does with vector instructions, finds an order whose ties go by column: five times as fast.
-VALUE_BITS, COLUMN = np.uint64(32), np.uint64(0xFFFFFFFF)
-
-
-def _has_keys(values: NDArray) -> bool:
-    return values.dtype == np.float32 and not (values < 0).any()
-
-
-def _sorted_keys(values: NDArray[np.float32], *, descending: bool = False) -> NDArray[np.uint64]:
-    """Each row's keys in ascending order: the value's bits (their complement when descending) above the column."""
+def _order(values: NDArray, descending: bool) -> NDArray[np.int64]:
+    """The columns of each row as its values, and among equals its columns, ascend (or the values descend)."""
+    if values.dtype != np.float32 or (values < 0).any():
+        return np.argsort(-values if descending else values, axis=1, kind="stable")
+    # A float32 that is not negative orders as its bits do. With the column in the lower half of a 64-bit key, one sort
+    # of integers, which NumPy does with vector instructions, finds the order: five times as fast.
     bits = (values + np.float32(0)).view(np.uint32)  # the sum makes 0 of -0
-    keys = (~bits if descending else bits).astype(np.uint64) << VALUE_BITS
+    keys = (~bits if descending else bits).astype(np.uint64) << np.uint64(32)
     keys |= np.arange(values.shape[1], dtype=np.uint64)
     keys.sort(axis=1)
-    return keys
-
-
-def _at(order: NDArray[np.uint64], values: NDArray) -> NDArray:
-    """Each row's values moved to the columns that `order` names."""
-    moved = np.empty_like(values)
-    np.put_along_axis(moved, order.astype(np.int64), values, axis=1)
-    return moved
-
-
-def _scipy_ranks(values: NDArray, method: str) -> NDArray:
-    from scipy.stats import rankdata  # takes a second, and maps of networks are float32
-
-    return rankdata(values, method=method, axis=1)
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import files, models, paths
-from study.settings import Cell, Recipe, Scoring, Study, require
+from study.settings import Ablation, Cell, Recipe, Scoring, Study, require
 from study.store import cached
 
 if TYPE_CHECKING:
@@ -224,21 +224,21 @@ def fill_gains(trained: Trained, scoring: Scoring) -> dict[str, list[float]]:
 
 @cached("scored", code=("saqlib.scoring",), read=files.from_dataset_bytes, write=files.dataset_bytes)
 def score_network(
-    trained: Trained, scoring: Scoring, preservation: Trained, seed_to_seed: Trained | None
+    trained: Trained, scoring: Scoring, fp32_twin: Trained | None, other_seed: Trained | None
 ) -> "xr.Dataset":
-    """All scores of one network. preservation, seed_to_seed: to whose maps its own are likened, under these names."""
+    """All scores of one network. fp32_twin, other_seed: whose maps are scored beside its own, under these names."""
     from saqlib.scoring import score_network
 
-    likened = {"preservation": preservation.network(), "seed_to_seed": seed_to_seed and seed_to_seed.network()}
-    return score_network(trained.recipe.dataset, scoring, trained.seed, trained.network(), likened)
+    others = {"fp32_twin": fp32_twin and fp32_twin.network(), "other_seed": other_seed and other_seed.network()}
+    return score_network(trained.recipe.dataset, scoring, trained.seed, trained.network(), others)
 
 
 @cached("summary", code=("saqlib.scoring",), read=json.loads, write=_json)
-def summary_scores(trained: Trained, scoring: Scoring) -> dict[str, float]:
+def summary_scores(trained: Trained, scoring: Scoring, methods: tuple[str, ...]) -> dict[str, float]:
     """The scores of one network's own maps, as means over the images: what an ablation asks for."""
     from saqlib.scoring import summary_scores
 
-    return summary_scores(trained.network(), trained.recipe.dataset, scoring)
+    return summary_scores(trained.network(), trained.recipe.dataset, scoring, methods)
 
 
 @cached("curves", code=("saqlib.scoring",), read=_frame, write=lambda frame: files.csv(frame).encode())
@@ -272,22 +272,40 @@ def deploy_network(trained: Trained, images: int) -> dict[str, Any]:
 
 
 def fill_calls(dataset: str, study: Study) -> list[tuple]:
-    """What `fill_gains` is called with for the decision on a dataset's fills."""
-    return summary_calls(Cell(dataset, study.claims.reference, DECIDING), study, study.size.seeds)
+    """What `fill_gains` is called with for the decision on a dataset's fills: by the seeds that explore."""
+    deciding = trained(Cell(dataset, study.claims.reference, DECIDING), study, study.size.exploring)
+    return [(each, study.scoring) for each in deciding]
 
 
-def summary_calls(cell: Cell, study: Study, seeds: int) -> list[tuple]:
-    """What `summary_scores` is called with for a cell of an ablation."""
-    return [(each, study.scoring) for each in trained(cell, study, seeds)]
+def curves_call(cell: Cell, study: Study) -> tuple:
+    """What `curves_of` is called with for a cell: seed 0 was recorded while it trained."""
+    return trained(cell, study, 1)[0], study.scoring
+
+
+def ablation_calls(ablation: Ablation, study: Study) -> list[tuple]:
+    """What `summary_scores` is called with for an ablation; study: with its patch."""
+    seeds = ablation.seeds_at(study.size)
+    networks = [trained(cell, study, seeds.stop)[seeds.start :] for cell in ablation.cells if seeds]
+    return [(each, study.scoring, ablation.methods) for of_cell in networks for each in of_cell]
 
 
 def score_calls(cell: Cell, study: Study) -> list[tuple]:
     """What `score_network` is called with for a cell, seed by seed."""
-    reference = Cell(cell.dataset, study.claims.reference, cell.training)
-    others = trained(reference, study)
-    neighbours = others[1:] + others[:1] if cell == reference else [None] * len(others)
-    together = zip(trained(cell, study), others, neighbours, strict=True)
-    return [(own, study.scoring, other, neighbour) for own, other, neighbour in together]
+    reference, own = Cell(cell.dataset, study.claims.reference, cell.training), trained(cell, study)
+    twins = [None] * len(own) if cell == reference else trained(reference, study)
+    partners = [partner(seed, len(own)) for seed in range(len(own))]
+    others = [None if each is None else own[each] for each in partners]
+    return [(network, study.scoring, *both) for network, *both in zip(own, twins, others, strict=True)]
+
+
+def partner(seed: int, seeds: int) -> int | None:
+    """The seed of the same cell whose maps are scored beside this one's: 0 and 1, 2 and 3, ... have each other.
+
+    So an even number of seeds that explore share nothing with those that confirm. The last of an odd number has the one
+    before it, a single one has none.
+    """
+    other = seed ^ 1 if seed ^ 1 < seeds else seed - 1
+    return other if other >= 0 else None
 
 
 def deploy_call(cell: Cell, study: Study) -> tuple:

@@ -23,18 +23,28 @@ from numpy.typing import NDArray
 from saqlib.claims import IMAGE_SETS, Evidence
 from saqlib.data import DATASETS
 from saqlib.errors import last_line, one_of
-from saqlib.scores import FAITHFULNESS, GAINS, GRADIENT, RELEVANCE_GAIN, SCORES, SEED_TO_SEED, UNTRAINED
+from saqlib.scores import (
+    FAITHFULNESS,
+    GAINS,
+    GRADIENT,
+    PASS_THROUGH,
+    PRIMARY,
+    RELEVANCE_GAIN,
+    SEED_TO_SEED,
+    TRAINED,
+    UNTRAINED,
+)
 from study import files, paths
 from study.settings import Cell, Grid
 
 CELL = ["dataset", "precision", "training", "seed"]
 COURSE = ["dataset", "training", "precision", "step"]
-# The axes of scores/<cell>.nc along which its maps differ, and what their columns are called.
-AXES = {"control": "control", "explainer": "method", "weights": "weights", "activations": "activations",
-        "difference": "difference", "redrawn": "redrawn"}  # fmt: skip
+AXES = ["map", "network", "redrawn"]
+ZERO_GAIN, LIKENESS = f"{RELEVANCE_GAIN}_zero", "preservation_"
+MAPS = ["dataset", "training", "precision", "seed", "map", "network", *PRIMARY, "sensitivity_max", ZERO_GAIN, *GAINS,
+        FAITHFULNESS, "amplitude"]  # fmt: skip
 NEAR, SALIENT = (-8, 6), 0.1  # distances from the outline that are told apart; share of the most salient pixels
 Content = TypeVar("Content")
-Columns = Mapping[str, xr.DataArray]  # of a frame: arrays (seed, images)
 
 
 # -------------------------------------------------------------------------------------------------------- files
@@ -46,7 +56,7 @@ class MissingError(RuntimeError):
 
 def report(cell: Cell | str, root: Path = paths.ROOT) -> dict[str, Any]:
     """results/runs/<cell>.json as it is, accuracies and histories; MissingError if there is none."""
-    return _read(root / "results" / "runs" / f"{cell}.json", "train", _report)
+    return _read(root / "results" / "runs" / f"{cell}.json", "train", _json, "seeds")
 
 
 def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
@@ -56,46 +66,37 @@ def scores(cell: Cell | str, root: Path = paths.ROOT) -> xr.Dataset:
 
 def during(cell: Cell | str, root: Path = paths.ROOT) -> pd.DataFrame:
     """results/during/<cell>.csv, the scores of seed 0 at each recorded step; MissingError if there is none."""
-    return _read(root / "results" / "during" / f"{cell}.csv", "clarity", _table("step"))
+    return _read(root / "results" / "during" / f"{cell}.csv", "clarity", pd.read_csv, "step")
 
 
 def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
     """The fills that qualify on a dataset, by its validation images; MissingError if that was not looked at."""
-    table = _read(root / "results" / "fills" / f"{dataset}.csv", "fills", _table("fill", "qualifies"))
+    table = _read(root / "results" / "fills" / f"{dataset}.csv", "fills", pd.read_csv, "fill", "qualifies")
     return tuple(table.fill[table.qualifies])
 
 
 def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
     """results/ablations/<variant>.csv; without any row if the variant was not run, as at the smaller scales."""
     path = root / "results" / "ablations" / f"{variant}.csv"
-    return _read(path, "ablate", _table(*CELL)) if path.exists() else pd.DataFrame(columns=CELL)
+    return _read(path, "ablate", pd.read_csv, *CELL) if path.exists() else pd.DataFrame(columns=CELL)
 
 
-def _read(path: Path, stage: str, read: Callable[[Path], Content]) -> Content:
+def _read(path: Path, stage: str, read: Callable[[Path], Content], *names: str) -> Content:
+    """What a reader makes of a file that a stage writes; it has at least these columns, or keys."""
     if not path.exists():
         raise MissingError(f"{path} does not exist; run the stage that writes it (dvc repro {stage})")
     try:
-        return read(path)
-    except (ValueError, KeyError) as error:  # what the readers of JSON, CSV and text raise, and the checks below
+        content = read(path)
+        if lacking := [name for name in names if name not in content]:
+            raise ValueError(f"it has no {lacking[0]}")
+        return content
+    except (ValueError, TypeError) as error:  # what the readers of JSON, CSV and netCDF raise, and a JSON of a number
         what = f"{path} is not what its stage wrote ({last_line(error)})"
         raise MissingError(f"{what}; remove it and run the stage again (dvc repro {stage})") from None
 
 
-def _report(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not content.get("seeds"):
-        raise ValueError("it has no seed")
-    return content
-
-
-def _table(*columns: str) -> Callable[[Path], pd.DataFrame]:
-    def read(path: Path) -> pd.DataFrame:
-        table = pd.read_csv(path)
-        if lacking := [column for column in columns if column not in table]:
-            raise ValueError(f"it has no column {lacking[0]}")
-        return table
-
-    return read
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # ----------------------------------------------------------------------------------------------------- networks
@@ -105,24 +106,39 @@ def _table(*columns: str) -> Callable[[Path], pd.DataFrame]:
 class Collection:
     """All frames that claims, tables and figures are made of. Every one has dataset, training and seed.
 
-    SCORES are the primary ones, relevance_gain_<fill> for every fill, and faithfulness, the mean of those that qualify.
+    Means are over a set of images of that seed and training, the primary one where nothing is said. SCORES are the
+    columns of saqlib.scoring's table, and faithfulness, the mean relevance gain of the fills that qualify.
     """
 
+    reference: str
     fills: dict[str, tuple[str, ...]]  # of each dataset those that qualify
-    runs: dict[str, pd.DataFrame]  # by set of images; + precision, test_accuracy, SCORES, amplitude, every other score
-    untrained: dict[str, pd.DataFrame]  # by set of images; + SCORES and amplitude of the reference's untrained twins
+    runs: dict[str, pd.DataFrame]  # by set; + precision, test_accuracy, SCORES of the straight-through map
+    by_images: dict[str, pd.DataFrame]  # by set; + precision, map, network (trained, untrained), SCORES
     image_sets: pd.DataFrame  # + images (the set), count and scored: how many images each set leaves of those scored
-    secondary: pd.DataFrame  # + precision and the scores that only describe, on the primary images
-    controls: pd.DataFrame  # + control, SCORES and amplitude (of networks), on the primary images
-    seed_to_seed: pd.DataFrame  # + preservation_*, between two seeds of the reference, on the primary images
-    methods: pd.DataFrame  # + precision, method and SCORES, on those primary images that every method scored
-    switched: pd.DataFrame  # + precision, weights and activations (on, off), SCORES, same_class; images as of methods
-    differences: pd.DataFrame  # + precision, difference (gradient, or a step), SCORES; images as of methods
-    cascade: pd.DataFrame  # + precision, redrawn (a layer, or seed_to_seed), preservation_*; images as of methods
+    likeness: pd.DataFrame  # + preservation_*, between two seeds of the reference
+    cascade: pd.DataFrame  # + precision, redrawn (a layer, or seed_to_seed), preservation_*
     curves: pd.DataFrame  # + precision, level, most, least, random
     accuracies: pd.DataFrame  # + precision, level, most, random: accuracy in percent with pixels removed
+    saturation: pd.DataFrame  # + precision, layer and clipped, the share of its units above the clip
     gradients: pd.DataFrame  # + precision and gradient, some thousand values for each cell
     outline: pd.DataFrame  # + precision, distance, relative, pixels, salient: where the kept maps of seed 0 lie
+
+    @property
+    def maps(self) -> pd.DataFrame:
+        """Every map of every network on the primary images, with the columns MAPS."""
+        return self.by_images["primary"][MAPS]
+
+    @property
+    def untrained(self) -> dict[str, pd.DataFrame]:
+        """By set of images SCORES of the straight-through maps of the reference's untrained networks."""
+        rows = {images: _of_map(frame, GRADIENT, UNTRAINED) for images, frame in self.by_images.items()}
+        return {images: own[own.precision == self.reference].drop(columns="precision") for images, own in rows.items()}
+
+    @property
+    def as_ablation(self) -> pd.DataFrame:
+        """The main grid in the form of an ablation's table: over all images, and with `pass_through_<score>`."""
+        passed = _of_map(self.by_images["all"], PASS_THROUGH)[[*CELL, *PRIMARY, *GAINS, "amplitude"]]
+        return self.runs["all"].merge(passed.set_index(CELL).add_prefix(f"{PASS_THROUGH}_").reset_index(), on=CELL)
 
     @property
     def evidence(self) -> Evidence:
@@ -131,13 +147,9 @@ class Collection:
 
     def per_seed(self) -> dict[str, pd.DataFrame]:
         """The numbers from which every verdict and table can be computed again, by the name of their CSV."""
-        found = {}
-        for name, frames in (("networks", self.runs), ("untrained", self.untrained)):
-            frame = pd.concat([each.assign(images=images) for images, each in frames.items()], ignore_index=True)
-            found[name] = frame[["images", *frame.columns.drop("images")]]
-        names = ("image_sets", "controls", "methods", "seed_to_seed", "secondary", "switched",
-                 "differences", "cascade", "curves", "accuracies")  # fmt: skip
-        return found | {name: getattr(self, name) for name in names}
+        networks = pd.concat(self.runs, names=["images"]).reset_index("images")
+        names = ("maps", "saturation", "cascade", "curves", "accuracies", "likeness", "image_sets")
+        return {"networks": networks} | {name: getattr(self, name) for name in names}
 
 
 def collect(grid: Grid, reference: str, root: Path = paths.ROOT) -> Collection:
@@ -145,7 +157,11 @@ def collect(grid: Grid, reference: str, root: Path = paths.ROOT) -> Collection:
 
     Raises MissingError if a file is missing or cells were scored on other images.
     """
-    reports = {cell: report(cell, root) for cell in grid.cells}
+    trained = [
+        (vars(cell) | {"seed": int(seed)}, run)
+        for cell in grid.cells
+        for seed, run in report(cell, root)["seeds"].items()
+    ]
     qualifying = {dataset: fills(dataset, root) for dataset in grid.datasets}
     parts: dict[str, list[pd.DataFrame]] = {}
     for dataset, training in product(grid.datasets, grid.trainings):
@@ -154,14 +170,17 @@ def collect(grid: Grid, reference: str, root: Path = paths.ROOT) -> Collection:
         for name, frame in _block(cells, reference).items():
             frame = _with_faithfulness(frame, qualifying[dataset])
             parts.setdefault(name, []).append(frame.assign(dataset=dataset, training=training))
-    frames = {name: _keys_first(pd.concat(each, ignore_index=True)) for name, each in parts.items()}
-    accuracy = pd.DataFrame([
-        {**vars(cell), "seed": int(seed), "test_accuracy": run["test_accuracy"]}
-        for cell, content in reports.items() for seed, run in content["seeds"].items()
-    ])  # fmt: skip
-    runs = {images: accuracy.merge(frames.pop(images), on=CELL, how="left") for images in IMAGE_SETS}
-    untrained = {images: frames.pop(f"{UNTRAINED}_{images}") for images in IMAGE_SETS}
-    return Collection(qualifying, runs, untrained, **frames)
+    frames = {name: _in_front(pd.concat(each, ignore_index=True), [*CELL, *AXES]) for name, each in parts.items()}
+    by_images = {images: frames.pop(images) for images in IMAGE_SETS}
+    accuracy = pd.DataFrame([key | {"test_accuracy": run["test_accuracy"]} for key, run in trained])
+    runs = {images: _runs(accuracy, frame) for images, frame in by_images.items()}
+    clipped = [
+        key | {"layer": layer, "clipped": values["clipped"]}
+        for key, run in trained
+        for layer, values in run["history"][-1]["layers"].items()
+    ]
+    frames["saturation"] = pd.DataFrame(clipped, columns=[*CELL, "layer", "clipped"])
+    return Collection(reference, qualifying, runs, by_images, **frames)
 
 
 def _check_images(cells: Mapping[str, xr.Dataset], dataset: str, training: str) -> None:
@@ -184,31 +203,40 @@ def _with_faithfulness(frame: pd.DataFrame, qualifying: Sequence[str], end: str 
     return frame
 
 
-def _keys_first(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = [key for key in (*CELL, *AXES.values()) if key in frame]
-    return frame[keys + [column for column in frame if column not in keys]]
+def _in_front(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """With those of these columns that it has before the others."""
+    there = [column for column in columns if column in frame]
+    return frame[[*there, *frame.columns.drop(there)]]
+
+
+def _of_map(frame: pd.DataFrame, name: str, network: str = TRAINED) -> pd.DataFrame:
+    """One row per network: the scores of one of its maps."""
+    chosen = (frame["map"] == name) & (frame.network == network)
+    return frame[chosen].drop(columns=["map", "network"]).reset_index(drop=True)
+
+
+def _runs(accuracy: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and all scores of the straight-through map but the gain with zeros, which only few images have."""
+    scores = _of_map(frame, GRADIENT).drop(columns=ZERO_GAIN).rename(columns={"dead": "dead_rate"})
+    first = [*CELL, "test_accuracy", *PRIMARY, *GAINS, FAITHFULNESS, "amplitude", "dead_rate", "sensitivity_max"]
+    return _in_front(accuracy.merge(scores, on=CELL, how="left"), first)
 
 
 def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.DataFrame]:
-    """The frames of one dataset and training, by name; those of `runs` by their set of images."""
+    """The frames of one dataset and training, by name; those of the maps by their set of images."""
     sets = {images: strata(list(cells.values()), images) for images in IMAGE_SETS}
     primary, base = sets["primary"], cells[reference]
 
     def by_precision(frame_of: Callable[[xr.Dataset], pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([frame_of(cell).assign(precision=precision) for precision, cell in cells.items()])
 
-    frames = {name: by_precision(lambda cell, own=own: _means(_network(cell), own)) for name, own in sets.items()}
-    frames |= {f"{UNTRAINED}_{name}": _means(_maps(base, UNTRAINED), own) for name, own in sets.items()}
-    untrained = frames[f"{UNTRAINED}_primary"].assign(control=UNTRAINED)
-    return frames | {
+    likeness = _means(base[SEED_TO_SEED], primary, "likeness", LIKENESS)
+    beside = _means(base[SEED_TO_SEED][..., : base.sizes["few"]], primary, "likeness", LIKENESS)
+    cascade = by_precision(lambda cell: _means(cell.cascade, primary, "likeness", LIKENESS))
+    return {name: by_precision(lambda cell, own=own: _scores(cell, own)) for name, own in sets.items()} | {
         "image_sets": pd.concat([_counts(name, own) for name, own in sets.items()]),
-        "secondary": by_precision(lambda cell: _means(_described(cell), primary)),
-        "controls": pd.concat([untrained, _means(_scores(base, "control"), primary, "control")]),
-        "seed_to_seed": _means(_likeness(base[SEED_TO_SEED]), primary),
-        "methods": by_precision(lambda cell: _methods(cell, primary)),
-        "switched": by_precision(lambda cell: _switched(cell, primary)),
-        "differences": by_precision(lambda cell: _means(_scores(cell, "difference"), primary, "difference")),
-        "cascade": by_precision(lambda cell: _cascade(cell, primary)),
+        "likeness": likeness,
+        "cascade": pd.concat([cascade, beside.assign(redrawn=SEED_TO_SEED, precision=reference)]),
         "curves": by_precision(lambda cell: _by_level(cell.curves)),
         "accuracies": by_precision(_accuracies),
         "gradients": by_precision(lambda cell: cell.gradient.to_series().reset_index("seed").reset_index(drop=True)),
@@ -216,70 +244,26 @@ def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.Data
     }
 
 
-def _means(columns: Columns, groups: NDArray, *axes: str) -> pd.DataFrame:
-    """One row per seed and place along the axes; each column the mean over the images of its set."""
-    found = []
-    for labels in product(*(next(iter(columns.values()))[axis].values.tolist() for axis in axes)):
-        at = dict(zip(axes, labels, strict=True))
-        means = {name: mean(values.sel(at).values, groups) for name, values in columns.items()}
-        found.append(pd.DataFrame({"seed": range(len(groups)), **{AXES[axis]: at[axis] for axis in axes}, **means}))
-    return pd.concat(found)
+def _scores(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
+    """One row per seed and map, those of the untrained network last; likeness to the reference's map of the first."""
+    trained = _means(cell.scores, groups, "score").assign(network=TRAINED)
+    floors = _means(cell.floors.rename(explainer="map"), groups, "score").assign(network=UNTRAINED)
+    alike = _means(cell.preservation, groups, "likeness", LIKENESS).assign(map=GRADIENT)
+    return pd.concat([trained.merge(alike, on=["seed", "map"], how="left"), floors])
+
+
+def _means(values: xr.DataArray, groups: NDArray, column: str, prefix: str = "") -> pd.DataFrame:
+    """One row per seed and place along the other axes, one column for each label of `column`: means over the images."""
+    images = values.dims[-1]
+    ordered = values.transpose("seed", ..., column, images)
+    found = ordered.isel({images: 0}, drop=True).copy(data=mean(ordered.values, groups))
+    return found.to_dataset(column).to_dataframe().add_prefix(prefix).reset_index()
 
 
 def _counts(name: str, groups: NDArray) -> pd.DataFrame:
     """One row per seed: how many images a set has, of how many."""
     counts = (groups >= 0).sum(1)
     return pd.DataFrame({"seed": range(len(groups)), "images": name, "count": counts, "scored": groups.shape[1]})
-
-
-def _scores(cell: xr.Dataset, of: str = "") -> dict[str, xr.DataArray]:
-    """By column: the primary scores, and the relevance gain under each fill."""
-    values, gains = (cell[f"{of}_scores"], cell[f"{of}_gain"]) if of else (cell.scores, cell.relevance_gain)
-    columns = {name: values.sel(score=name) for name in values.score.values.tolist()}
-    return columns | {f"{RELEVANCE_GAIN}_{fill}": gains.sel(fill=fill) for fill in gains.fill.values.tolist()}
-
-
-def _maps(cell: xr.Dataset, which: str) -> dict[str, xr.DataArray]:
-    own = cell.sel(map=which)
-    return _scores(own) | {"amplitude": own.amplitude}
-
-
-def _network(cell: xr.Dataset) -> dict[str, xr.DataArray]:
-    return _maps(cell, GRADIENT) | {"dead_rate": cell.dead} | _likeness(cell.preservation) | _described(cell)
-
-
-def _likeness(arrays: xr.DataArray) -> dict[str, xr.DataArray]:
-    return {f"preservation_{name}": arrays.sel(likeness=name) for name in arrays.likeness.values.tolist()}
-
-
-def _described(cell: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Every registered score that has an array of its own; of dead maps there is a rate."""
-    return {name: cell[name] for name in SCORES if name in cell and name not in ("dead", RELEVANCE_GAIN)}
-
-
-def _methods(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
-    """Scores of other methods' maps, and of the gradient on the same images."""
-    own = cell.sel(map=GRADIENT).isel(image=slice(cell.sizes["few"]))
-    gradient = _means(_scores(own), groups).assign(method=GRADIENT)
-    return pd.concat([gradient, _means(_scores(cell, "method"), groups, "explainer")])
-
-
-def _switched(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
-    """Scores of the map with quantizers on and off, and how often the class stays; the reference has none to switch."""
-    if "switched_scores" not in cell:
-        return pd.DataFrame()
-    deployed = cell.predicted.values[:, None, None, : cell.sizes["few"]]
-    columns = _scores(cell, "switched") | {"same_class": (cell.switched_predicted == deployed).astype(float)}
-    return _means(columns, groups, "weights", "activations")
-
-
-def _cascade(cell: xr.Dataset, groups: NDArray) -> pd.DataFrame:
-    """Likeness while layers are drawn anew; of the reference that of two networks, too."""
-    frame = _means(_likeness(cell.cascade), groups, "redrawn")
-    if SEED_TO_SEED not in cell:
-        return frame
-    beside = cell[SEED_TO_SEED].isel(image=slice(cell.sizes["few"]))
-    return pd.concat([frame, _means(_likeness(beside), groups).assign(redrawn=SEED_TO_SEED)])
 
 
 def _by_level(curves: xr.DataArray) -> pd.DataFrame:
@@ -316,18 +300,18 @@ def strata(cells: Sequence[xr.Dataset], images: str) -> NDArray[np.int64]:
 
 
 def mean(values: NDArray, groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean over the images of each stratum, then over the strata: (S,), NaN without any image.
+    """Mean over the images of each stratum, then over the strata: (S, ...), NaN without any image.
 
-    values: (S, N) or (N,), the same for every seed; NaN (a dead map) is left out. If there are fewer images
-    than in `groups` (S, N'), they are the first ones.
+    values: (S, ..., N'); NaN (a dead map, or no score) is left out. If there are fewer images than in `groups` (S, N),
+    they are the first ones.
     """
-    values = np.broadcast_to(values, (len(groups), np.shape(values)[-1]))
-    rows = []
-    for row, group in zip(values, groups[:, : values.shape[1]], strict=True):
-        finite = np.isfinite(row)
-        means = [row[finite & (group == g)].mean() for g in range(3) if (finite & (group == g)).any()]
-        rows.append(np.mean(means) if means else np.nan)
-    return np.array(rows)
+    places = groups[:, : values.shape[-1]].reshape(len(groups), *[1] * (values.ndim - 2), -1)
+    chosen = [np.isfinite(values) & (places == stratum) for stratum in range(groups.max(initial=0) + 1)]
+    counts = np.stack([each.sum(-1) for each in chosen])
+    sums = np.stack([np.where(each, values, 0).sum(-1) for each in chosen])
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+        return means.sum(0) / (counts > 0).sum(0)
 
 
 # ----------------------------------------------------------------------------------------------- maps of seed 0
@@ -382,7 +366,7 @@ def saliency_grid(
     """
     cells = {}
     for training, precision in product(grid.trainings, grid.precisions):
-        cell = scores(Cell(dataset, precision, training), root).isel(seed=0).sel(map=GRADIENT)
+        cell = scores(Cell(dataset, precision, training), root).isel(seed=0)
         cells[training, precision] = cell.sel(image=cell.kept).drop_vars("image")
     first = next(iter(cells.values()))
     correct = np.all([cell.predicted == cell.label for cell in cells.values()], axis=0)
@@ -390,19 +374,12 @@ def saliency_grid(
     shown = best[np.unique(first.label.values[best], return_index=True)[1]]
     blocks: dict[str, dict[str, Maps]] = {training: {} for training in grid.trainings}
     for (training, precision), cell in cells.items():
-        blocks[training][precision] = _shown(cell.isel(kept=shown))
+        own = cell.isel(kept=shown)
+        gini, morans_i = (own.scores.sel(map=GRADIENT, score=score).values for score in ("gini", "morans_i"))
+        correct = (own.predicted == own.label).values
+        blocks[training][precision] = Maps(own.kept_map.values, gini, morans_i, own.probability.values, correct)
     names = tuple(DATASETS[dataset].classes[label] for label in first.label.values[shown])
     return first.kept_image.values[shown].astype(np.uint8), names, blocks  # the file holds a wider type
-
-
-def _shown(cell: xr.Dataset) -> Maps:
-    return Maps(
-        maps=cell.kept_map.values,
-        gini=cell.scores.sel(score="gini").values,
-        morans_i=cell.scores.sel(score="morans_i").values,
-        probability=cell.probability.values,
-        correct=(cell.predicted == cell.label).values,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ during training
@@ -428,8 +405,7 @@ def collect_during(grid: Grid, root: Path = paths.ROOT) -> pd.DataFrame:
             for end in ("", "_se"):
                 frame = _with_faithfulness(frame, qualifying, end)
             frames.append(frame.assign(dataset=dataset, training=cell.training, precision=cell.precision))
-    together = pd.concat(frames, ignore_index=True)
-    return together[[*COURSE, *together.columns.drop(COURSE)]]
+    return _in_front(pd.concat(frames, ignore_index=True), COURSE)
 
 
 def around_the_switch(during: pd.DataFrame) -> pd.DataFrame:

@@ -108,7 +108,9 @@ def restore(content: dict[str, Any], seed: int) -> "LeNet":
         raise ModelFileError(f"{cell} holds seeds {shown(sorted(content['seeds']))}, not {seed}")
     state = content["seeds"][seed]
     try:
-        precision = Precision(content["precision"]["name"], tuple(Bits(**b) for b in content["precision"]["layers"]))
+        bits = content["precision"]
+        layers = tuple(Bits(**layer) for layer in bits["layers"])
+        precision = Precision(bits["name"], layers, bits.get("rounding", True))
         shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
         network = lenet.restore(precision, shape, state)
         written = "digests" not in content or content["digests"][seed] == _digest(seed, state)  # the first had none
@@ -133,9 +135,12 @@ def publish(recipe: Recipe, seed: int, state: "dict[str, Tensor]", root: Path) -
 
 
 def _write(folder: Path, recipe: Recipe, states: "dict[int, dict[str, Tensor]]", more: dict[str, Any]) -> Path:
+    precision = asdict(recipe.precision)
+    if precision["rounding"]:
+        del precision["rounding"]  # so that files are the same as before it could be off
     content = {
         "cell": str(recipe.cell),
-        "precision": asdict(recipe.precision),
+        "precision": precision,
         "network": asdict(recipe.shape),
         "seeds": states,
         "digests": {seed: _digest(seed, state) for seed, state in states.items()},

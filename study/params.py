@@ -6,31 +6,34 @@ pydantic checks them; its errors become one line that names the key and the near
 import copy
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import pydantic
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from saqlib import errors
 from saqlib.claims import Claims
 from saqlib.data import DATASETS
 from saqlib.errors import did_you_mean, last_line, printable, shown
 from saqlib.precision import LAYERS, MAX_BITS, MIN_BITS, Shape
+from saqlib.registered import Registered
+from saqlib.scores import GRADIENT, PASS_THROUGH
 from saqlib.statistics import MOST_PAIRS
 
 LONGEST = 600  # characters of a message
 Section = TypeVar("Section")
 TRAININGS = ("standard", "guided")
 SCALES = ("smoke", "quick", "full")
+METHODS = (GRADIENT, PASS_THROUGH, "integrated_gradients", "smoothgrad", "smoothgrad_pass_through", "occlusion",
+           "log_probability")  # fmt: skip
 NOT_PATCHED = ("scale", "device", "ablations", "claims", "grid")  # these decide no network and no score
 IMAGES = {False: {"training": 55_000, "test": 10_000}, True: {"training": 1_100, "test": 300}}  # by Scale.sample
 
 Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]  # becomes part of the names of files
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 Epochs = Annotated[int, Field(ge=1, le=1000)]
 BitsOf = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
 
@@ -63,10 +66,10 @@ def require(condition: bool, message: str) -> None:
         raise ParamsError(message)
 
 
-def check_unique(values: Iterable[str], what: str) -> None:
-    """Raise ParamsError if a value stands twice among these."""
-    values = list(values)
-    require(len(set(values)) == len(values), f"{what} has one of its values twice")
+def unique(values: Sequence[str], what: str = "one of the values") -> Sequence[str]:
+    """Return the values; raise ParamsError if one of them stands twice."""
+    require(len(set(values)) == len(values), f"{what} stands twice")
+    return values
 
 
 def check_most(where: str, value: int, most: int, why: str) -> None:
@@ -96,21 +99,17 @@ class Cell:
         return cls(one_of(parts[0], DATASETS, "dataset"), parts[1], one_of(parts[2], TRAININGS, "training"))
 
 
+Value = TypeVar("Value")
+Axis = Annotated[tuple[Value, ...], Field(min_length=1), AfterValidator(unique)]
+
+
 @section
 class Grid:
     """The axes of the grid, each with its values in the order of the paper."""
 
-    datasets: Names
-    precisions: Names
-    trainings: Names
-
-    def __post_init__(self):
-        for axis in ("datasets", "precisions", "trainings"):
-            check_unique(getattr(self, axis), axis)
-        for dataset in self.datasets:
-            one_of(dataset, DATASETS, "dataset")
-        for training in self.trainings:
-            one_of(training, TRAININGS, "training")
+    datasets: Axis[Literal[tuple(DATASETS)]]
+    precisions: Axis[Name]
+    trainings: Axis[Literal[TRAININGS]]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -122,17 +121,19 @@ class Grid:
 class Ablation(Grid):
     """The study with some of its numbers changed, on some cells, with those that its networks are compared with.
 
-    question: what it asks, in words. patch: new values by the path of the old ones, such as `quantization.edges`.
-    seeds: how many, if the scale has so many.
+    question, expectation: what it asks, and what is expected, in words. patch: new values by the path of the old ones,
+    such as `quantization.edges`. seeds: how many, if the scale has so many. methods: whose maps are scored.
     """
 
     question: str
+    expectation: str
     patch: dict[str, Any]
     seeds: int = Field(ge=1)
+    methods: Axis[Literal[METHODS]] = (GRADIENT, PASS_THROUGH)
 
-    def seeds_at(self, size: "Scale") -> int:
-        """How many seeds run at a scale; 0 where it runs no ablations."""
-        return min(self.seeds, size.seeds, size.seeds_ablated)
+    def seeds_at(self, size: "Scale") -> range:
+        """The seeds that run at a scale, confirming ones; none where it runs no ablations."""
+        return range(size.exploring, size.seeds)[: min(self.seeds, size.seeds_ablated)]
 
     def applied(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A parsed params.yaml with the patch in it, and without ablations of its own.
@@ -154,11 +155,14 @@ class Ablation(Grid):
 class Quantization:
     """How a quantized network is trained; a full-precision one reads nothing of it.
 
-    alpha_learning_rate: peak for the clips of PACT. alpha_penalty: times the sum of alpha^2, added to the loss.
-    calibration_images: the batch on which the clips are set after the warm-up.
+    edges: weights of the first and the last layer. rounding: off, activations are clipped, but not rounded. range: of
+    activations, PACT's clip or the largest value. alpha_learning_rate: peak for the clips of PACT. alpha_penalty: times
+    the sum of alpha^2, added to the loss. calibration_images: the batch on which they are set after the warm-up.
     """
 
     edges: Literal["w8", "same", "fp32"]
+    rounding: bool
+    range: Literal["learned", "largest"] = Field()  # saqlib.training.RANGES
     alpha_learning_rate: float = Field(ge=0, le=1, description="Adam moves every clip by about as much in each step")
     alpha_penalty: float = Field(ge=0, le=1, description="the loss would be nothing else")
     calibration_images: int = Field(ge=1)
@@ -174,11 +178,15 @@ class Optimizer:
 
 @section
 class Guided:
-    """Guidance: share of masked pixels, weight of the Kullback-Leibler term, and what "least salient" means."""
+    """Guidance: share of masked pixels, weight of the Kullback-Leibler term, what "least salient" means; by which map.
+
+    saturated: what clipped activations do with the map's gradient, of a full-precision network, which has none, `stop`.
+    """
 
     fraction: float = Field(ge=0, le=1, description="it is a share of the pixels")
     weight: float = Field(ge=0, le=1e6, description="the loss would be nothing else")
     ranking: Literal["magnitude", "signed"] = Field()  # saqlib.saliency.RANKINGS
+    saturated: Literal["stop", "pass"] = Field()  # saqlib.saliency.SATURATED
 
 
 @section
@@ -202,23 +210,29 @@ class Clarity:
 class Scale:
     """How much of the experiment runs: images, seeds, epochs of each dataset, and records of maps.
 
-    seeds_ablated: at most so many seeds of an ablation; with 0 no ablation runs.
+    exploring: the first so many seeds suggested the claims and decide on fills, the others confirm. skipped: of the
+    test images, in random order, so many stand before the first that is scored. seeds_ablated: at most so many seeds of
+    an ablation; with 0 no ablation runs.
     """
 
     sample: bool
     epochs: dict[Literal[tuple(DATASETS)], Epochs]
     seeds: int = Field(ge=1, le=MOST_PAIRS, description="the exact tests enumerate the signs of every seed")
+    exploring: int = Field(ge=1)
     warmup_epochs: float = Field(ge=0)
     records: int = Field(ge=1, le=1000, description="each holds the maps of ten images")
     images: int = Field(ge=1)
+    skipped: int = Field(ge=0)
     images_expensive: int = Field(ge=1)
     images_deployed: int = Field(ge=1)
     seeds_ablated: int = Field(ge=0)
 
     def __post_init__(self):
         there, shortest = IMAGES[self.sample]["test"], min(self.epochs.values(), default=0)
-        for name in ("images", "images_deployed"):
-            check_most(name, getattr(self, name), there, f"there are {there:,} test images")
+        counts = {"images and skipped": self.images + self.skipped, "images_deployed": self.images_deployed}
+        for name, count in counts.items():
+            check_most(name, count, there, f"there are {there:,} test images")
+        check_most("exploring", self.exploring, self.seeds, "they are the first of the seeds")
         check_most("images_expensive", self.images_expensive, self.images, "they are the first of images")
         message = f"warmup_epochs must be less than the epochs ({shortest}), not {self.warmup_epochs}"
         require(self.warmup_epochs < shortest, message)
@@ -240,6 +254,7 @@ class Params:
     device: Literal["auto", "cpu", "cuda"]
     scales: dict[Literal[SCALES], Scale]
     claims: Claims
+    registered: tuple[Registered, ...]
 
 
 # -------------------------------------------------------------------------------------------------- from plain values

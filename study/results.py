@@ -4,7 +4,6 @@ Every function trains and scores what the store lacks, on all cores, and writes;
 """
 
 import json
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import cells, files, models, paths, processes, settings
+from study import cells, files, models, paths, processes, settings, tasks
 from study.cells import Run, Trained
 from study.settings import Cell, Study, one_of
 from study.store import Cached
+from study.tasks import Job
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,35 +92,22 @@ def _rounded(value: Any) -> Any:
 
 
 def _all(function: Cached, calls: Iterable[tuple]) -> list[Any]:
-    """The results of a cached function for each of these arguments; what the store lacks is computed side by side.
-
-    Networks among the arguments are trained first.
-    """
+    """The results of a cached function for each of these arguments, networks among which are trained first."""
     calls = list(calls)
     _train(each for call in calls for each in call if isinstance(each, Trained))
-    _compute(function, calls)
+    _compute([tasks.job_of(function, call) for call in calls])
     return [function(*call) for call in calls]
 
 
-def _compute(function: Cached, calls: Iterable[tuple]) -> None:
-    missing = [(function, *call) for call in calls if not function.exists(*call)]
-    if missing:
-        processes.run_all(_left_in_store, missing)
-
-
-def _left_in_store(function: Callable[..., Any], *arguments: Any) -> None:
-    function(*arguments)  # what it returns is not sent back
-
-
 def _train(networks: Iterable[Trained]) -> None:
-    """Train what the store lacks, on a GPU all seeds of a recipe as one; shared warm-ups come first."""
-    calls = dict.fromkeys((each.recipe, each.seed, each.device) for each in networks)
-    missing = [call for call in calls if not cells.train_network.exists(*call)]
-    for recipe in dict.fromkeys(recipe for recipe, _, device in missing if device == "cuda"):
-        cells.train_together(recipe, [seed for each, seed, _ in missing if each == recipe], "cuda")
-    warm = dict.fromkeys((recipe.warm_up, *call) for recipe, *call in missing if recipe.warm_up and "cpu" in call)
-    _compute(cells.warm_up_network, warm)
-    _compute(cells.train_network, missing)
+    missing = (each for each in networks if not cells.train_network.exists(each.recipe, each.seed, each.device))
+    for jobs in tasks.trainings(missing):
+        _compute(jobs)
+
+
+def _compute(jobs: Iterable[Job]) -> None:
+    """Do what the store lacks of these jobs, side by side."""
+    processes.run_all(Job.run, [(job,) for job in jobs if not job.done])
 
 
 @contextmanager
@@ -175,48 +162,20 @@ def decide_fills(dataset: str, study: Study, root: Path = paths.ROOT) -> "pd.Dat
 
 
 def score_cell(cell: Cell, study: Study, root: Path = paths.ROOT) -> "xr.Dataset":
-    """Every score of every test image of a cell, seed by seed, beside controls and other methods.
+    """Every score of every map on every test image of a cell, seed by seed.
 
-    Writes the labelled dataset to scores/<cell>.nc (`saqlib.scoring.score_network`, and the dimension seed), and each
-    seed's means over all images to results/clarity/<cell>.json. The maps of a dead network count as dead maps.
+    Writes the labelled dataset to scores/<cell>.nc: that of `saqlib.scoring.score_network`, and the dimension seed. The
+    maps of a dead network count as dead maps.
     """
     import xarray as xr
 
     calls = cells.score_calls(cell, study)
     of_seeds = _all(cells.score_network, calls)
-    shared = ["label", "kept_image", "kept_map"]  # kept_map is of seed 0
+    shared = ["label", "kept_image", "kept_map", "kept_map_pass_through"]  # the kept maps are of seed 0
     together = xr.concat([each.drop_vars(shared) for each in of_seeds], "seed", coords="minimal", compat="override")
     scores = together.assign_coords(seed=range(len(calls))).assign({name: of_seeds[0][name] for name in shared})
     files.write_dataset(root / "scores" / f"{cell}.nc", scores)
-    means = json.dumps(clarity_means(cell, scores), indent=1) + "\n"
-    files.write(root / "results" / "clarity" / f"{cell}.json", means)
     return scores
-
-
-def clarity_means(cell: Cell, scores: "xr.Dataset") -> dict[str, Any]:
-    """Mean of each score over the images of a seed that have one; None where no image has."""
-    from saqlib.scores import FILLS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, SCORES, SEED_TO_SEED, UNTRAINED
-
-    single = [name for name, score in SCORES.items() if score.of == "map" and name not in PRIMARY]
-    columns = {name: scores[name] for name in ("probability", *single)}
-    for map_, prefix in ((GRADIENT, ""), (UNTRAINED, f"{UNTRAINED}_")):
-        of_map = scores.sel(map=map_)
-        columns |= {f"{prefix}{name}": of_map.scores.sel(score=name) for name in PRIMARY}
-        columns |= {f"{prefix}{RELEVANCE_GAIN}_{fill}": of_map.relevance_gain.sel(fill=fill) for fill in FILLS}
-        columns[f"{prefix}amplitude"] = of_map.amplitude
-    for likeness in ("preservation", SEED_TO_SEED):
-        if likeness in scores:
-            columns |= {f"{likeness}_{name}": scores[likeness].sel(likeness=name) for name in PRESERVATION}
-    means = {name: values.mean("image", skipna=True) for name, values in columns.items()}
-    seeds = {
-        str(seed): {name: _finite(values.sel(seed=seed).item()) for name, values in means.items()}
-        for seed in scores.seed.values.tolist()
-    }
-    return {"cell": str(cell), "images": scores.sizes["image"], "seeds": seeds}
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
 
 
 def training_curves(cell: Cell, study: Study, root: Path = paths.ROOT) -> "pd.DataFrame":
@@ -224,7 +183,7 @@ def training_curves(cell: Cell, study: Study, root: Path = paths.ROOT) -> "pd.Da
 
     Writes results/during/<cell>.csv.
     """
-    (table,) = _all(cells.curves_of, cells.summary_calls(cell, study, 1))
+    (table,) = _all(cells.curves_of, [cells.curves_call(cell, study)])
     files.write(root / "results" / "during" / f"{cell}.csv", files.csv(table))
     return table
 
@@ -259,22 +218,23 @@ def deploy_cells(chosen: Iterable[Cell], study: Study, root: Path = paths.ROOT) 
 def ablate(name: str, scale: str | None = None, root: Path = paths.ROOT) -> "pd.DataFrame":
     """Train and score a variant, and write results/ablations/<name>.csv, one row for each network; the table.
 
-    `changed` says whether a network, or how it is scored, is another one than in the main grid. The table of a scale
-    that runs no ablations (`seeds_ablated: 0`) has no row, and costs no PyTorch.
+    `changed` says whether a network, or how it is scored, is another one than in the main grid; clipped_<layer> is the
+    share of its units above the clip, on validation images. The table of a scale that runs no ablations
+    (`seeds_ablated: 0`) has no row, and costs no PyTorch.
 
     Raises ParamsError if there is no such variant, DivergedError if a loss is not finite.
     """
     import pandas as pd
 
     ablation, study = settings.variant(name, scale)
-    main, seeds = settings.load(scale=scale), ablation.seeds_at(study.size)
-    calls = [call for cell in ablation.cells if seeds for call in cells.summary_calls(cell, study, seeds)]
-    rows = []
-    for (network, scoring), scores in zip(calls, _all(cells.summary_scores, calls), strict=True):
-        recipe, accuracy = network.recipe, network.run().test_accuracy
-        changed = recipe != main.recipe(recipe.cell) or scoring != main.scoring
-        row = {"seed": network.seed, "changed": changed, "test_accuracy": accuracy}
-        rows.append(asdict(recipe.cell) | row | scores)
+    main, calls, rows = settings.load(scale=scale), cells.ablation_calls(ablation, study), []
+    for (network, scoring, _), scores in zip(calls, _all(cells.summary_scores, calls), strict=True):
+        recipe, run = network.recipe, network.run()
+        same = recipe.cell in main.grid.cells and recipe == main.recipe(recipe.cell) and scoring == main.scoring
+        row = {"seed": network.seed, "changed": not same, "test_accuracy": run.test_accuracy}
+        layers = run.history.epochs[-1]["layers"].items()
+        clipped = {f"clipped_{name}": shares["clipped"] for name, shares in layers}
+        rows.append(asdict(recipe.cell) | row | scores | clipped)
     table = pd.DataFrame(rows, columns=None if rows else KEYS)
     files.write(root / "results" / "ablations" / f"{name}.csv", files.csv(table))
     return table

@@ -5,7 +5,6 @@ valid one. Importing this module does not import PyTorch.
 """
 
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from saqlib.claims import ACCURACY, GROUPS, RULES, Claim, Claims
+from saqlib.claims import ACCURACY, GROUPS, RULES, Claim
 from saqlib.errors import last_line, of_the_system
 from saqlib.precision import EDGE_BITS, LAYERS, Bits, Precision, Shape
 from saqlib.scores import PRIMARY, RELEVANCE_GAIN
@@ -25,7 +24,6 @@ from study.params import (
     Ablation,
     Cell,
     Clarity,
-    Grid,
     Guided,
     Optimizer,
     Params,
@@ -34,19 +32,21 @@ from study.params import (
     Scale,
     build,
     check_most,
-    check_unique,
     one_of,
     require,
+    unique,
 )
+from study.params import Grid as Grid
 
-COLUMNS = (ACCURACY, *PRIMARY, RELEVANCE_GAIN)  # what may answer a question: of each, more is better
+COLUMNS = (ACCURACY, *PRIMARY, RELEVANCE_GAIN, "sensitivity_max")  # what may answer a question
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How the networks of one cell are trained: all that decides their bytes but the seed, and nothing else.
 
-    quantization: None for full precision, whose networks are the same for any warm-up. guided: None for standard.
+    quantization: None for full precision, whose networks are the same for any warm-up. guided: None for standard; of
+    full precision with `stop`, since nothing is clipped.
     records: how often the maps of fixed images are recorded while seed 0 trains. sample: the images are the sample's.
     """
 
@@ -72,7 +72,12 @@ class Recipe:
         if not self.warmup_epochs:
             return None
         full = Precision("full precision", (Bits(),) * len(self.precision.layers))
-        return replace(self, precision=full, quantization=None)
+        return replace(self, precision=full, quantization=None, guided=_without_clips(self.guided))
+
+
+def _without_clips(guided: Guided | None) -> Guided | None:
+    """Guidance as a full-precision network has it, whatever clipped activations would do."""
+    return guided and replace(guided, saturated="stop")
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ class Scoring:
     """
 
     clarity: Clarity
-    reference: str
     images: int
+    skipped: int
     images_expensive: int
     calibration_images: int
     sample: bool
@@ -96,21 +101,21 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Study:
-    """The whole experiment at one scale. Precisions are resolved per layer, edges included, in params.yaml's order."""
+class Study(Params):
+    """params.yaml at one scale, with its size. Precisions are resolved per layer, edges included, in its order."""
 
-    scale: str
-    grid: Grid
-    shape: Shape
     precisions: dict[str, Precision]
-    quantization: Quantization
-    optimizer: Optimizer
-    guided: Guided
-    clarity: Clarity
-    device: str
     size: Scale
-    claims: Claims
-    ablations: dict[str, Ablation]
+
+    @property
+    def shape(self) -> Shape:
+        """The widths of its networks."""
+        return self.network
+
+    @property
+    def guided(self) -> Guided:
+        """How guided training guides."""
+        return self.trainings.guided
 
     def cell(self, dataset: str, precision: str, training: str) -> Cell:
         """The cell of three names; ParamsError with the nearest valid name for one that is not in the grid."""
@@ -128,6 +133,7 @@ class Study:
     def recipe(self, cell: Cell) -> Recipe:
         """How a cell is trained: the settings that it reads, and no others."""
         precision = self.precisions[one_of(cell.precision, self.precisions, "precision")]
+        guided = self.guided if one_of(cell.training, TRAININGS, "training") == "guided" else None
         return Recipe(
             dataset=cell.dataset,
             precision=precision,
@@ -136,7 +142,7 @@ class Study:
             epochs=self.size.epochs[one_of(cell.dataset, self.size.epochs, "dataset")],
             warmup_epochs=self.size.warmup_epochs,
             quantization=self.quantization if precision.quantized else None,
-            guided=self.guided if one_of(cell.training, TRAININGS, "training") == "guided" else None,
+            guided=guided if precision.quantized else _without_clips(guided),
             records=self.size.records,
             sample=self.size.sample,
         )
@@ -145,8 +151,8 @@ class Study:
     def scoring(self) -> Scoring:
         """How the maps of every cell are scored."""
         size, calibration = self.size, self.quantization.calibration_images
-        counts = size.images, size.images_expensive, calibration
-        return Scoring(self.clarity, self.claims.reference, *counts, size.sample)
+        counts = size.images, size.skipped, size.images_expensive, calibration
+        return Scoring(self.clarity, *counts, size.sample)
 
 
 def load(path: Path | None = None, scale: str | None = None) -> Study:
@@ -166,32 +172,18 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
     """The Study of a params.yaml that is already parsed, of usable numbers; every ablation of it has been tried."""
     params = build(Params, raw)
     name = one_of(params.scale if scale is None else scale, SCALES, "scale")
-    precisions = {key: _precision(key, table, params.quantization.edges) for key, table in params.precisions.items()}
-    for precision in params.grid.precisions:
-        one_of(precision, precisions, "precision in grid.precisions")
-    message = "grid: trainings lacks standard, whose networks decide which fills qualify"
-    require("standard" in params.grid.trainings, message)
-    _check_scales(params, name)
-    _check_claims(params.claims, precisions, params.grid.precisions)
+    precisions = {key: _precision(key, table, params.quantization) for key, table in params.precisions.items()}
+    for each in SCALES:
+        require(each in params.scales, f"scales lacks {each}")
+    study = Study(**vars(params) | {"scale": name, "precisions": precisions, "size": params.scales[name]})
+    _check_grid(study)
+    _check_claims(study)
     for key, ablation in params.ablations.items():
         _try_ablation(key, ablation, raw)
-    return Study(
-        scale=name,
-        grid=params.grid,
-        shape=params.network,
-        precisions=precisions,
-        quantization=params.quantization,
-        optimizer=params.optimizer,
-        guided=params.trainings.guided,
-        clarity=params.clarity,
-        device=params.device,
-        size=params.scales[name],
-        claims=params.claims,
-        ablations=params.ablations,
-    )
+    return study
 
 
-def _precision(name: str, table: dict[str, tuple[int, ...]], edges: str) -> Precision:
+def _precision(name: str, table: dict[str, tuple[int, ...]], quantization: Quantization) -> Precision:
     """A row of `precisions`; `edges` overrides the weights of the first and the last layer."""
     if not table:
         return Precision(name, (Bits(),) * len(LAYERS))
@@ -202,43 +194,47 @@ def _precision(name: str, table: dict[str, tuple[int, ...]], edges: str) -> Prec
         fits = len(bits) == (1 if layer == LAYERS[-1] else 2)
         require(fits, f"precisions.{name}.{layer} must be {shape}, not {list(bits)}")
     layers = [Bits(*table[layer]) for layer in LAYERS]
-    if edges != "same":
-        weight = EDGE_BITS if edges == "w8" else None
+    if quantization.edges != "same":
+        weight = EDGE_BITS if quantization.edges == "w8" else None
         layers[0], layers[-1] = replace(layers[0], weight=weight), replace(layers[-1], weight=weight)
-    return Precision(name, tuple(layers))
+    return Precision(name, tuple(layers), quantization.rounding)
 
 
 # ------------------------------------------------------------------------------------- what sections must agree on
 
 
-def _check_scales(params: Params, name: str) -> None:
-    for scale in SCALES:
-        require(scale in params.scales, f"scales lacks {scale}")
-        missing = [dataset for dataset in params.grid.datasets if dataset not in params.scales[scale].epochs]
+def _check_grid(study: Study) -> None:
+    for precision in study.grid.precisions:
+        one_of(precision, study.precisions, "precision in grid.precisions")
+    message = "grid: trainings lacks standard, whose networks decide which fills qualify"
+    require("standard" in study.grid.trainings, message)
+    for scale, size in study.scales.items():
+        missing = [dataset for dataset in study.grid.datasets if dataset not in size.epochs]
         require(not missing, f"scales.{scale}.epochs lacks {', '.join(missing)}, which is in grid.datasets")
-    there = IMAGES[params.scales[name].sample]["training"]
-    why, calibration = f"there are {there:,} training images", params.quantization.calibration_images
-    check_most("optimizer.batch_size", params.optimizer.batch_size, there, why)
+    there = IMAGES[study.size.sample]["training"]
+    why, calibration = f"there are {there:,} training images", study.quantization.calibration_images
+    check_most("optimizer.batch_size", study.optimizer.batch_size, there, why)
     check_most("quantization.calibration_images", calibration, there, why)
 
 
-def _check_claims(claims: Claims, precisions: Iterable[str], run: tuple[str, ...]) -> None:
+def _check_claims(study: Study) -> None:
     """Each can be tested on precisions that are known, and the reference is among those that are run."""
+    claims, run = study.claims, study.grid.precisions
     require(0 < claims.level < 1, f"claims.level must lie between 0 and 1, not {claims.level}")
     for name, margin in vars(claims.margins).items():
         require(margin > 0, f"claims.margins.{name} must be above 0, not {margin}")
     for question, column in claims.questions.items():
         one_of(column, COLUMNS, f"column of claims.questions.{question}")
-    reference = one_of(claims.reference, precisions, "precision in claims.reference")
+    reference = one_of(claims.reference, study.precisions, "precision in claims.reference")
     message = f"grid.precisions ({', '.join(run)}) lacks {reference}, claims.reference: every claim compares with it"
     require(reference in run, message)
-    check_unique((claim.id for claim in claims.hypotheses), "claims.hypotheses: id")
+    unique([claim.id for claim in claims.hypotheses], "claims.hypotheses: one id")
     for claim in claims.hypotheses:
-        _check_claim(claim, claims, precisions)
+        _check_claim(claim, study)
 
 
-def _check_claim(claim: Claim, claims: Claims, precisions: Iterable[str]) -> None:
-    here, count = f"claim {claim.id}", len(claim.precisions)
+def _check_claim(claim: Claim, study: Study) -> None:
+    here, claims, count = f"claim {claim.id}", study.claims, len(claim.precisions)
     one_of(claim.group, GROUPS, f"group in {here}")
     rule = RULES[one_of(claim.test, RULES, f"test in {here}")]
     needed = f"{rule.fewest}" if rule.fewest == rule.most else f"at least {rule.fewest}"
@@ -246,9 +242,9 @@ def _check_claim(claim: Claim, claims: Claims, precisions: Iterable[str]) -> Non
     require(rule.fewest <= count <= rule.most, message)
     message = f"{here}: {claims.reference} is the reference; name the precisions that are compared with it"
     require(rule.reference or claims.reference not in claim.precisions, message)
-    check_unique(claim.precisions, f"{here}: precisions")
+    unique(claim.precisions, f"{here}: one of the precisions")
     for precision in claim.precisions:
-        one_of(precision, precisions, f"precision in {here}")
+        one_of(precision, study.precisions, f"precision in {here}")
     require(claim.questions != (), f"{here} has no questions")
     for question in claim.questions:
         column = claims.questions[one_of(question, claims.questions, f"question in {here}")]

@@ -1,6 +1,7 @@
 """Frames such as study.frames makes them, made up: one row per network, with effects where a test plants them."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,16 +22,12 @@ def grid(
     seeds: int = 3,
     datasets: Sequence[str] = ("mnist",),
     precisions: Sequence[str] = PRECISIONS,
-    generator: int = 5,
     **columns: Callable[[np.random.Generator], float],
 ) -> pd.DataFrame:
     """One row per network: dataset, precision, training, seed; each further column a function of a generator."""
-    rng = np.random.default_rng(generator)
-    return pd.DataFrame([
-        {"dataset": dataset, "precision": precision, "training": training, "seed": seed}
-        | {name: value(rng) for name, value in columns.items()}
-        for dataset in datasets for precision in precisions for training in TRAININGS for seed in range(seeds)
-    ])  # fmt: skip
+    rng, places = np.random.default_rng(5), product(datasets, precisions, TRAININGS, range(seeds))
+    frame = pd.DataFrame(places, columns=["dataset", "precision", "training", "seed"])
+    return frame.assign(**{name: [value(rng) for _ in range(len(frame))] for name, value in columns.items()})
 
 
 def make_runs(
@@ -59,9 +56,14 @@ def make_runs(
     return frame.assign(dead_rate=0.0)
 
 
+def of_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
+    """Its networks, without their precision: untrained networks, or pairs of seeds."""
+    return frame[frame.precision == "fp32"].drop(columns="precision")
+
+
 def evidence(runs: pd.DataFrame, *, given: float = 0.5, fills: Sequence[str] = ("mean", "noise", "blur")) -> Evidence:
     """The runs on every set of images, above untrained networks that score `given` less than the reference."""
-    reference = runs[runs.precision == "fp32"].drop(columns=["precision", "test_accuracy"])
+    reference = of_the_reference(runs).drop(columns="test_accuracy")
     untrained = reference.assign(**{name: reference[name] - given for name in SCORES})
     sets = ("primary", "all", "matched")
     return Evidence(

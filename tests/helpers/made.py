@@ -6,14 +6,15 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from saqlib.claims import Evidence
-from saqlib.findings import FACTORS
-from saqlib.scores import FAITHFULNESS, GAINS, PRESERVATION
+from saqlib.readings import maps_table
+from saqlib.saliency import METHODS
+from saqlib.scores import CANDIDATE_FILLS, FAITHFULNESS, FILLS, PRESERVATION, TRAINED, UNTRAINED
 from study.frames import Maps
-from study.report import effects, figures, labels, pictures, training
+from study.report import effects, figures, labels, pictures, tables, training
+from tests.helpers import frames
+from tests.helpers.frames import DATASETS, PRECISIONS, SCORES, TRAININGS, of_the_reference
+from tests.helpers.frames import evidence as evidence
 
-DATASETS, TRAININGS = ("mnist", "fashion_mnist"), ("standard", "guided")
-PRECISIONS = ("fp32", "w4a4", "mixed", "w2a2")
 FIVE = ("fp32", "w4a4", "w3a3", "mixed", "w2a2")  # one that params.yaml does not have
 QUESTIONS = {
     "accuracy": "test_accuracy",
@@ -21,53 +22,56 @@ QUESTIONS = {
     "coherence": "morans_i",
     "faithfulness": "relevance_gain",
 }
-LIKENESS = tuple(f"preservation_{name}" for name in PRESERVATION)
-SCORES = ("gini", "morans_i", "foreground_mass", *GAINS, FAITHFULNESS, "amplitude")
-METRICS = ("test_accuracy", *SCORES, *LIKENESS)
 SWITCH = 40
 STEPS = np.arange(0, 110, 10)
+SURROGATES = ("clip_only", "round_only", "relu", "weights_off", "fp32_twin")  # only of quantized networks
 LAYERS = ("dense3", "dense2", "dense1", "conv2", "conv1")
-Effect = Callable[[str, str, str], float]
 
 
-def grid(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, **columns: Callable[[np.random.Generator], float]):
-    """One row per network; each further column is a function of a generator."""
-    rng = np.random.default_rng(5)
-    places = product(DATASETS, precisions, TRAININGS, range(seeds))
-    frame = pd.DataFrame(places, columns=["dataset", "precision", "training", "seed"])
-    return frame.assign(**{name: [value(rng) for _ in range(len(frame))] for name, value in columns.items()})
+def grid(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, **columns: Callable) -> pd.DataFrame:
+    """One row per network of both datasets; each further column is a function of a generator."""
+    return frames.grid(seeds=seeds, datasets=DATASETS, precisions=precisions, **columns)
 
 
-def runs(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, effect: Effect | None = None, generator: int = 0):
-    """Scores of networks: a level in (0, 1) of each dataset and seed, noise of .01, and an effect in its units."""
-    frame, rng = grid(precisions, seeds), np.random.default_rng(generator)
-    level_of = pd.factorize(frame.dataset)[0] * seeds + frame.seed
-    for metric in METRICS:
-        planted = [effect(p, t, metric) if effect else 0 for p, t in zip(frame.precision, frame.training, strict=True)]
-        level = rng.random(len(DATASETS) * seeds)[level_of] + 90 * (metric == "test_accuracy")
-        frame[metric] = level + 0.01 * (np.array(planted) + rng.normal(size=len(frame)))
-    return frame.assign(dead_rate=0.0)
+def runs(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, **options) -> pd.DataFrame:
+    """Scores of networks of both datasets, with an effect if one is planted, as for frames.make_runs."""
+    return frames.make_runs(seeds=seeds, datasets=DATASETS, precisions=precisions, **options)
 
 
-def of_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
-    """Its networks, without their precision: untrained networks, or pairs of seeds."""
-    return frame[frame.precision == "fp32"].drop(columns="precision")
+def scored_maps(precisions: Sequence[str] = PRECISIONS, seeds: int = 3) -> pd.DataFrame:
+    """Every map of every network as study.frames has them, at a level of its own: .01, .02, ...; untrained ones at 0.
+
+    Levels differ from seed to seed by .001.
+    """
+    keys, names = grid(precisions, seeds), (*METHODS, *SURROGATES, "other_seed", *list(labels.CONTROLS)[1:])
+    scores, parts = [*SCORES, "relevance_gain_zero", "sensitivity_max"], []
+    for network, shown in ((TRAINED, names), (UNTRAINED, tuple(METHODS))):
+        for place, name in enumerate(shown, 1):
+            own = keys[keys.precision != "fp32"] if name in SURROGATES else keys
+            level = 0.01 * place * (network == TRAINED) + 0.001 * own.seed
+            parts.append(own.assign(map=name, network=network, **dict.fromkeys(scores, level)))
+    return pd.concat(parts, ignore_index=True)
 
 
-def controls(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every control, at a level of its own: 0, 1, 2, ... ."""
-    rows = of_the_reference(frame)
-    every = [rows.assign(control=name, **dict.fromkeys(SCORES, float(i))) for i, name in enumerate(labels.CONTROLS)]
-    return pd.concat(every, ignore_index=True).drop(columns=[*LIKENESS, "dead_rate", "test_accuracy"])
+def controls(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
+    """Those of the maps."""
+    return tables.controls(scored_maps(precisions), "fp32")
 
 
-def evidence(frame: pd.DataFrame, given: float = 0.5) -> Evidence:
-    """The runs on every set of images, above untrained networks that score `given` less than the reference."""
-    reference = of_the_reference(frame).drop(columns="test_accuracy")
-    untrained = reference.assign(**{name: reference[name] - given for name in SCORES})
-    sets = ("primary", "all", "matched")
-    fills = dict.fromkeys(frame.dataset.unique(), ("mean", "noise", "blur"))
-    return Evidence(dict.fromkeys(sets, frame), dict.fromkeys(sets, untrained), fills)
+def map_means(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
+    """The numbers of the table of maps."""
+    return maps_table(scored_maps(precisions), FILLS, exploring=1)
+
+
+def variants(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
+    """As study.report.tables.variants gives it: two variants of the fewest bits, the second of one cell only."""
+    gains = [f"{prefix}relevance_gain_{fill}" for prefix in ("", "pass_through_") for fill in CANDIDATE_FILLS]
+    runs = grid(precisions)
+    runs = runs.assign(**{name: 0.1 * (place + 1) + 0.001 * runs.seed for place, name in enumerate(gains)})
+    saturation = runs[runs.precision != "fp32"].merge(pd.DataFrame({"layer": ["conv1", "conv2"]}), how="cross")
+    lowest = runs[runs.precision == precisions[-1]].assign(changed=True, clipped_conv1=0.01, clipped_conv2=0.03)
+    found = {"unrounded": lowest, "max_range": lowest[(lowest.dataset == "mnist") & (lowest.training == "guided")]}
+    return tables.variants(runs, saturation.assign(clipped=0.05), found, dict.fromkeys(DATASETS, CANDIDATE_FILLS))
 
 
 def deployment(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
@@ -113,18 +117,6 @@ def estimates(columns: str, *axes: Sequence[str], **words) -> pd.DataFrame:
     frame = pd.DataFrame(product(DATASETS, TRAININGS, *axes), columns=["dataset", "training", *columns.split()])
     estimate = np.where(np.arange(len(frame)) % 7 == 6, np.nan, rng.normal(0.4, 0.3, len(frame)))
     return frame.assign(estimate=estimate, low=estimate - 0.3, high=estimate + 0.1, p=0.1, p_holm=0.0004, **words)
-
-
-def recovered(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
-    """As saqlib.findings gives it, and so are the others."""
-    asked = list(QUESTIONS)[1:]
-    return estimates("precision question off", precisions[1:], asked, list(FACTORS), word="explains")
-
-
-def surrogate(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
-    """Two steps."""
-    steps = ("16 codes", "32 codes")
-    return estimates("precision difference", precisions[1:], steps, verdict="supported", artefact="undecided")
 
 
 def randomized(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
@@ -186,7 +178,7 @@ DRAWN: dict[str, Callable] = {
     "maps_": lambda p: pictures.few_maps(images(5), list("abcde"), blocks(p, 5), maps(5).maps),
     "saliency_": lambda p: pictures.saliency_grid(images(3), list("abc"), blocks(p, 3)),
     "glance": lambda p: pictures.glance({d: (images(9), blocks(p)["standard"]) for d in DATASETS}, runs(p)),
-    "clarity": lambda p: figures.clarity(runs(p), controls(runs(p))),
+    "clarity": lambda p: figures.clarity(runs(p), controls(p)),
     "preservation": lambda p: figures.preservation(runs(p), of_the_reference(runs(p)), "fp32"),
     "amplitude": lambda p: figures.amplitude(runs(p), of_the_reference(runs(p))),
     "gradients": lambda p: figures.gradients(gradients(p)),
@@ -197,6 +189,7 @@ DRAWN: dict[str, Callable] = {
     "outline": lambda p: figures.outline(outline(p)),
     "during": lambda p: training.courses(during(p)),
     "training_maps": lambda p: training.training_maps(records(p)),
-    "origins": lambda p: effects.origins(recovered(p), surrogate(p), randomized(p)),
+    "maps": lambda p: effects.maps(map_means(p), "fp32"),
+    "variants": lambda p: effects.variants(variants(p)),
     "ablations": lambda _: effects.ablations(ablated()),
 }

@@ -24,10 +24,10 @@ def changed(raw: dict = RAW, /, **values: Any) -> dict:
     return raw
 
 
-def refusal(function: Callable[..., Any], *arguments: Any) -> str:
+def refusal(function: Callable[..., Any], *arguments: Any, error: type[Exception] = ParamsError) -> str:
     """The message with which these arguments are refused: one line."""
-    with pytest.raises(ParamsError) as error:
+    with pytest.raises(error) as caught:
         function(*arguments)
-    text = str(error.value)
+    text = str(caught.value)
     assert text and text.isprintable() and len(text) <= 600
     return text

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from saqlib import data, training
-from saqlib.scores import FILLS, PRIMARY
+from saqlib.quantization import pact_layers
+from saqlib.scores import FILLS, GAINS, PRIMARY
 from study import cells, files, models, paths, processes, results, settings, store
 from study.settings import Cell
 from tests.helpers.parameters import RAW, changed
@@ -140,30 +140,21 @@ def test_progress_is_reported_while_seeds_train(root, tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------- what decides
 
-TRAINED = cells.trained(CELL, STUDY)[0]
 CALLS = {
     "trained": (cells.train_network, lambda study: (study.recipe(CELL), 0, "cpu")),
     "fills": (cells.fill_gains, lambda study: cells.fill_calls("mnist", study)[0]),
     "scored": (cells.score_network, lambda study: cells.score_calls(CELL, study)[0]),
-    "summary": (cells.summary_scores, lambda study: cells.summary_calls(CELL, study, 1)[0]),
-    "curves": (cells.curves_of, lambda study: (cells.trained(CELL, study)[0], study.scoring)),
+    "summary": (cells.summary_scores, lambda study: (*cells.curves_call(CELL, study), ("straight_through",))),
+    "curves": (cells.curves_of, lambda study: cells.curves_call(CELL, study)),
     "deployed": (cells.deploy_network, lambda study: cells.deploy_call(CELL, study)),
 }
-EVERY = set(CALLS)
 SCORED = {"fills", "scored", "summary", "curves"}
-STALE = {
-    "optimizer__learning_rate": (0.01, EVERY),
-    "network__hidden": ([10, 10], EVERY),
-    "scales__smoke__sample": (False, EVERY),
-    "precisions__w2a2__conv2": ([3, 3], EVERY - {"fills"}),
-    "quantization__alpha_penalty": (0.1, EVERY - {"fills"}),
-    "precisions__w4a4__conv2": ([3, 3], set()),
-    "trainings__guided__weight": (2.0, set()),
+STALE = {  # of every kind of reader one value: which recipe and scoring read which, tests/unit/test_settings.py asks
+    "optimizer__learning_rate": (0.01, set(CALLS)),
+    "precisions__w2a2__conv2": ([3, 3], set(CALLS) - {"fills"}),
     "clarity__steps": (3, SCORED),
-    "scales__smoke__images": (13, SCORED),
     "scales__smoke__images_deployed": (21, {"deployed"}),
     "scales__smoke__seeds": (3, set()),
-    "claims__level": (0.01, set()),
     "device": ("auto", set()),
 }
 
@@ -178,27 +169,31 @@ def test_what_is_computed_anew_is_what_the_setting_decides(name, monkeypatch):
     assert {kind for kind, (before, after) in keys.items() if before != after} == stale
 
 
-def test_seed_device_neighbours_and_data_decide(monkeypatch):
-    """Another seed, a GPU, another network to which maps are likened, other images."""
-    recipe, scoring = STUDY.recipe(CELL), STUDY.scoring
-    others = cells.trained(REFERENCE, STUDY)
-    keys = {
-        cells.train_network.key(recipe, 0, "cpu"), cells.train_network.key(recipe, 1, "cpu"),
-        cells.train_network.key(recipe, 0, "cuda"),
-        *(cells.score_network.key(TRAINED, scoring, other, last) for other in others for last in (None, *others)),
-    }  # fmt: skip
+def test_seed_device_other_networks_and_data_decide(monkeypatch):
+    """Another seed, a GPU, another network whose maps are scored, too, other images."""
+    first, others = cells.trained(CELL, STUDY)[0], cells.trained(REFERENCE, STUDY)
+    keys = {dataclasses.replace(first, **change).key for change in ({}, {"seed": 1}, {"device": "cuda"})}
+    beside = [(twin, partner) for twin in others for partner in (None, *others)]
+    keys |= {cells.score_network.key(first, STUDY.scoring, *each) for each in beside}
     assert len(keys) == 3 + 6
-    before = cells.train_network.key(recipe, 0, "cpu")
     monkeypatch.setattr(cells, "_fingerprint", lambda dataset, sample: {"file": "other"})
-    assert cells.train_network.key(recipe, 0, "cpu") != before
+    assert first.key not in keys
 
 
-def test_a_reference_network_has_another_seed_for_a_neighbour():
-    """The last one the first; others have none, and all have the reference's same seed."""
+def test_a_network_is_scored_beside_its_twin_and_a_partner():
+    """The reference of its own seed, which has none itself, and the same cell's other seed."""
     for cell in (REFERENCE, CELL):
-        for own, _, same, neighbour in cells.score_calls(cell, STUDY):
-            assert same.recipe == STUDY.recipe(REFERENCE) and same.seed == own.seed
-            assert (neighbour and neighbour.seed) == (1 - own.seed if cell == REFERENCE else None)
+        for own, _, twin, other in cells.score_calls(cell, STUDY):
+            assert (other.recipe, other.seed) == (own.recipe, 1 - own.seed) and own.recipe == STUDY.recipe(cell)
+            assert twin == (None if cell == REFERENCE else cells.trained(REFERENCE, STUDY)[own.seed])
+
+
+def test_seeds_are_paired_so_that_those_that_explore_keep_to_themselves():
+    """Each has another one, two have each other but for the last of an odd number, and a single one has none."""
+    assert [cells.partner(seed, 6) for seed in range(6)] == [1, 0, 3, 2, 5, 4]
+    assert [cells.partner(seed, 5) for seed in range(5)] == [1, 0, 3, 2, 3] and cells.partner(0, 1) is None
+    size = settings.load(scale="full").size
+    assert all((cells.partner(s, size.seeds) < size.exploring) == (s < size.exploring) for s in range(size.seeds))
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -215,26 +210,15 @@ def test_device_is_the_one_that_is_there(monkeypatch, there):
 
 def test_scored_cell_is_its_seeds_side_by_side(root, scores):
     """Each seed as it is by itself, in the file and in what is returned; images and kept maps stand once."""
-    assert scores.sizes["seed"] == 2 and "seed" not in scores.label.dims + scores.kept_map.dims
+    assert scores.sizes["seed"] == 2
+    assert not [name for name in ("label", "kept_map", "kept_map_pass_through") if "seed" in scores[name].dims]
     assert files.read_dataset(root / "scores" / f"{CELL}.nc").identical(scores)
     for seed, call in enumerate(cells.score_calls(CELL, STUDY)):
         own = cells.score_network(*call)
-        for name in ("scores", "relevance_gain", "preservation", "sensitivity_max", "method_scores"):
+        for name in ("scores", "floors", "preservation", "seed_to_seed"):
             assert np.array_equal(scores[name].sel(seed=seed).values, own[name].values, equal_nan=True)
-    assert "seed_to_seed" not in scores
-
-
-def test_means_are_those_of_the_images_that_have_a_score(scores):
-    """Rounded; None where no image has one; every score of the map is there."""
-    holed = scores.copy(deep=True)
-    holed["auroc"][1] = np.nan
-    holed["scores"].loc[{"seed": 0, "map": "gradient", "score": "gini"}][:4] = np.nan
-    means = results.clarity_means(CELL, holed)
-    assert (means["cell"], means["images"], list(means["seeds"])) == (str(CELL), 12, ["0", "1"])
-    gini = holed.scores.sel(seed=0, map="gradient", score="gini").values[4:]
-    assert means["seeds"]["0"]["gini"] == round(gini.mean(), 6) and means["seeds"]["1"]["auroc"] is None
-    expected = {*PRIMARY, "probability", "entropy", "auroc", "dead", "amplitude", "untrained_gini", "preservation_ssim"}
-    assert expected <= means["seeds"]["0"].keys() and all(f"relevance_gain_{f}" in means["seeds"]["0"] for f in FILLS)
+        if seed == 0:
+            assert own.kept_map.identical(scores.kept_map)
 
 
 def test_fills_and_curves_see_no_test_image(root, monkeypatch):
@@ -249,7 +233,8 @@ def test_fills_and_curves_see_no_test_image(root, monkeypatch):
     monkeypatch.setattr(data, "load", guarded)
     decision = results.decide_fills("mnist", STUDY, root)
     table = pd.read_csv(root / "results" / "fills" / "mnist_seeds.csv")
-    assert decision.fill.tolist() == list(FILLS) == table.fill[table.seed == 1].tolist() and set(decision.seeds) == {2}
+    assert decision.fill.tolist() == list(FILLS) == table.fill.tolist()
+    assert set(table.seed) == {0} and set(decision.seeds) == {1}, "the seeds that explore"
     assert (root / "results" / "fills" / "mnist.csv").read_text() == files.csv(decision)
     course = results.training_curves(REFERENCE, STUDY, root)
     assert course.step.tolist() == [0, 3, 6] and course.switch.isna().all() and course.gini_se.notna().any()
@@ -274,14 +259,56 @@ def test_deployed_cells_have_their_files_and_a_row_each(root, tmp_path, monkeypa
         assert (tmp_path / "results/models" / name).read_bytes() == (root / "results/models" / name).read_bytes()
 
 
-def test_an_ablation_has_a_row_for_each_network(root, monkeypatch):
-    """`changed` where the variant changes it: full precision has no edges. Without seeds the table has its header."""
-    monkeypatch.setitem(TINY, "ablations", {"edges_same": RAW["ablations"]["edges_same"] | {"datasets": ["mnist"]}})
-    table = results.ablate("edges_same", "smoke", root)
-    assert table.precision.tolist() == ["fp32", "fp32", "w2a2", "w2a2"] and table.seed.tolist() == [0, 1, 0, 1]
-    assert table.changed.tolist() == [False, False, True, True]
-    assert math.isclose(table.test_accuracy[1], cells.trained(REFERENCE, STUDY)[1].run().test_accuracy)
-    assert {*PRIMARY, "amplitude"} <= set(table) and table.gini[0] != table.gini[2]
-    assert (root / "results" / "ablations" / "edges_same.csv").read_text() == files.csv(table)
-    assert list(results.ablate("edges_same", "quick", root)) == results.KEYS
-    assert (root / "results" / "ablations" / "edges_same.csv").read_text() == ",".join(results.KEYS) + "\n"
+# What a patch has to reach in the networks that it changes: of a network, its run and the table of the ablation.
+REACHED = {
+    "edges_same": lambda network, run, table: network.conv1.bits == network.dense3.bits == network.conv2.bits,
+    "eight_bits": lambda network, run, table: network.act4.bits == network.dense1.bits == 8,
+    "unrounded": lambda network, run, table: not any(each.rounding for each in pact_layers(network).values()),
+    "max_range": lambda network, run, table: table.clipped_act4[table.changed].max() < 0.01,
+    "guided_pass_through": lambda network, run, table: run.history.epochs != cells.train_network(
+        STUDY.recipe(Cell("mnist", "w2a2", "guided")), 1, "cpu").history.epochs,
+    "batch_norm": lambda network, run, table: network.shape.batch_norm and "integrated_gradients_gini" in table,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_an_ablation_has_a_row_for_each_network(name, root, monkeypatch):
+    """Of the confirming seeds; `changed` where the variant changes it. Each is alive and has its scores."""
+    of_one = {name: RAW["ablations"][name] | {"datasets": ["mnist"]}}
+    monkeypatch.setitem(TINY, "ablations", of_one)
+    table, (ablation, study) = results.ablate(name, "smoke", root), settings.variant(name, "smoke")
+    assert [tuple(row) for row in table[["dataset", "precision", "training"]].to_numpy()] == [
+        (each.dataset, each.precision, each.training) for each in ablation.cells
+    ]
+    assert set(table.seed) == {1}
+    assert (table.amplitude > 0).all() and table[[*PRIMARY, f"pass_through_{GAINS[0]}"]].notna().all(axis=None)
+    for cell, changed_here in zip(ablation.cells, table.changed, strict=True):
+        assert changed_here == (cell not in STUDY.grid.cells or study.recipe(cell) != STUDY.recipe(cell))
+        trained = cells.trained(cell, study)[1]
+        run, quantized = trained.run(), cell.precision != "fp32"
+        row = table[(table.precision == cell.precision) & (table.training == cell.training)].iloc[0]
+        layers = run.history.epochs[-1]["layers"]
+        assert bool(layers) == quantized and row.test_accuracy == run.test_accuracy
+        assert all(row[f"clipped_{layer}"] == shares["clipped"] for layer, shares in layers.items())
+        assert not (changed_here and quantized) or REACHED[name](trained.network(), run, table)
+    path = root / "results" / "ablations" / f"{name}.csv"
+    assert path.read_text() == files.csv(table) and table.changed.any()
+    assert list(results.ablate(name, "quick", root)) == results.KEYS
+    assert path.read_text() == ",".join(results.KEYS) + "\n", "a scale without ablations leaves the header"
+
+
+def test_a_changed_ablation_changes_nothing_elses_key(monkeypatch):
+    """Neither of the main grid nor of another ablation; what two of them leave alone has one key."""
+
+    def keys(raw: dict) -> dict[str, list[str]]:
+        monkeypatch.setattr(settings, "read", lambda path=None: raw)
+        calls = {name: cells.ablation_calls(*settings.variant(name, "smoke")) for name in raw["ablations"]}
+        found = {name: [cells.summary_scores.key(*call) for call in each] for name, each in calls.items()}
+        main = settings.load(scale="smoke")
+        return found | {"": [network.key for cell in main.grid.cells for network in cells.trained(cell, main)]}
+
+    raw = changed(TINY, ablations=RAW["ablations"])
+    before, after = keys(raw), keys(changed(raw, ablations__unrounded__patch={"quantization.alpha_penalty": 0.0}))
+    assert {name for name in before if before[name] != after[name]} == {"unrounded"}
+    shared = [set(before[name]) for name in ("unrounded", "guided_pass_through")]
+    assert len(shared[0] & shared[1]) == 2 * 2, "full precision, of two datasets and trainings"

@@ -1,6 +1,7 @@
-"""What a map is read against: controls, shaken images of known sensitivity, quantizers off, slopes, layers redrawn."""
+"""What a map is read against: controls, shaken images of known sensitivity, other surrogates, layers redrawn."""
 
 import copy
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from torch import nn
 from torch.nn.functional import conv2d, linear, max_pool2d, relu
 
 from saqlib import controls
-from saqlib.controls import control_maps, quantizing, sensitivity_max, sobel
+from saqlib.controls import SURROGATES, control_maps, quantizing, sensitivity_max, sobel, surrogate_maps
 from saqlib.lenet import build
-from saqlib.quantization import PACT, calibrate
-from saqlib.saliency import finite_differences, input_gradient
+from saqlib.quantization import PACT, QuantLinear, calibrate, pact_layers
+from saqlib.saliency import input_gradient, replacing
 
 CALIBRATION = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
@@ -48,16 +49,16 @@ def test_sobel_equals_scipy(images):
 def test_controls_are_what_they_are_called(images):
     """Gaussian noise, one pixel at its own place, edges, a copy of the image; the same for the same seed."""
     found, again, other = (control_maps(images, generator(seed)) for seed in (0, 0, 1))
-    assert list(found) == ["white_noise", "one_hot", "sobel", "intensity"]
+    assert list(found) == ["image", "white_noise", "one_hot", "sobel"]
     assert all(maps.shape == (6, 28, 28) and torch.equal(maps, again[name]) for name, maps in found.items())
     assert not torch.equal(found["white_noise"], other["white_noise"])
     assert found["white_noise"].mean().item() == pytest.approx(0, abs=0.05)
     assert found["white_noise"].std().item() == pytest.approx(1, abs=0.05)
     assert (found["one_hot"].flatten(1).sort(1).values == torch.tensor([0.0] * 783 + [1.0])).all()
     assert found["one_hot"].flatten(1).argmax(1).unique().numel() > 1
-    assert torch.equal(found["sobel"], sobel(images)) and torch.equal(found["intensity"], images.squeeze(1))
+    assert torch.equal(found["sobel"], sobel(images)) and torch.equal(found["image"], images.squeeze(1))
     before = images.clone()
-    found["intensity"].add_(1)
+    found["image"].add_(1)
     assert torch.equal(images, before)
 
 
@@ -91,8 +92,9 @@ def test_sensitivity_by_twin(images, count):
     images, targets, state = images[:count], torch.zeros(count, dtype=torch.int64), torch.get_rng_state()
     noise = 0.05 * (2 * torch.rand((count * 4, 1, 28, 28), generator=generator()) - 1)
     expected = noise.flatten(1).norm(dim=1).view(count, 4).amax(1) / images.flatten(1).norm(dim=1)
-    for scale in (1.0, 1e-3):
-        found = sensitivity_max(Quadratic(0, scale), images, targets, generator=generator(), radius=0.05, draws=4)
+    for scale, saturated in ((1.0, "stop"), (1e-3, "stop"), (1.0, "pass")):
+        options = {"generator": generator(), "radius": 0.05, "draws": 4, "saturated": saturated}
+        found = sensitivity_max(Quadratic(0, scale), images, targets, **options)
         torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -106,6 +108,18 @@ def test_sensitivity_of_what_does_not_change(images):
     images[2] = 0.01
     found = sensitivity_max(Quadratic(threshold=1.0), images, targets, generator=generator())
     assert found.isnan().nonzero().flatten().tolist() == [2]
+
+
+def test_sensitivity_of_the_pass_through_map(network, images):
+    """Of each image the largest change over the draws, which the generator gives image by image."""
+    targets = network(images).argmax(1)
+    found = sensitivity_max(network, images, targets, generator=generator(), draws=2, saturated="pass")
+    noise = 0.02 * (2 * torch.rand((12, 1, 28, 28), generator=generator()) - 1)
+    maps = input_gradient(network, images, targets, saturated="pass")
+    shaken = input_gradient(network, images.repeat_interleave(2, 0) + noise, targets.repeat_interleave(2),
+                            saturated="pass")  # fmt: skip
+    change = (shaken - maps.repeat_interleave(2, 0)).flatten(1).norm(dim=1).view(6, 2).amax(1)
+    torch.testing.assert_close(found, (change / maps.flatten(1).norm(dim=1)).double(), rtol=1e-4, atol=0)
 
 
 def by_hand(network, images, *, weights: bool, activations: bool) -> torch.Tensor:
@@ -132,19 +146,82 @@ def by_hand(network, images, *, weights: bool, activations: bool) -> torch.Tenso
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("activations", [True, False])
 def test_quantizers_off_leave_the_layers_in_full_precision(network, images, weights, activations):
-    """Logits are those of layers written out by hand; the maps and classes are those of the network so switched."""
+    """Logits are those of layers written out by hand."""
     with quantizing(network, weights=weights, activations=activations), torch.no_grad():
         logits = network(images)
-        maps = input_gradient(network, images, logits.argmax(1))
     expected = by_hand(network, images, weights=weights, activations=activations)
     torch.testing.assert_close(logits, expected.detach(), rtol=1e-3, atol=1e-3)
-    on = tuple("on" if each else "off" for each in (weights, activations))
-    found, predicted = controls.switched_maps(network, images, logits.argmax(1))[on]
-    assert torch.equal(found, maps) and torch.equal(predicted, logits.argmax(1))
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_afterwards_every_layer_does_as_before(network, broken):
+class Small(nn.Module):
+    """One pixel x to the logits PACT(x - 1) + PACT(x) and 0, clips at 1 and 4, of 2 bits: steps of 1/3 and 4/3."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.after, self.head = PACT(2), PACT(2), QuantLinear(2, 2, bits=2)
+        self.head.weight.data = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        self.head.bias.data.zero_()
+        self.act.set_alpha(torch.tensor(1.0))
+        self.after.set_alpha(torch.tensor(4.0))
+
+    def forward(self, images):
+        x = images.flatten(1)
+        return self.head(torch.cat([self.act(x - 1), self.after(x)], 1))
+
+
+# Of the pixel the values that both activations give with each surrogate, and the gradient of their sum.
+BY_HAND = {
+    -0.5: {"deployed": (0, 0, 0), "clip_only": (0, 0, 0), "round_only": (0, 0, 0), "relu": (0, 0, 0)},
+    0.5: {"deployed": (0, 0, 1), "clip_only": (0, 0.5, 1), "round_only": (0, 0, 1), "relu": (0, 0.5, 1)},
+    1.5: {"deployed": (2 / 3, 4 / 3, 2), "clip_only": (0.5, 1.5, 2), "round_only": (2 / 3, 4 / 3, 2),
+          "relu": (0.5, 1.5, 2)},
+    2.4: {"deployed": (1, 8 / 3, 1), "clip_only": (1, 2.4, 1), "round_only": (4 / 3, 8 / 3, 2), "relu": (1.4, 2.4, 2)},
+    6.0: {"deployed": (1, 4, 0), "clip_only": (1, 4, 0), "round_only": (5, 16 / 3, 2), "relu": (5, 6, 2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pixel", BY_HAND)
+def test_surrogates_by_hand(pixel):
+    """Above the clip, between two steps, below 0: the maps, and the values that stand behind them."""
+    network, image = Small().eval(), torch.full((1, 1, 1, 1), pixel)
+    for name, (first, second, slope) in BY_HAND[pixel].items():
+        with ExitStack() as stack:
+            if name != "deployed":
+                stack.enter_context(quantizing(network, weights=True, activations=False))
+                stack.enter_context(replacing([network.act, network.after], SURROGATES[name]))
+            given = network.act(image - 1).item(), network.after(image).item()
+        assert given == pytest.approx((first, second), abs=1e-6)
+        if name != "deployed":
+            both = torch.cat([image, torch.full_like(image, 3.0)])  # another one, or the network is dead here
+            found = surrogate_maps(network, both, torch.zeros(2, dtype=torch.int64))[name]
+            assert found[0].item() == pytest.approx(slope)
+
+
+def test_a_network_without_quantizers_has_no_surrogates(network, images):
+    """And of one with quantizers each map is that of the network so changed, which stays as it was."""
+    targets, before = network(images).argmax(1), network(images)
+    assert surrogate_maps(build("fp32", seed=0).eval(), images, targets) == {}
+    found = surrogate_maps(network, images, targets)
+    assert list(found) == ["clip_only", "round_only", "relu", "weights_off"]
+    for name, options in (("relu", (True, False)), ("weights_off", (False, True))):
+        with quantizing(network, **dict(zip(("weights", "activations"), options, strict=True))):
+            assert torch.equal(found[name], input_gradient(network, images, targets))
+    assert torch.equal(network(images), before)
+    network.act4.alpha.data.fill_(1e9)
+    assert (surrogate_maps(network, images, targets)["weights_off"] == 0).all(), "a dead network has dead maps"
+
+
+def test_with_clips_that_nothing_reaches_rounding_is_all_there_is(network, images):
+    """Then the clip alone is the ReLU, and rounding without it the network itself, but for float biases."""
+    targets = network(images).argmax(1)
+    for layer in pact_layers(network).values():
+        layer.alpha.data.mul_(100)
+    found = surrogate_maps(network, images, targets)
+    torch.testing.assert_close(found["clip_only"], found["relu"])
+    assert not torch.equal(found["round_only"], found["relu"])
+
+
+def test_afterwards_every_layer_does_as_before(network):
     """Layer by layer, whatever each did, and after an error, too."""
     network.act2.quantizing = network.dense1.quantizing = False
 
@@ -152,26 +229,10 @@ def test_afterwards_every_layer_does_as_before(network, broken):
         return [(isinstance(x, PACT), x.quantizing) for x in network.modules() if hasattr(x, "quantizing")]
 
     before = states()
-    try:
-        with quantizing(network, weights=False, activations=True):
-            assert all(on == is_activation for is_activation, on in states()) and len(before) == 9
-            if broken:
-                raise KeyError
-    except KeyError:
-        pass
+    with pytest.raises(KeyError), quantizing(network, weights=False, activations=True):
+        assert all(on == is_activation for is_activation, on in states()) and len(before) == 9
+        raise KeyError
     assert states() == before
-
-
-def test_differences_are_those_of_the_network_itself(network, images):
-    """Beside the gradient, whose windows have their mean: both know 2 x 2 pixels, no more."""
-    targets = network(images).argmax(1)
-    found = controls.difference_maps(network, images, targets)
-    assert list(found) == ["gradient", "16 codes", "32 codes"]
-    windows = input_gradient(network, images, targets).unflatten(1, (14, 2)).unflatten(3, (14, 2)).mean((2, 4))
-    torch.testing.assert_close(found["gradient"], windows.repeat_interleave(2, 1).repeat_interleave(2, 2))
-    for codes in (16, 32):
-        slopes = finite_differences(network, images, targets, codes / 255)
-        torch.testing.assert_close(found[f"{codes} codes"], slopes)
 
 
 def test_layers_are_redrawn_from_the_last_to_the_first(network, images):
@@ -192,9 +253,8 @@ def test_layers_are_redrawn_from_the_last_to_the_first(network, images):
                     block.activation.calibrating = True
         with torch.no_grad():
             drawn(CALIBRATION)
-        for layer in drawn.modules():
-            if isinstance(layer, PACT):
-                layer.calibrating = False
+        for layer in pact_layers(drawn).values():
+            layer.calibrating = False
         torch.testing.assert_close(maps, input_gradient(drawn, images, targets))
     assert torch.equal(found["conv1"], input_gradient(twin, images, targets))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -1,23 +1,20 @@
 """Files of two datasets, written by hand and read back as tidy frames: strata, means, figures, and what is missing."""
 
-from dataclasses import fields
-
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from saqlib import scores
 from saqlib.data import DATASETS
 from saqlib.findings import retained
-from saqlib.scores import FILLS, GRADIENT, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.scores import FILLS, GAINS, GRADIENT, PRESERVATION, PRIMARY, UNTRAINED
 from saqlib.verdicts import evaluate
 from study import files, frames, settings
 from study.frames import MissingError, collect, mean, outline, strata
 from study.settings import Cell, Grid
 from tests.helpers import written
 from tests.helpers.written import FEW as FEW
-from tests.helpers.written import IMAGES, OTHER_METHODS, QUALIFYING, SEEDS, squares, write_cell, write_fills
+from tests.helpers.written import IMAGES, METHODS, ON_FEW, QUALIFYING, SEEDS, squares, write_cell, write_fills
 
 STUDY = settings.load()
 KEYS = {"dataset": "fashion_mnist", "training": "guided", "seed": 2}
@@ -55,23 +52,20 @@ def row(frame, **keys):
     return frame.iloc[0]
 
 
-def write_narrow(root, **options):
+def write_narrow(root):
     """The files of the narrow grid; their scores by precision."""
     rng = np.random.default_rng(0)
-    return {cell.precision: write_cell(root, cell, rng, **options) for cell in NARROW.cells}
+    return {cell.precision: write_cell(root, cell, rng) for cell in NARROW.cells}
 
 
 # --- networks ---
 
 
-def check_scores(found, values, gains, chosen):
-    """The scores in a row are the means over the chosen images of arrays (names, images)."""
-    for name in PRIMARY:
+def check_scores(found, values, chosen):
+    """The scores in a row are the means over the chosen images of an array (score, images)."""
+    for name in (*PRIMARY, *GAINS, "amplitude"):
         assert found[name] == pytest.approx(np.nanmean(values.sel(score=name).values[chosen]))
-    for fill in FILLS:
-        assert found[f"relevance_gain_{fill}"] == pytest.approx(np.nanmean(gains.sel(fill=fill).values[chosen]))
-    expected = np.mean([found[f"relevance_gain_{fill}"] for fill in QUALIFYING])
-    assert found.faithfulness == pytest.approx(expected)
+    assert found.faithfulness == pytest.approx(np.mean([found[f"relevance_gain_{fill}"] for fill in QUALIFYING]))
 
 
 def test_columns_of_the_runs(collection):
@@ -79,11 +73,10 @@ def test_columns_of_the_runs(collection):
     for frame in collection.runs.values():
         assert list(frame.columns) == [
             "dataset", "precision", "training", "seed", "test_accuracy",
-            "gini", "morans_i", "foreground_mass", "relevance_gain_zero",
+            "gini", "morans_i", "foreground_mass",
             "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur", "faithfulness", "amplitude",
-            "dead_rate",
+            "dead_rate", "sensitivity_max", "entropy", "auroc",
             "preservation_spearman", "preservation_top_overlap", "preservation_cosine", "preservation_ssim",
-            "entropy", "auroc", "sensitivity_max",
         ]  # fmt: skip
         cells = frame[["dataset", "precision", "training"]].drop_duplicates()
         assert [Cell(*names) for names in cells.itertuples(index=False)] == list(STUDY.grid.cells)
@@ -93,62 +86,84 @@ def test_columns_of_the_runs(collection):
 def test_scores_of_networks(grid, collection, primary):
     """Means over living maps of images that every precision of that seed and training has right, or of all images."""
     cell = grid[1][W2A2].sel(seed=2)
-    own = cell.sel(map=GRADIENT)
-    for images, chosen in (("primary", primary), ("all", slice(None))):
+    own = cell.scores.sel(map=GRADIENT)
+    for images, chosen in (("primary", primary), ("all", np.full(IMAGES, True))):
         found = row(collection.runs[images], precision="w2a2", **KEYS)
-        check_scores(found, own.scores, own.relevance_gain, chosen)
-        assert found.amplitude == pytest.approx(np.nanmean(own.amplitude.values[chosen]))
-        assert found.dead_rate == pytest.approx(cell.dead.values[chosen].mean())
-        assert found.entropy == pytest.approx(np.nanmean(cell.entropy.values[chosen]))
+        check_scores(found, own, chosen)
+        assert found.dead_rate == pytest.approx(own.sel(score="dead").values[chosen].mean())
+        assert found.entropy == pytest.approx(np.nanmean(own.sel(score="entropy").values[chosen]))
+        few = own.sel(score="sensitivity_max").values[:FEW][chosen[:FEW]]
+        assert found.sensitivity_max == pytest.approx(np.nanmean(few))
         for name in PRESERVATION:
             expected = cell.preservation.sel(likeness=name).values[chosen].mean()
             assert found[f"preservation_{name}"] == pytest.approx(expected)
         assert found.test_accuracy == frames.report(W2A2, grid[0])["seeds"]["2"]["test_accuracy"]
 
 
-def test_untrained_networks_and_controls(grid, collection, primary):
-    """On the images of the networks that they are compared with, with the network of each seed."""
-    cell = grid[1][FP32].sel(seed=2)
-    own = cell.sel(map=UNTRAINED)
-    for images, chosen in (("primary", primary), ("all", slice(None))):
-        found = row(collection.untrained[images], **KEYS)
-        check_scores(found, own.scores, own.relevance_gain, chosen)
-        assert found.amplitude == pytest.approx(np.nanmean(own.amplitude.values[chosen]))
-    check_scores(row(collection.controls, control=UNTRAINED, **KEYS), own.scores, own.relevance_gain, primary)
-    for name in ("white_noise", "sobel"):
-        known = cell.sel(control=name)
-        found = row(collection.controls, control=name, **KEYS)
-        check_scores(found, known.control_scores, known.control_gain, primary)
-    assert set(collection.controls.control) == {UNTRAINED, "white_noise", "sobel"}
-    found = row(collection.seed_to_seed, **KEYS)
+def test_every_map_has_a_row(grid, collection, primary):
+    """Those of the untrained network, too; what only some images have is the mean of those, and of none there is none.
+
+    Nothing that describes the straight-through map alone is there.
+    """
+    maps = collection.maps
+    assert list(maps) == [
+        "dataset", "training", "precision", "seed", "map", "network", "gini", "morans_i", "foreground_mass",
+        "sensitivity_max", "relevance_gain_zero", "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur",
+        "faithfulness", "amplitude",
+    ]  # fmt: skip
+    own = maps[(maps.dataset == "fashion_mnist") & (maps.training == "guided") & (maps.seed == 2)]
+    quantized = [*METHODS, *written.OF_THE_QUANTIZED, *ON_FEW, *METHODS]
+    for precision, expected in (("mixed", quantized), ("fp32", [*METHODS, *ON_FEW, *METHODS])):
+        assert own["map"][own.precision == precision].tolist() == expected
+    cell = grid[1][MIXED].sel(seed=2)
+    for name in quantized[: -len(METHODS)]:
+        chosen = primary if name not in ON_FEW else primary & (np.arange(IMAGES) < FEW)
+        found = row(own, precision="mixed", map=name, network="trained")
+        check_scores(found, cell.scores.sel(map=name), chosen)
+        assert np.isnan(found.sensitivity_max) == (name not in METHODS[:2])
+    for name in METHODS:
+        found = row(own, precision="mixed", map=name, network=UNTRAINED)
+        check_scores(found, cell.floors.sel(explainer=name), primary[:FEW])
+
+
+def test_untrained_networks_are_those_of_the_reference(grid, collection, primary):
+    """On every set of images, with the network of each seed."""
+    floors = grid[1][FP32].sel(seed=2).floors.sel(explainer=GRADIENT)
+    for images, chosen in (("primary", primary[:FEW]), ("all", slice(None))):
+        check_scores(row(collection.untrained[images], **KEYS), floors, chosen)
+        assert not {"precision", "map", "network", "test_accuracy"} & set(collection.untrained[images])
+
+
+def test_the_main_grid_as_an_ablation(grid, collection):
+    """All images, and the scores of the pass-through map beside those of the straight-through one."""
+    found, cell = row(collection.as_ablation, precision="w2a2", **KEYS), grid[1][W2A2].sel(seed=2)
+    for name in (*PRIMARY, *GAINS):
+        expected = [np.nanmean(cell.scores.sel(map=each, score=name)) for each in METHODS[:2]]
+        assert [found[name], found[f"pass_through_{name}"]] == pytest.approx(expected)
+    assert len(collection.as_ablation) == len(collection.runs["all"])
+
+
+def test_likeness_and_layers_redrawn(grid, collection, primary):
+    """Of two seeds of the reference, on all images and on those for which layers were drawn anew."""
+    pairs, first = grid[1][FP32].sel(seed=2).seed_to_seed, primary[:FEW]
+    found = row(collection.likeness, **KEYS)
+    beside = row(collection.cascade, redrawn="seed_to_seed", **KEYS)
+    drawn = row(collection.cascade, redrawn="dense1", precision="mixed", **KEYS)
+    cascade = grid[1][MIXED].sel(seed=2, redrawn="dense1").cascade
     for name in PRESERVATION:
-        expected = cell.seed_to_seed.sel(likeness=name).values[primary].mean()
-        assert found[f"preservation_{name}"] == pytest.approx(expected)
+        values = pairs.sel(likeness=name).values
+        assert found[f"preservation_{name}"] == pytest.approx(values[primary].mean())
+        assert beside[f"preservation_{name}"] == pytest.approx(values[:FEW][first].mean())
+        assert drawn[f"preservation_{name}"] == pytest.approx(cascade.sel(likeness=name).values[first].mean())
+    assert beside.precision == "fp32"
 
 
-def test_expensive_scores_use_the_first_images(grid, collection, primary):
-    """What was scored on a subset is compared with the gradient on the same images."""
-    mask, cell = primary[:FEW], grid[1][MIXED].sel(seed=2)
-    keys, own = KEYS | {"precision": "mixed"}, cell.sel(map=GRADIENT).isel(image=slice(FEW))
-    check_scores(row(collection.methods, method=GRADIENT, **keys), own.scores, own.relevance_gain, mask)
-    for method in OTHER_METHODS:
-        there = cell.sel(explainer=method)
-        check_scores(row(collection.methods, method=method, **keys), there.method_scores, there.method_gain, mask)
-    found = row(collection.secondary, **keys)
-    assert found.sensitivity_max == pytest.approx(cell.sensitivity_max.values[mask].mean())
-    for name in ("entropy", "auroc"):
-        assert found[name] == pytest.approx(np.nanmean(cell[name].values[primary]))
-    state = {"weights": "off", "activations": "on"}
-    found, there = row(collection.switched, **state, **keys), cell.sel(state)
-    same = (there.switched_predicted.values == cell.predicted.values[:FEW])[mask]
-    assert found.gini == pytest.approx(there.switched_scores.sel(score="gini").values[mask].mean())
-    assert found.same_class == pytest.approx(same.mean())
-    found, there = row(collection.differences, difference="16 codes", **keys), cell.sel(difference="16 codes")
-    assert found.relevance_gain_blur == pytest.approx(there.difference_gain.sel(fill="blur").values[mask].mean())
-    found = row(collection.cascade, redrawn="dense1", **keys)
-    expected = cell.cascade.sel(redrawn="dense1", likeness="ssim").values[mask].mean()
-    assert found.preservation_ssim == pytest.approx(expected)
-    assert set(collection.cascade.precision[collection.cascade.redrawn == "seed_to_seed"]) == {"fp32"}
+def test_saturation_is_what_training_wrote_last(grid, collection):
+    """One row per quantized network and layer."""
+    found = row(collection.saturation, layer="act2", precision="w2a2", **KEYS)
+    last = frames.report(W2A2, grid[0])["seeds"]["2"]["history"][-1]
+    assert found.clipped == last["layers"]["act2"]["clipped"]
+    assert len(collection.saturation) == 2 * 2 * 3 * SEEDS * 2 and "fp32" not in set(collection.saturation.precision)
 
 
 def test_curves_and_gradients(grid, collection):
@@ -169,55 +184,53 @@ def test_curves_and_gradients(grid, collection):
 
 
 def test_the_numbers_of_every_seed(collection, primary):
-    """All that a verdict or a table rests on, one row per seed, keys first, in small files; and they can be used."""
+    """All that a verdict or a table rests on, one row per seed, keys first; and they can be used."""
     found = collection.per_seed()
-    for name, by_images in (("networks", collection.runs), ("untrained", collection.untrained)):
-        for images, frame in by_images.items():
-            own = found[name][found[name].images == images].drop(columns="images").reset_index(drop=True)
-            pd.testing.assert_frame_equal(own, frame)
-    every = [
-        frame for field in fields(collection) if isinstance(frame := getattr(collection, field.name), pd.DataFrame)
-    ]
-    assert all(frame.columns[0] == "dataset" and "seed" in frame for frame in every)
-    assert sum(len(files.csv(frame)) for frame in found.values()) < 2**20
+    names = {"networks", "maps", "saturation", "cascade", "curves", "accuracies", "likeness", "image_sets"}
+    assert found.keys() == names and found["networks"].columns[0] == "images"
+    for images, frame in collection.runs.items():
+        own = found["networks"][found["networks"].images == images].drop(columns="images")
+        pd.testing.assert_frame_equal(own, frame)
+    for frame in (collection.gradients, collection.outline, *(found[name] for name in names - {"networks"})):
+        assert frame.columns[0] == "dataset" and "seed" in frame
     counted = row(collection.image_sets, images="primary", **KEYS)
     assert (counted["count"], counted.scored) == (primary.sum(), IMAGES)
     tests = evaluate(collection.evidence, STUDY.claims).tests()
     assert tests.p[~tests.claim.isin(["B2", "B4"])].notna().all()  # those two are asked only where there is a loss
-    assert len(retained(collection.runs["primary"], collection.untrained["primary"], "fp32")) == 2 * 2 * 4 * 5
+    assert len(retained(collection.runs["primary"], collection.untrained["primary"], "fp32")) == 2 * 2 * 4 * 4
 
 
 def test_faithfulness_needs_every_fill_that_qualifies():
     """A mean over fewer of them would be another score."""
-    gains = pd.DataFrame({gain: [0.5, np.nan] for gain in scores.GAINS} | {scores.GAINS[-1]: [0.1, 0.1]})
+    gains = pd.DataFrame({gain: [0.5, np.nan] for gain in GAINS} | {GAINS[-1]: [0.1, 0.1]})
     found = frames._with_faithfulness(gains, ["mean", "blur"]).faithfulness
     assert found.tolist() == [pytest.approx(0.3), pytest.approx(np.nan, nan_ok=True)]
 
 
-def test_faithfulness_follows_the_fills_and_controls_the_reference(tmp_path):
+def test_faithfulness_follows_the_fills_and_what_is_beside_it_the_reference(tmp_path):
     """Without a qualifying fill there is none; the reference need not be fp32."""
-    cells = write_narrow(tmp_path)
+    write_narrow(tmp_path)
     write_fills(tmp_path, "mnist", ["blur"])
     found = collect(NARROW, "fp32", tmp_path)
     assert found.runs["primary"].faithfulness.equals(found.runs["primary"].relevance_gain_blur)
     write_fills(tmp_path, "mnist", [])
-    cells["w2a2"]["seed_to_seed"] = cells["fp32"].seed_to_seed + 1
-    files.write_dataset(tmp_path / "scores" / "mnist-w2a2-standard.nc", cells["w2a2"])
     other = collect(NARROW, "w2a2", tmp_path)
     assert other.runs["primary"].faithfulness.isna().all() and other.runs["primary"].relevance_gain_blur.notna().all()
-    np.testing.assert_allclose(other.seed_to_seed.preservation_ssim - found.seed_to_seed.preservation_ssim, 1)
-    assert not found.controls.gini.equals(other.controls.gini)
+    for name in ("likeness", "untrained"):
+        one, two = (getattr(each, name) for each in (found, other))
+        one, two = (one, two) if name == "likeness" else (one["all"], two["all"])
+        assert len(one) == len(two) == SEEDS and not one.iloc[:, -1].equals(two.iloc[:, -1])
 
 
-def test_a_new_score_reaches_the_runs(tmp_path, monkeypatch):
-    """It is one entry of the registry: every array of its name becomes a column, among those that describe, too."""
-    monkeypatch.setitem(scores.SCORES, "peak", scores.SCORES["entropy"])
+def test_a_new_score_reaches_the_runs(tmp_path):
+    """Every column of the table of scores becomes one."""
     for precision, cell in write_narrow(tmp_path).items():
         path = tmp_path / "scores" / f"mnist-{precision}-standard.nc"
-        files.write_dataset(path, cell.assign(peak=cell.entropy + 1))
-    found = collect(NARROW, "fp32", tmp_path)
-    for frame in (found.runs["primary"], found.secondary, found.per_seed()["networks"]):
-        np.testing.assert_allclose(frame.peak, frame.entropy + 1)
+        peak = cell[["scores", "floors"]].sel(score=["entropy"]).assign_coords(score=["peak"]) + 1
+        more = xr.concat([cell[["scores", "floors"]], peak], "score")
+        files.write_dataset(path, cell.drop_vars("score").drop_vars(["scores", "floors"]).assign(more))
+    runs = collect(NARROW, "fp32", tmp_path).runs["primary"]
+    np.testing.assert_allclose(runs.peak, runs.entropy + 1)
 
 
 # --- sets of images ---
@@ -253,12 +266,11 @@ def test_strata_by_hand():
 
 
 def test_means_of_strata():
-    """Strata count equally; NaN is left out; no image gives NaN; one row serves every seed; a subset comes first."""
+    """Strata count equally; NaN is left out; no image gives NaN; fewer images are the first; axes between stay."""
     values = np.array([[1.0, 2.0, 3.0, 8.0, np.nan], [1.0, 1.0, 1.0, 1.0, 1.0]])
     groups = np.array([[0, 0, 0, 2, 1], [-1, -1, -1, -1, -1]])
     np.testing.assert_array_equal(mean(values, groups), [5.0, np.nan])
-    groups = np.array([[0, 0, -1], [-1, 0, 0], [0, -1, -1]])
-    np.testing.assert_array_equal(mean(np.array([1.0, 3.0, 5.0]), groups), [2.0, 4.0, 1.0])
+    np.testing.assert_array_equal(mean(np.stack([values, 2 * values], 1), groups), [[5, 10], [np.nan, np.nan]])
     groups = np.array([[0, -1, 0, 0], [-1, -1, 0, 0]])
     np.testing.assert_array_equal(mean(np.array([[7.0, 8.0], [7.0, 8.0]]), groups), [7.0, np.nan])
 
@@ -312,16 +324,13 @@ def test_saliency_grid(grid):
         right = [place for place in places if all(int(a.predicted[0, place]) == label for a in cells.values())]
         chosen.append((right or places)[0])
     assert set(chosen) != set(order[:10]), "the seed must make the choice matter"
-    for (cell, whole), (training, precision) in zip(
-        cells.items(), [(c.training, c.precision) for c in cells], strict=True
-    ):
-        maps, own = blocks[training][precision], whole.sel(seed=0, map=GRADIENT).isel(image=chosen)
-        np.testing.assert_array_equal(maps.gini, own.scores.sel(score="gini"))
-        np.testing.assert_array_equal(maps.morans_i, own.scores.sel(score="morans_i"))
+    for cell, whole in cells.items():
+        maps, own = blocks[cell.training][cell.precision], whole.sel(seed=0).isel(image=chosen)
+        expected = own.scores.sel(map=GRADIENT, score=["gini", "morans_i"])
+        np.testing.assert_array_equal([maps.gini, maps.morans_i], expected)
         np.testing.assert_array_equal(maps.probability, own.probability)
         np.testing.assert_array_equal(maps.maps, whole.kept_map.values[[written.SHOWN - 1 - place for place in chosen]])
         np.testing.assert_array_equal(maps.correct, own.predicted == np.arange(10))
-        assert cell in STUDY.grid.cells
     assert images.shape == (10, 28, 28) and names == DATASETS["fashion_mnist"].classes
     assert list(blocks["standard"]) == list(STUDY.grid.precisions)
 

@@ -15,6 +15,7 @@ from saqlib.precision import Bits, Precision, Shape
 from saqlib.training import accuracy
 from study import models, paths, settings
 from study.settings import Cell, ParamsError
+from tests.helpers import parameters
 
 STUDY = settings.load(scale="smoke")
 CELL = Cell("mnist", "w2a2", "guided")
@@ -48,11 +49,7 @@ def write(root: Path) -> None:
 
 def refusal(root: Path, cell: Cell | str = CELL, seed: int | None = 0) -> str:
     """The line with which a model is refused."""
-    with pytest.raises(models.ModelFileError) as error:
-        models.load(cell, seed, root)
-    text = str(error.value)
-    assert text and "\n" not in text
-    return text
+    return parameters.refusal(models.load, cell, seed, root, error=models.ModelFileError)
 
 
 @pytest.fixture
@@ -84,13 +81,15 @@ def test_loaded_network_is_the_saved_one(saved, images):
 
 
 def test_files_have_the_same_bytes_each_time(saved, tmp_path):
-    """Both files; the small one has one seed and no record, and is all that a fresh clone has."""
+    """Both files; the large one has the record, the small one a single seed, which is all that a fresh clone has."""
     write(tmp_path / "again")
     for name in ("models", "results/models"):
         one, other = (root / name / f"{CELL}.pt" for root in (saved, tmp_path / "again"))
         assert one.read_bytes() == other.read_bytes()
     small = models.read_cell(saved / "results" / "models" / f"{CELL}.pt")
     assert list(small["seeds"]) == [1] and "record" not in small
+    for found, expected in zip(models.record(CELL, saved), RECORD.values(), strict=True):
+        assert torch.equal(torch.from_numpy(found), expected)
     shutil.rmtree(saved / "models")
     assert models.load(CELL, root=saved) and "does not exist; train the cell first" in refusal(saved, seed=1)
 
@@ -106,20 +105,14 @@ def test_networks_at_recorded_steps_quantize_from_the_switch_on(images):
     assert not torch.equal(before(images), at(images)) and not before.training
 
 
-def test_bits_and_widths_come_from_the_file(tmp_path):
+@pytest.mark.parametrize("rounding", [True, False])
+@pytest.mark.parametrize("shape", [Shape((3, 5), (12, 7)), Shape((3, 4, 5), ())], ids=["LeNet", "second"])
+def test_bits_and_widths_come_from_the_file(shape, rounding, tmp_path):
     """Not from params.yaml, which may have changed since, nor from the name of the precision."""
-    precision = Precision("w2a2", (Bits(3, 5), Bits(None, 4), Bits(2, None), Bits(8, 8), Bits()))
-    shape = Shape(channels=(3, 5), hidden=(12, 7))
+    precision = Precision("w2a2", (Bits(3, 5), Bits(None, 4), Bits(2, None), Bits(8, 8), Bits()), rounding)
     models.write_cell(replace(RECIPE, precision=precision, shape=shape), states(precision, shape), RECORD, tmp_path)
     network = models.load(CELL, 1, tmp_path)
     assert (network.precision, network.shape) == (precision, shape)
-
-
-def test_record_is_the_maps_of_training(saved):
-    """Steps, images and maps of seed 0 as they were written."""
-    steps, images, maps = models.record(CELL, saved)
-    for found, name in ((steps, "steps"), (images, "images"), (maps, "maps")):
-        assert torch.equal(torch.from_numpy(found), RECORD[name]) and found.dtype == RECORD[name].numpy().dtype
 
 
 # ---------------------------------------------------------------------------------------- what is committed
@@ -150,13 +143,13 @@ def test_missing_model_says_what_to_do(tmp_path):
     assert "dvc repro train@fashion_mnist-fp32-standard" in text
 
 
-@pytest.mark.parametrize("folder", ["models", "results/models"])
+@pytest.mark.parametrize("folder", MENDED)
 def test_file_under_the_name_of_another_cell_is_refused(saved, folder):
     """Both cells are named, since one of them would be taken for the other in every table."""
     other = Cell("fashion_mnist", "w2a2", "guided")
     path = saved / folder / f"{other}.pt"
-    shutil.copy(saved / folder / f"{CELL}.pt", path)
-    text = refusal(saved, other, None if folder != "models" else 0)
+    shutil.copy(path.with_stem(str(CELL)), path)
+    text = refusal(saved, other, 0 if folder == "models" else None)
     assert text == f"{path} holds '{CELL}', not the cell of its name; {MENDED[folder].format(path)}"
 
 
@@ -172,7 +165,6 @@ FOREIGN = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
     "folder": lambda path: (path.unlink(), path.mkdir()),
     "dictionary": lambda path: torch.save({"state_dict": {}}, path),
-    "list": lambda path: torch.save([str(CELL)], path),
     "no seeds": lambda path: torch.save({"cell": str(CELL), "seeds": [0]}, path),
     "a program": lambda path: torch.save(torch.load(path, weights_only=True) | {"record": Hostile()}, path),
 }
