@@ -75,18 +75,20 @@ class Evidence:
     fills: Mapping[str, Sequence[str]]
 
     @cached_property
-    def rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        """The rows of each set of images, dataset, training and precision, UNTRAINED for one, by seed.
+    def by_seed(self) -> dict[tuple[str, ...], dict[str, Array]]:
+        """The columns (seeds,) of each set of images, dataset, training and precision, UNTRAINED for one.
 
-        A seed that some have and others lack is a row of NaN there, so that pairs stay pairs.
+        A seed that some have and others lack is NaN there, so that pairs stay pairs.
         """
+        found = {}
         untrained = {images: frame.assign(precision=UNTRAINED) for images, frame in self.untrained.items()}
-        return {
-            (images, *names): group.set_index("seed").reindex(sorted(frame.seed.unique()))
-            for frames in (self.runs, untrained)
-            for images, frame in frames.items()
-            for names, group in frame.groupby(["dataset", "training", "precision"], sort=False)
-        }
+        for images, frame in (*self.runs.items(), *untrained.items()):
+            table = frame.set_index(["dataset", "training", "precision", "seed"]).select_dtypes("number")
+            wide = table.unstack("seed")
+            arrays = wide.to_numpy(float).reshape(len(wide), table.shape[1], -1)
+            for names, own in zip(wide.index, arrays, strict=True):
+                found[images, *names] = dict(zip(table.columns, own, strict=True))
+        return found
 
 
 class NotAsked(Exception):
@@ -115,11 +117,11 @@ class Measured:
             columns = [f"{RELEVANCE_GAIN}_{fill}" for fill in self.evidence.fills[self.dataset]]
         if not columns:
             raise NotAsked("no fill qualifies")
-        found = self.evidence.rows.get((self.images, self.dataset, self.training, precision))
+        found = self.evidence.by_seed.get((self.images, self.dataset, self.training, precision))
         if found is None:
             which = f"{precision} with {self.training} training"
             raise NotAsked(f"{f'untrained {self.claims.reference}' if precision == UNTRAINED else which} was not run")
-        return found[columns].to_numpy(float)
+        return np.array([found[column] for column in columns]).T
 
     @property
     def reference(self) -> Array:
@@ -166,21 +168,13 @@ class Comparison:
         """A comparison that cannot be made."""
         return cls(np.empty(0), np.empty((0, 1)), (np.empty((0, 1)),), label=label, note=note)
 
-    @property
+    @cached_property
     def roles(self) -> dict[str, Array]:
         """The arrays that are tested, each for whether all of its parts lie above 0."""
         found = {"wanted": self.wanted} | {f"contrary {place}": way for place, way in enumerate(self.contrary)}
         if self.margin is not None:
             found |= {"above": self.change + self.margin, "below": self.margin - self.change}
         return found if self.loss is None else found | {"loss": -self.loss[1]}
-
-    def take(self, seeds: NDArray[np.intp]) -> "Comparison":
-        """The comparison on some of its seeds, a seed as often as it is named."""
-        if self.note:
-            return self
-        arrays = {name: value[seeds] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        lost = self.loss and (self.loss[0], self.loss[1][seeds])
-        return replace(self, **arrays, contrary=tuple(way[seeds] for way in self.contrary), loss=lost)
 
 
 def _difference(change: Array, margin: Array, side: int, loss: tuple[str, Array] | None = None) -> Comparison:

@@ -1,27 +1,21 @@
-"""What is left of the maps at few bits, where the loss comes from, and what ablations leave of the conclusions.
+"""What is left of the maps at few bits, whether they follow the network, and what ablations leave of the conclusions.
 
-The words follow rules that were fixed before anything was scored. A *factor*, the quantizers of weights, of activations
-or of both, explains a loss if the map without it gives back at least a set share of the loss, with an interval above 0.
-There is an *artefact of the surrogate* if finite differences are more faithful than the gradient by more than they are
-at the reference. A map *follows the network* if it is less like itself, once layers are drawn anew, than the maps of
-two networks that share nothing but the data. A *conclusion* is the sign of a paired difference in the main grid whose
-95 % interval leaves 0 out; it is *robust* if the mean difference has that sign in every ablation that changes one of
-its two networks.
+The words follow rules that were fixed before anything was scored. A map *follows the network* if it is less like
+itself, once layers are drawn anew, than the maps of two networks that share nothing but the data. A *conclusion* is the
+sign of a paired difference in the main grid whose 95 % interval leaves 0 out; it is *robust* if the mean difference has
+that sign in every ablation that changes one of its two networks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from saqlib.claims import ACCURACY, Claims
-from saqlib.scores import FAITHFULNESS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, SEED_TO_SEED
-from saqlib.statistics import NO_INTERVAL, Interval, holm, sign_flips, t_interval
-from saqlib.verdicts import every, word
+from saqlib.claims import Claims, Comparison
+from saqlib.scores import FAITHFULNESS, PRESERVATION, PRIMARY, RELEVANCE_GAIN, SEED_TO_SEED
+from saqlib.statistics import NO_INTERVAL, interval_if_any, ratio, t_interval
+from saqlib.verdicts import judge
 
-FACTORS = {"weights": ("off", "on"), "activations": ("on", "off"), "both": ("off", "off")}  # weights, activations
-EXPLAINS, NOT, NO_LOSS = "explains", "does not", "no loss"
 TESTED = ["estimate", "low", "high", "p", "p_holm", "verdict"]
 Fills = Mapping[str, Sequence[str]]  # of each dataset those that qualify
 Key = tuple[str, str, str]  # dataset, precision, training
@@ -59,87 +53,7 @@ def retained(
     return pd.DataFrame(rows, columns=["dataset", "training", "metric", "precision", "estimate", "low", "high"])
 
 
-def ratio(numerator: pd.Series, denominator: pd.Series) -> Interval:
-    """The ratio of two means over the same seeds, and its interval (Fieller, 1954, J. R. Stat. Soc. B 16)."""
-    pairs = pd.concat([numerator, denominator], axis=1).to_numpy(float)
-    if len(pairs) < 2 or not np.isfinite(pairs).all():
-        return NO_INTERVAL
-    (y, x), (yy, yx, _, xx) = pairs.mean(0), np.cov(pairs.T).ravel() / len(pairs)
-    t = stats.t.ppf(0.975, len(pairs) - 1)
-    # The interval holds every r for which the mean of y - r x is within t standard errors of 0.
-    a, b, c = x**2 - t**2 * xx, x * y - t**2 * yx, y**2 - t**2 * yy
-    if x <= 0 or a <= 0:  # training lowers the score, or the denominator's own interval holds 0
-        return NO_INTERVAL
-    half = np.sqrt(max(b**2 - a * c, 0.0))
-    return Interval(y / x, (b - half) / a, (b + half) / a)
-
-
-# ------------------------------------------------------------------------------------------------------- origins
-
-
-def recovered(switched: pd.DataFrame, methods: pd.DataFrame, fills: Fills, claims: Claims) -> pd.DataFrame:
-    """What the map gives back of a loss, as a share of it, when quantizers are switched off.
-
-    Args:
-        switched: one row per quantized network and state of its quantizers, with the scores of the map.
-        methods: one row per network and method; the gradient's of the reference are what a loss starts from.
-        fills: those that qualify.
-        claims: questions, reference, and the share that a factor must give back.
-
-    Returns:
-        dataset, training, precision, question, off (the factor); estimate, low, high: the share, (off - on) /
-        (reference - on), with Fieller's interval, of faithfulness the mean over the fills; word: of faithfulness what
-        holds under every fill. `no loss` where the loss is no loss, or its own interval holds 0: there is no share.
-    """
-    rows = []
-    for (dataset, training, precision), own in switched.groupby(["dataset", "training", "precision"], sort=False):
-        top = _by_seed(methods, dataset=dataset, training=training, method=GRADIENT, precision=claims.reference)
-        maps = {state: group.set_index("seed") for state, group in own.groupby(["weights", "activations"])}
-        for question, column in claims.questions.items():
-            columns = _gains(fills[dataset]) if column == RELEVANCE_GAIN else [column]
-            for factor, state in FACTORS.items() if column != ACCURACY else ():
-                back, lost = (each[columns] - maps["on", "on"][columns] for each in (maps[state], top))
-                shown = ratio(back.mean(axis=1, skipna=False), lost.mean(axis=1, skipna=False))
-                shares = [ratio(back[c], lost[c]) for c in columns]
-                said = NO_LOSS
-                if shares and np.isfinite([share.mean for share in shares]).all():
-                    enough = all(share.mean >= claims.margins.recovered and share.low > 0 for share in shares)
-                    said = EXPLAINS if enough else NOT
-                rows.append([dataset, training, precision, question, factor, *shown, said])
-    names = ["dataset", "training", "precision", "question", "off", "estimate", "low", "high", "word"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def surrogate(differences: pd.DataFrame, fills: Fills, claims: Claims) -> pd.DataFrame:
-    """Whether finite differences are more faithful than the gradient, by more at few bits than at the reference.
-
-    Args:
-        differences: one row per network and way to find its slope, with the scores of the map.
-        fills: those that qualify.
-        claims: the reference, and the level of both steps of one precision together.
-
-    Returns:
-        dataset, training, precision, difference (its step); estimate, low, high: slope minus gradient, less the same at
-        the reference, mean over the fills; p, p_holm, verdict: of the exact sign-flip test, under every fill; artefact:
-        the word that every step says.
-    """
-    rows = []
-    for (dataset, training), group in differences.groupby(["dataset", "training"], sort=False):
-        leads = {}  # of each precision and step what finite differences score above the gradient
-        for precision, own in group.groupby("precision", sort=False):
-            maps = {
-                name: one.set_index("seed")[_gains(fills[dataset])]
-                for name, one in own.groupby("difference", sort=False)
-            }
-            leads[precision] = {name: each - maps[GRADIENT] for name, each in maps.items() if name != GRADIENT}
-        for precision in [each for each in leads if each != claims.reference]:
-            more = {step: lead - leads[claims.reference][step] for step, lead in leads[precision].items()}
-            found = _tested(list(more.values()), claims.level)
-            artefact = every([row[-1] for row in found])
-            rows += [
-                [dataset, training, precision, step, *row, artefact] for step, row in zip(more, found, strict=True)
-            ]
-    return pd.DataFrame(rows, columns=["dataset", "training", "precision", "difference", *TESTED, "artefact"])
+# ------------------------------------------------------------------------------------------------------ layers anew
 
 
 def randomized(cascade: pd.DataFrame, claims: Claims) -> pd.DataFrame:
@@ -184,19 +98,11 @@ def _gains(fills: Sequence[str]) -> list[str]:
 def _tested(family: Sequence[pd.DataFrame], level: float) -> list[list]:
     """A family of frames (seeds, parts) that are to lie above 0 in every part: of each the columns TESTED."""
     arrays = [frame.to_numpy() for frame in family]
-    ways = np.array([[_largest_p(array), _largest_p(-array)] for array in arrays])
-    p = np.minimum(1.0, 2 * ways.min(1))
-    rows = []
-    for array, (above, below), own, corrected in zip(arrays, ways, p, holm(p), strict=True):
-        whole = array.shape[1] and len(array) > 1 and np.isfinite(array).all()
-        interval = t_interval(array.mean(1)) if whole else NO_INTERVAL
-        rows.append([*interval, own, corrected, word(corrected, np.sign(below - above), np.nan, level)])
-    return rows
-
-
-def _largest_p(array: np.ndarray) -> float:
-    """One-sided, of the part that is least above 0; NaN with a gap, fewer than two seeds, or no part."""
-    return float(sign_flips(array).max()) if len(array) > 1 and array.shape[1] else np.nan
+    nothing = Comparison.missing("", "no fill qualifies")
+    found = [Comparison(each.mean(1), each, (-each,)) if each.size else nothing for each in arrays]
+    (judged,) = judge([found], level)
+    pairs = zip(found, judged, strict=True)
+    return [[*interval_if_any(each.shown), own.p, own.p_holm, own.verdict] for each, own in pairs]
 
 
 # ----------------------------------------------------------------------------------------------------- ablations
@@ -219,7 +125,8 @@ def effects(
             test_accuracy and the scores.
         variants: results/ablations/<variant>.csv by name, with the same columns and `changed`, whether the variant's
             network is another one than the main grid's. One without rows was not run.
-        questions: the column that answers each; the relevance gain is averaged over the fills that qualify.
+        questions: the column that answers each; the relevance gain is averaged over the fills that qualify. What the
+            variant was not scored by is left out.
         reference: the precision that others are compared with.
         fills: of each dataset those that qualify.
 
@@ -233,9 +140,10 @@ def effects(
     main, rows = _by_cell(runs, fills), []
     for name, table in variants.items():
         cells = _by_cell(table, fills)
+        there = {*runs.columns.intersection(table.columns), FAITHFULNESS}
         for training, comparison, a, b in _pairs(cells, reference):
             if cells[a].changed.any() or cells[b].changed.any():
-                for question, column in columns.items():
+                for question, column in ((q, column) for q, column in columns.items() if column in there):
                     whole, own = (_effect(each.get(a), each.get(b), column) for each in (main, cells))
                     rows.append([name, a[0], training, comparison, question, *whole[:3], *own])
     keys = ["dataset", "training", "comparison", "question"]

@@ -10,14 +10,14 @@ holds all of that. Smaller effects are mostly `undecided`, which is not to say t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from saqlib.claims import RULES, Array, Claim, Claims, Comparison, Evidence, Measured
-from saqlib.statistics import NO_INTERVAL, Test, holm, sign_flips, t_interval
+from saqlib.claims import RULES, Claim, Claims, Comparison, Evidence, Measured
+from saqlib.statistics import holm, interval_if_any, sign_flips
 
 SUPPORTED, OPPOSITE, EQUIVALENT, UNDECIDED = "supported", "opposite", "equivalent", "undecided"
 VERDICTS = (SUPPORTED, OPPOSITE, EQUIVALENT, UNDECIDED)
@@ -34,19 +34,6 @@ NO_VALUE, TOO_FEW, NO_LOSS = "a network has no value", "seeds are too few", "not
 
 KEYS = ["claim", "group", "dataset", "training", "question"]
 COLUMNS = [*KEYS, "comparison", "estimate", "low", "high", "p", "p_holm", "verdict"]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How words are found: the level of a family, the test of a column, and whether Holm's correction is made."""
-
-    level: float
-    test: Test = sign_flips
-    correct: bool = True
-
-    def corrected(self, p: Sequence[float]) -> Array:
-        """The p-values of one family as they are compared with the level."""
-        return holm(p) if self.correct else np.asarray(p, dtype=float)
 
 
 @dataclass(frozen=True)
@@ -68,66 +55,63 @@ class Judged:
 # ------------------------------------------------------------------------------------------------ all comparisons
 
 
-def judge(families: Sequence[Sequence[Comparison]], decision: Decision) -> list[list[Judged]]:
-    """The verdict on every comparison of each family.
-
-    All columns of all families are tested together, which is what makes hundreds of resamples affordable.
-    """
-    tested = iter(_p_values([each for family in families for each in family], decision.test))
-    return [_family(family, [next(tested) for _ in family], decision) for family in families]
+def judge(families: Sequence[Sequence[Comparison]], level: float) -> list[list[Judged]]:
+    """The verdict on every comparison of each family; all comparisons that can be made have the same seeds."""
+    tested = iter(_p_values([each for family in families for each in family]))
+    return [_family(family, [next(tested) for _ in family], level) for family in families]
 
 
-def _p_values(comparisons: Sequence[Comparison], test: Test) -> list[dict[str, float]]:
+def _p_values(comparisons: Sequence[Comparison]) -> list[dict[str, float]]:
     """Of each comparison and role the one-sided p-value of the part that is least above 0: no correction is needed.
 
     NaN with a gap, or fewer than two seeds.
     """
-    found: list[dict[str, float]] = [{} for _ in comparisons]
-    arrays = [(p, *item) for p, each in zip(found, comparisons, strict=True) for item in each.roles.items()]
-    for p, role, _ in arrays:
-        p[role] = np.nan
-    for seeds in {len(array) for *_, array in arrays if len(array) > 1}:
-        chosen = [each for each in arrays if len(each[2]) == seeds]
-        ends = np.cumsum([array.shape[1] for *_, array in chosen])
-        parts = np.split(test(np.hstack([array for *_, array in chosen])), ends[:-1])
-        for (p, role, _), part in zip(chosen, parts, strict=True):
-            p[role] = part.max()  # NaN if one part is
+    found = [dict.fromkeys(each.roles, np.nan) for each in comparisons]
+    pairs = [(p, each) for p, each in zip(found, comparisons, strict=True) if not each.note]
+    made = [(p, role, array) for p, each in pairs for role, array in each.roles.items()]
+    columns = np.hstack([array for *_, array in made]) if made else np.empty((0, 0))
+    if len(columns) > 1:
+        starts = np.cumsum([0, *(array.shape[1] for *_, array in made[:-1])])
+        largest = np.maximum.reduceat(sign_flips(columns), starts)  # NaN if one part is
+        for (p, role, _), value in zip(made, largest.tolist(), strict=True):
+            p[role] = value
     return found
 
 
-def _family(family: Sequence[Comparison], tested: Sequence[dict[str, float]], decision: Decision) -> list[Judged]:
+def _family(family: Sequence[Comparison], tested: Sequence[dict[str, float]], level: float) -> list[Judged]:
     """All comparisons of one family, corrected together; those that are not asked do not count.
 
     For or against the claim: two-sided, so each one-sided p-value counts twice, and twice more where there are two ways
     to be contrary.
     """
-    asked = _asked(family, tested, decision)
+    asked = _asked(family, tested, level)
     ways = [[p[role] for role in p if role.startswith("contrary")] for p in tested]
     wanted = np.minimum(1.0, [2 * p["wanted"] for p in tested])
-    contrary = np.minimum(1.0, [2 * len(way) * np.min(way) for way in ways])
+    contrary = np.minimum(1.0, [2 * len(way) * min(way) for way in ways])
     p = np.where(asked, np.minimum(wanted, contrary), np.nan)
     equivalent = np.where(asked, [np.maximum(p.get("above", np.nan), p.get("below", np.nan)) for p in tested], np.nan)
-    p_holm, equivalent_holm = decision.corrected(p), decision.corrected(equivalent)
+    p_holm, equivalent_holm = holm(p), holm(equivalent)
     toward = np.where(np.isfinite(p), np.sign(contrary - wanted), 0)
-    tests = np.count_nonzero(~np.isnan(p)) if decision.correct else 1
+    tests = np.count_nonzero(~np.isnan(p))
     found = []
     for i, each in enumerate(family):
-        verdict = word(p_holm[i], toward[i], equivalent_holm[i], decision.level)
-        whole_row = len(each.wanted) and np.isfinite(each.wanted).all()
-        note = each.note or (NO_VALUE if not whole_row else "" if asked[i] else NO_LOSS)
-        if not note and verdict == UNDECIDED and tests * 2 / 2 ** len(each.shown) > decision.level:
+        verdict = word(p_holm[i], toward[i], equivalent_holm[i], level)
+        count = len(each.shown)
+        gap = count > 1 and np.isnan(tested[i]["wanted"])
+        note = each.note or (NO_VALUE if gap else "" if asked[i] else NO_LOSS)
+        if not note and verdict == UNDECIDED and tests * 2 / 2**count > level:
             note = TOO_FEW
         found.append(Judged(verdict, *(float(x[i]) for x in (p, p_holm, equivalent, equivalent_holm)), note))
     return found
 
 
-def _asked(family: Sequence[Comparison], tested: Sequence[dict[str, float]], decision: Decision) -> list[bool]:
+def _asked(family: Sequence[Comparison], tested: Sequence[dict[str, float]], level: float) -> list[bool]:
     """Whether the loss that a comparison presumes was shown, after a correction over the losses of the family.
 
     A gate costs nothing of the level: what lies behind it is tested only once it is open.
     """
     losses = {each.loss[0]: np.minimum(1.0, 2 * p["loss"]) for each, p in zip(family, tested, strict=True) if each.loss}
-    shown = dict(zip(losses, decision.corrected(list(losses.values())) <= decision.level, strict=True))
+    shown = dict(zip(losses, holm(list(losses.values())) <= level, strict=True))
     return [each.loss is None or bool(shown[each.loss[0]]) for each in family]
 
 
@@ -136,7 +120,7 @@ def word(p: float, toward: float, p_equivalent: float, level: float) -> str:
     nothing.
 
     A significant change comes before equivalence: a claim is about a direction, and a change may be real and small. How
-    much matters is asked by a claim of its own, non-inferiority.
+    large it is beside its margin is told by the grid (saqlib.grid).
     """
     if p <= level and toward:
         return SUPPORTED if toward > 0 else OPPOSITE
@@ -203,10 +187,6 @@ class Family:
         """What identifies it: the values of KEYS."""
         return self.claim.id, self.claim.group, self.dataset, self.training, self.question
 
-    def take(self, seeds: NDArray[np.intp]) -> "Family":
-        """The family on some of its seeds, a seed as often as it is named."""
-        return replace(self, comparisons=tuple(each.take(seeds) for each in self.comparisons))
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -215,7 +195,7 @@ class Answers:
     families: Sequence[Family]
     judged: Sequence[Sequence[Judged]]
 
-    @property
+    @cached_property
     def words(self) -> dict[tuple[str, ...], str]:
         """The verdict on each question of each claim, by the family's key."""
         both = zip(self.families, self.judged, strict=True)
@@ -234,14 +214,9 @@ class Answers:
 
         The note says why a comparison has no answer, where it has none.
         """
-        names = {
-            "margin": "margin",
-            "p_equivalent": "p",
-            "p_equivalent_holm": "p_holm",
-            "seeds": "seeds",
-            "note": "note",
-        }
-        return self._comparisons()[[*KEYS, "comparison", *names]].rename(columns=names)
+        names = ["margin", "p_equivalent", "p_equivalent_holm", "seeds", "note"]
+        found = self._comparisons()[[*KEYS, "comparison", *names]]
+        return found.rename(columns=lambda name: name.replace("_equivalent", ""))
 
     def verdicts(self) -> pd.DataFrame:
         """One row per claim, dataset, training and question: text, verdict, and what stands behind it."""
@@ -255,35 +230,23 @@ class Answers:
         rows = []
         for family, group in zip(self.families, self.judged, strict=True):
             for each, judged in zip(family.comparisons, group, strict=True):
-                seeds = len(each.shown)
-                interval = t_interval(each.shown) if seeds > 1 and np.isfinite(each.shown).all() else NO_INTERVAL
                 margin = np.nan if each.margin is None else float(each.margin.mean())
-                rows.append([*family.key, each.label, *interval, margin, seeds, *vars(judged).values()])
+                found = *interval_if_any(each.shown), margin, len(each.shown)
+                rows.append([*family.key, each.label, *found, *vars(judged).values()])
         own = [field.name for field in fields(Judged)]
         return pd.DataFrame(rows, columns=[*KEYS, "comparison", "estimate", "low", "high", "margin", "seeds", *own])
 
 
-def evaluate(evidence: Evidence, claims: Claims, decision: Decision | None = None) -> Answers:
+def evaluate(evidence: Evidence, claims: Claims) -> Answers:
     """Every claim on every dataset, training and question that was run.
 
     Args:
         evidence: the scores of every network.
-        claims: what is claimed.
-        decision: how words are found; at the level of the claims, by exact tests and with Holm's correction when None.
+        claims: what is claimed, and the level of the tests.
 
     Returns:
         The answers. A comparison whose networks were not run, or lack a value, is `undecided` and says why.
     """
-    return decide(families(evidence, claims), decision or Decision(claims.level))
-
-
-def decide(chosen: Sequence[Family], decision: Decision) -> Answers:
-    """The answers of these families."""
-    return Answers(chosen, judge([family.comparisons for family in chosen], decision))
-
-
-def families(evidence: Evidence, claims: Claims) -> list[Family]:
-    """All comparisons of all claims, in the order of the claims, without a verdict yet."""
     found = []
     for claim in claims.hypotheses:
         rule = RULES[claim.test]
@@ -293,4 +256,4 @@ def families(evidence: Evidence, claims: Claims) -> list[Family]:
                     data = Measured(evidence, claims, dataset, training, claims.questions[question])
                     comparisons = rule.comparisons(data, claim.precisions)
                     found.append(Family(claim, dataset, training, question, comparisons))
-    return found
+    return Answers(found, judge([family.comparisons for family in found], claims.level))

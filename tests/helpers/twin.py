@@ -31,22 +31,12 @@ def flips(columns: np.ndarray) -> np.ndarray:
     return (_signs(len(columns)) @ columns >= observed).mean(0)
 
 
-def ranks(columns: np.ndarray) -> np.ndarray:
-    """The same of signed ranks."""
-    return flips(np.sign(columns) * stats.rankdata(np.abs(columns), axis=0))
-
-
-def student(columns: np.ndarray) -> np.ndarray:
-    """Student's t-test, by scipy."""
-    return stats.ttest_1samp(columns, 0.0, alternative="greater").pvalue
-
-
-def above(arrays: list[np.ndarray], test=flips) -> list[float]:
+def above(arrays: list[np.ndarray]) -> list[float]:
     """P-value of "above 0" for each array; NaN if a value is missing or there are fewer than two."""
     found = np.full(len(arrays), np.nan)
     whole = [place for place, array in enumerate(arrays) if len(array) > 1 and np.isfinite(array).all()]
     if whole:
-        found[whole] = test(np.column_stack([arrays[place] for place in whole]))
+        found[whole] = flips(np.column_stack([arrays[place] for place in whole]))
     return found.tolist()
 
 
@@ -54,7 +44,7 @@ def corrected(p: list[float]) -> np.ndarray:
     """Holm's correction by statsmodels, of what was tested."""
     found, tested = np.full(len(p), np.nan), np.isfinite(p)
     if tested.any():
-        with mock.patch("gc.collect"):  # which statsmodels calls each time: a tenth of a second, hundreds of times
+        with mock.patch("gc.collect", int):  # which statsmodels calls each time: a tenth of a second
             found[tested] = multipletests(np.array(p)[tested], method="holm")[1]
     return found
 
@@ -64,16 +54,30 @@ def by(table: pd.DataFrame, *keys: str) -> dict[tuple[str, ...], pd.DataFrame]:
     return {key: rows.sort_values("seed") for key, rows in table.groupby(list(keys))}
 
 
-class Numbers:
-    """The CSVs of one dataset. primary: the set of images that stands for the primary one."""
+@cache
+def _networks(results: Path, dataset: str) -> list[dict[tuple[str, ...], pd.DataFrame]]:
+    """Of one dataset networks.csv and untrained.csv, by their keys."""
+    keys = {"networks": ("images", "training", "precision"), "untrained": ("images", "training")}
+    tables = {"networks": pd.read_csv(results / "evidence" / "networks.csv"), "untrained": _untrained(results)}
+    return [by(table[table.dataset == dataset], *keys[name]) for name, table in tables.items()]
 
-    def __init__(self, results: Path, dataset: str, claims: dict, primary: str = "primary", fills: list | None = None):
-        networks, untrained = (pd.read_csv(results / "evidence" / f"{n}.csv") for n in ("networks", "untrained"))
-        self.networks = by(networks[networks.dataset == dataset], "images", "training", "precision")
-        self.untrained = by(untrained[untrained.dataset == dataset], "images", "training")
+
+def _untrained(results: Path) -> pd.DataFrame:
+    """The reference's networks before they were trained; maps.csv has them on the primary images."""
+    if (results / "evidence" / "untrained.csv").exists():
+        return pd.read_csv(results / "evidence" / "untrained.csv")
+    maps = pd.read_csv(results / "evidence" / "maps.csv")
+    own = (maps["map"] == "straight_through") & (maps.network == "untrained")
+    return maps[own & (maps.precision == maps.precision.iloc[0])].assign(images="primary")
+
+
+class Numbers:
+    """The CSVs of one dataset."""
+
+    def __init__(self, results: Path, dataset: str, claims: dict):
+        self.networks, self.untrained = _networks(results, dataset)
         table = pd.read_csv(results / "fills" / f"{dataset}.csv")
-        self.fills = table.fill[table.qualifies].tolist() if fills is None else fills
-        self.claims, self.primary = claims, primary
+        self.fills, self.claims = table.fill[table.qualifies].tolist(), claims
 
     def columns(self, question: str) -> list[str]:
         """What answers a question."""
@@ -82,7 +86,6 @@ class Numbers:
 
     def of(self, column: str, training: str, precision: str, images: str = "primary") -> np.ndarray:
         """A column by seed."""
-        images = self.primary if images == "primary" else images
         return self.networks[images, training, precision][column].to_numpy()
 
     def margin(self, column: str, training: str, images: str = "primary") -> np.ndarray:
@@ -90,7 +93,6 @@ class Numbers:
         reference = self.of(column, training, self.claims["reference"], images)
         if column == "test_accuracy":
             return np.full(len(reference), self.claims["margins"]["accuracy"])
-        images = self.primary if images == "primary" else images
         below = self.untrained[images, training][column].to_numpy()
         return self.claims["margins"]["maps"] * (reference - below)
 
@@ -175,19 +177,19 @@ def mitigation(n: Numbers, columns: list[str], listed: list[str], lost) -> list[
     return found
 
 
-def p_values(rows: list[dict], test, seeds) -> None:
-    """Uncorrected p-values of every comparison, all arrays tested at once; seeds: which ones, None for all."""
+def p_values(rows: list[dict]) -> None:
+    """Uncorrected p-values of every comparison, all arrays tested at once."""
     arrays, places = [], []
 
     def all_above(parts: list[np.ndarray]) -> slice:
-        arrays.extend(parts if seeds is None else [part[seeds] for part in parts])
+        arrays.extend(parts)
         return slice(len(arrays) - len(parts), len(arrays))
 
     for each in rows:
         gate = None if each["gate"] is None else all_above(each["gate"][1])
         parts = all_above(each["wanted"]), [all_above(way) for way in each["contrary"]], all_above(each["apart"])
         places.append((*parts, gate))
-    p = np.array(above(arrays, test))
+    p = np.array(above(arrays))
     for each, (wanted, contrary, apart, gate) in zip(rows, places, strict=True):
         for_, against = 2 * p[wanted].max(), 2 * len(contrary) * np.min([p[way].max() for way in contrary])
         each["p"] = float(np.minimum(1.0, np.minimum(for_, against)))
@@ -196,16 +198,15 @@ def p_values(rows: list[dict], test, seeds) -> None:
         each["loss"] = None if gate is None else (each["gate"][0], np.minimum(1.0, 2 * p[gate].max()))
 
 
-def family(rows: list[dict], level: float, correct: bool = True) -> list[dict]:
+def family(rows: list[dict], level: float) -> list[dict]:
     """Corrected p-values and words; what presumes a loss that is not there is not asked."""
-    holm = corrected if correct else np.array
     gates = dict(each["loss"] for each in rows if each["loss"])
-    shown = dict(zip(gates, holm(list(gates.values())) <= level, strict=True))
+    shown = dict(zip(gates, corrected(list(gates.values())) <= level, strict=True))
     for each in rows:
         each["asked"] = each["loss"] is None or bool(shown[each["loss"][0]])
         if not each["asked"]:
             each.update(p=np.nan, same=np.nan)
-    p, same = holm([each["p"] for each in rows]), holm([each["same"] for each in rows])
+    p, same = (corrected([each[name] for each in rows]) for name in ("p", "same"))
     for each, p_holm, same_holm in zip(rows, p, same, strict=True):
         each.update(p_holm=p_holm, same_holm=same_holm, verdict="undecided")
         if p_holm <= level and each["toward"]:
@@ -226,10 +227,10 @@ def whole(test: str, rows: list[dict]) -> str:
 Key = tuple[str, str, str, str]
 
 
-def families(results: Path, claims: dict, **options) -> dict[Key, tuple[str, list[dict]]]:
-    """The test of every claim, dataset, training and question, with its comparisons; options as of Numbers."""
+def families(results: Path, claims: dict) -> dict[Key, tuple[str, list[dict]]]:
+    """The test of every claim, dataset, training and question, with its comparisons."""
     order = pd.read_csv(results / "evidence" / "networks.csv")[["dataset", "training"]].drop_duplicates()
-    numbers = {dataset: Numbers(results, dataset, claims, **options) for dataset in order.dataset.unique()}
+    numbers = {dataset: Numbers(results, dataset, claims) for dataset in order.dataset.unique()}
     return {
         (claim["id"], dataset, training, question):
             (claim["test"], comparisons(numbers[dataset], claim, training, question))
@@ -240,10 +241,10 @@ def families(results: Path, claims: dict, **options) -> dict[Key, tuple[str, lis
     }  # fmt: skip
 
 
-def judge(found: dict[Key, tuple[str, list[dict]]], level: float, *, test=flips, correct=True, seeds=None) -> dict:
+def judge(found: dict[Key, tuple[str, list[dict]]], level: float) -> dict:
     """The word on each key; the comparisons know theirs from then on."""
-    p_values([each for _, rows in found.values() for each in rows], test, seeds)
-    return {key: whole(kind, family(rows, level, correct)) for key, (kind, rows) in found.items()}
+    p_values([each for _, rows in found.values() for each in rows])
+    return {key: whole(kind, family(rows, level)) for key, (kind, rows) in found.items()}
 
 
 def recomputed(results: Path, claims: dict) -> tuple[pd.DataFrame, pd.DataFrame]:

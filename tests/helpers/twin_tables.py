@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-PRIMARY = ["gini", "morans_i", "foreground_mass", "relevance_gain_zero"]
+PRIMARY = ["gini", "morans_i", "foreground_mass"]
 GAINS = [f"relevance_gain_{fill}" for fill in ("zero", "mean", "noise", "blur")]
-
-DESCRIBING = ["entropy", "auroc", "sensitivity_max"]
+OF_MAPS = [*PRIMARY, "faithfulness", "sensitivity_max"]
+DESCRIBING = ["entropy", "auroc"]
+BLIND = ["white_noise", "one_hot", "sobel", "image"]
 ROWS = ["dataset", "training"]
 
 
@@ -58,32 +59,37 @@ def retained(networks: pd.DataFrame, untrained: pd.DataFrame, reference: str) ->
     return pd.DataFrame(rows, columns=[*ROWS, "precision", "metric", "mean", "low", "high"])
 
 
-def tables(results: Path, reference: str) -> dict[str, pd.DataFrame]:
+def every_map(maps: pd.DataFrame, exploring: int) -> pd.DataFrame:
+    """How faithful each map is under each fill and their mean, by all seeds and by those that confirm."""
+    trained = maps[maps.network == "trained"]
+    names = {name: name.removeprefix("relevance_gain_") for name in GAINS} | {"faithfulness": "qualifying"}
+    parts = {"all": trained, "confirming": trained[trained.seed >= exploring]}
+    found = pd.concat({which: means(own, [*ROWS, "precision", "map"], list(names)) for which, own in parts.items()})
+    found = found.reset_index(0, names="seeds").assign(fill=lambda frame: frame.metric.map(names))
+    return found.drop(columns="metric")
+
+
+def tables(results: Path, reference: str, exploring: int) -> dict[str, pd.DataFrame]:
     """By name, with the columns that tell rows apart, metric, mean, low and high."""
-    names = ("networks", "untrained", "controls", "secondary", "seed_to_seed", "methods")
-    e = {name: pd.read_csv(results / "evidence" / f"{name}.csv") for name in names}
-    networks, untrained = (e[name][e[name].images == "primary"] for name in ("networks", "untrained"))
-    maps = networks.rename(columns={"precision": "map"})
-    controls = e["controls"].rename(columns={"control": "map"})
+    e = {name: pd.read_csv(results / "evidence" / f"{name}.csv") for name in ("networks", "maps", "likeness")}
+    networks = e["networks"][e["networks"].images == "primary"]
+    straight = e["maps"][e["maps"]["map"] == "straight_through"].drop(columns="map")
+    untrained = straight[(straight.network == "untrained") & (straight.precision == reference)]
+    blind = e["maps"][(e["maps"].precision == reference) & e["maps"]["map"].isin(BLIND)].drop(columns="amplitude")
+    controls = pd.concat([untrained.assign(map="untrained"), blind])
+    mapped, shown = (own.rename(columns={"precision": "map"}) for own in
+                     (networks, straight[straight.network == "trained"]))  # fmt: skip
     likeness = [column for column in networks if column.startswith("preservation_")]
-    quantized = networks[networks.precision != reference]
-    pairs = e["seed_to_seed"].assign(precision="seed_to_seed")
-    keys = [*ROWS, "precision", "method", "seed"]
-    scored = e["methods"].set_index(keys)[[*PRIMARY, "faithfulness"]]
-    base = scored.xs(reference, level="precision")
-    differences = pd.concat(
-        {p: scored.xs(p, level="precision") - base for p in networks.precision.unique() if p != reference},
-        names=["precision"],
-    ).reset_index()
+    quantized, pairs = networks[networks.precision != reference], e["likeness"].assign(precision="seed_to_seed")
     return {
         "accuracy": means(networks, [*ROWS, "precision"], ["test_accuracy"]),
         "clarity": pd.concat([
-            means(maps, [*ROWS, "map"], [*PRIMARY, "faithfulness", "amplitude", "dead_rate"]),
-            means(controls, [*ROWS, "map"], [*PRIMARY, "faithfulness", "amplitude"]),
+            means(mapped, [*ROWS, "map"], [*OF_MAPS, "amplitude", "dead_rate"]),
+            means(controls, [*ROWS, "map"], [*OF_MAPS, "amplitude"]),
         ]),
-        "relevance_gain": pd.concat([means(frame, [*ROWS, "map"], GAINS) for frame in (maps, controls)]),
-        "secondary": means(e["secondary"], [*ROWS, "precision"], DESCRIBING),
+        "relevance_gain": pd.concat([means(frame, [*ROWS, "map"], GAINS) for frame in (shown, controls)]),
+        "secondary": means(networks, [*ROWS, "precision"], DESCRIBING),
         "preservation": pd.concat([means(frame, [*ROWS, "precision"], likeness) for frame in (quantized, pairs)]),
-        "convergence": means(differences, keys[:-1], [*PRIMARY, "faithfulness"]),
         "retained": retained(networks, untrained, reference),
+        "maps": every_map(e["maps"], exploring),
     }  # fmt: skip

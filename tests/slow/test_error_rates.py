@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from saqlib.claims import ACCURACY, RULES, Claims, Comparison
-from saqlib.statistics import sign_flips, signed_ranks, t_interval, t_tests
-from saqlib.verdicts import EQUIVALENT, NO_LOSS, OPPOSITE, SUPPORTED, UNDECIDED, Decision, Judged, judge, whole
+from saqlib.grid import BEYOND, HIGHER, LOWER, WITHIN, Difference, p_values
+from saqlib.statistics import sign_flips, t_interval
+from saqlib.verdicts import EQUIVALENT, NO_LOSS, OPPOSITE, SUPPORTED, UNDECIDED, Judged, judge, whole
 from study import settings
 
 LEVEL = 0.05
@@ -87,7 +88,7 @@ def families(
     for _ in range(repeats):
         data = Drawn(rng, effect, seeds, fills, given, training=training)
         made.append(RULES[test].comparisons(data, own))
-    return judge(made, Decision(LEVEL))
+    return judge(made, LEVEL)
 
 
 def share(found: Sequence[Sequence[Judged]], *words: str, which: slice = slice(None)) -> float:
@@ -180,7 +181,7 @@ def test_the_uncertainty_of_what_training_gives_is_part_of_equivalence():
     change = 1.0 + rng.normal(size=(REPEATS, 10, 1))
     margin = 0.1 * (10 + 5 * rng.normal(size=(REPEATS, 10, 1)))  # of a tenth of 10, with a wide spread
     made = [[Comparison(c.mean(1), c, (-c,), c, m)] for c, m in zip(change, margin, strict=True)]
-    found = judge(made, Decision(LEVEL))
+    found = judge(made, LEVEL)
     assert share(found, EQUIVALENT) <= MOST
 
 
@@ -226,14 +227,62 @@ def test_power_of_non_inferiority():
     assert 0.72 <= share(found, SUPPORTED) <= 0.88
 
 
+# --- one verdict per comparison ---
+
+
+def of_the_grid(change: float | Sequence[float], *, comparisons: int = 3, fills: int = 1, margin: float = 2.0,
+                spread: float = 0.0) -> tuple[list[list[str]], list[list[str]]]:  # fmt: skip
+    """Words and sizes of REPEATS families of the grid, whose comparisons have ten seeds.
+
+    change: the mean of each comparison's difference, in its standard deviations; with a level that the fills share.
+    margin: its mean; spread: its standard deviation over the seeds.
+    """
+    rng, found = np.random.default_rng(11), []
+    change = np.broadcast_to(change, comparisons)
+    for family in range(REPEATS):
+        reference = rng.normal(size=(10, 1)) / np.sqrt(2)  # all are compared with it
+        gives = margin + spread * rng.normal(size=(10, 1)) * np.ones(fills)
+        for place in range(comparisons):
+            own = change[place] + rng.normal(size=(10, fills)) / np.sqrt(2)
+            keys = str(family), "standard", "faithfulness", str(place), "reference"
+            found.append(Difference(*keys, own, reference * np.ones(fills), gives))
+    return tuple(np.reshape(each, (REPEATS, comparisons)) for each in p_values(found).words(LEVEL))
+
+
+@pytest.mark.parametrize("fills", [1, 3])
+def test_a_word_of_the_grid_is_rarely_wrong(fills):
+    """Where nothing differs at most 1 family in 20 has any comparison called lower or higher."""
+    words, _ = of_the_grid(0.0, fills=fills, margin=1e-6)
+    assert np.isin(words, [LOWER, HIGHER]).any(1).mean() <= MOST
+    if fills == 1:
+        assert np.isin(words, [LOWER, HIGHER]).any(1).mean() >= 0.02  # the promise is used
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("fills", [1, 3])
+def test_at_the_margin_neither_within_nor_beyond_is_said(fills, side, spread):
+    """On either side, with a margin that is itself uncertain: each in at most 1 family in 20, whatever the word."""
+    words, sizes = of_the_grid(side * 2.0, fills=fills, spread=spread)
+    assert (words == EQUIVALENT).any(1).mean() <= MOST
+    assert (sizes == WITHIN).any(1).mean() <= MOST
+    assert (sizes == BEYOND).any(1).mean() <= MOST
+
+
+def test_a_true_null_beside_two_large_changes():
+    """The third of a family is called changed in at most 1 of 20, though the others are found every time."""
+    words, _ = of_the_grid([5.0, -5.0, 0.0])
+    assert (words[:, 0] == HIGHER).mean() > 0.99 and (words[:, 1] == LOWER).mean() > 0.99
+    assert np.isin(words[:, 2], [LOWER, HIGHER]).mean() <= MOST
+
+
 # --- the tests that verdicts are made of ---
 
 
-@pytest.mark.parametrize(("test", "share"), [(sign_flips, 51 / 1024), (signed_ranks, 51 / 1024), (t_tests, 0.05)])
-def test_error_rate_of_one_sided_tests_under_the_null(test, share):
+def test_error_rate_of_one_sided_tests_under_the_null():
     """Of 20,000 null columns of 10 seeds a share of .05 or just below is rejected."""
-    p = test(np.random.default_rng(8).normal(size=(10, 20_000)))
-    low, high = stats.binom.interval(0.999, 20_000, share)
+    p = sign_flips(np.random.default_rng(8).normal(size=(10, 20_000)))
+    low, high = stats.binom.interval(0.999, 20_000, 51 / 1024)
     assert low * 0.85 <= np.count_nonzero(p <= 0.05) <= high
 
 

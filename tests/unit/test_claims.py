@@ -48,13 +48,6 @@ def test_a_seed_that_is_missing_is_a_gap_and_shifts_nobody():
     np.testing.assert_array_equal(measured(source=evidence(RUNS[~gap])).of("w2a2")[:, 0], expected)
 
 
-def test_margins():
-    """Half a point of accuracy; of a score a tenth of what training gives in that seed, whatever its sign."""
-    assert set(measured("test_accuracy").margin.ravel()) == {0.5}
-    data = measured("relevance_gain", evidence(RUNS, given=-0.2))
-    np.testing.assert_allclose(data.margin, np.full((10, 3), -0.02))
-
-
 def test_what_was_not_run_is_named():
     """A precision, a training, untrained networks, a fill."""
     data = measured(source=evidence(RUNS[(RUNS.training == "standard") & (RUNS.precision != "mixed")]))
