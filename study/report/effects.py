@@ -1,6 +1,6 @@
-"""Figures of effects with intervals: where the loss comes from, and whether conclusions survive other settings."""
+"""Figures of effects with intervals: how faithful maps are, and whether conclusions survive other settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,108 +9,107 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saqlib.data import DATASETS
-from saqlib.findings import FACTORS
+from saqlib.scores import GRADIENT, IMAGE, PASS_THROUGH
 from study.report import labels
-from study.report.figures import face, legend, of_precisions, ticks
-from study.report.style import DOUBLE, GREY, RED, TRAINING_COLOURS, in_order, in_turn, styled
+from study.report.figures import Styles, legend, of_precisions
+from study.report.style import DOUBLE, GREY, RED, in_order, in_turn, styled
 
-# Colours and markers by the order of what they stand for; markers of finite differences.
-QUESTIONS = (("#009E73", "o"), ("#0072B2", "s"), ("#CC79A7", "^"), (GREY, "D"))
+# The rows of the figure `maps` below full precision, and its lines.
+MAPS = (GRADIENT, "clip_only", "round_only", PASS_THROUGH, "integrated_gradients", "occlusion")
+FULL, BARE = {"linestyle": "-", "linewidth": 0.7}, {"linestyle": "--", "linewidth": 0.7}
+OPEN = {"markerfacecolor": "white"}
+TWO_MAPS = {GRADIENT: {"color": "#D55E00", "marker": "o"}, PASS_THROUGH: {"color": "#009E73", "marker": "D"} | OPEN}
 DATASET_LOOKS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#56B4E9", "v"))
-STEPS = ("o", "D", "v", "s")
-DRAWN = "spearman"  # the likeness of the figure; the table has all
-# Of shares at least so much is seen, and every estimate; intervals of few seeds are huge and may be cut.
-SHARES, TICKS = (-0.6, 10), (-10, -1, -0.5, 0, 0.5, 1, 2, 5, 20, 100)
-EVEN = 1.5  # beyond it the axis of shares is logarithmic
+CELL = ["dataset", "training"]  # of a panel
+# What the figure `variants` shows, and what its rows say behind the precision.
+VARIANTS = {"eight_bits": "", "max_range": "no clip", "unrounded": "not rounded", "batch_norm": "batch norm"}
 MAIN = "main grid"
 ROW, HEAD = 0.15, 0.2  # inches, of an ablation and of the line above a comparison
 
 
-# ----------------------------------------------------------------------------------- where the loss comes from
+# ------------------------------------------------------------------------------------- how faithful maps are
 
 
 @styled
-def origins(recovered: pd.DataFrame, surrogate: pd.DataFrame, randomized: pd.DataFrame) -> Figure:
-    """One row per dataset: what comes back without quantizers, what finite differences add, layers drawn anew.
+def maps(numbers: pd.DataFrame, reference: str) -> Figure:
+    """How faithful the maps of one network are: of fewest bits filled, of most bits open, the reference above them.
 
-    The frames are those of saqlib.findings. What comes back is shown of the precision of fewest bits; layers drawn anew
-    of the first training.
+    numbers: as saqlib.readings.maps_table gives them; shown are means of the fills that qualify, of all seeds. A panel
+    for each dataset and training, with lines at the reference's straight-through map and at the bare image.
     """
-    datasets = list(dict.fromkeys(randomized.dataset))
-    figure, axes = plt.subplots(len(datasets), 3, figsize=(DOUBLE, 0.7 + 1.7 * len(datasets)), squeeze=False)
-    lowest = in_order(randomized.precision)[-1]
-    recovered = recovered[recovered.precision == lowest]
-    questions, steps = in_turn(recovered.question, QUESTIONS), in_turn(surrogate.difference, STEPS)
-    for dataset, (left, middle, right) in zip(datasets, axes, strict=True):
-        _shares(left, recovered[recovered.dataset == dataset], questions)
-        _leads(middle, surrogate[surrogate.dataset == dataset], steps)
-        _cascade(right, randomized[(randomized.dataset == dataset) & (randomized.likeness == DRAWN)])
-        left.set_ylabel(labels.dataset(dataset), weight="bold")
-    titles = f"share of the loss that comes back, {lowest}", "slope more faithful than gradient", "likeness to itself"
-    for panel, title in zip(axes[0], titles, strict=True):
-        panel.set_title(title)
-    trainings = list(dict.fromkeys(recovered.training))
-    asked = {question: {"color": colour, "marker": marker} for question, (colour, marker) in questions.items()}
-    faces = {training: {"marker": "o", "markerfacecolor": face(training, GREY)} for training in trainings}
-    legend(figure, asked | faces, 2, "left")
-    colours = {training: {"marker": "s", "color": TRAINING_COLOURS[training]} for training in trainings}
-    legend(figure, colours | {f"± {step}": {"marker": marker} for step, marker in steps.items()}, 2)
-    legend(figure, of_precisions(randomized.precision) | {"two seeds": {"linestyle": "--"}}, 3, "right")
+    own = numbers[(numbers.fill == "qualifying") & (numbers.seeds == "all")].rename(columns={"map": "row"})
+    most, *_, fewest = [each for each in in_order(own.precision) if each != reference] * 2
+    styles = of_precisions([reference, most, fewest])
+    styles[most] |= OPEN if most != fewest else {}
+    top = own[(own.precision == reference) & (own.row == GRADIENT)]
+    below = own[own.precision.isin([most, fewest]) & own.row.isin(MAPS)]
+    points = pd.concat([top.assign(row=reference), below]).assign(series=lambda frame: frame.precision)
+    words = {reference: labels.precision(reference)} | {name: labels.map_name(name) for name in MAPS}
+    bare = own[(own.precision == reference) & (own.row == IMAGE)]
+    figure, _ = _strips(points, words, styles, [(top, FULL), (bare, BARE)])
+    lines = {labels.precision(reference): FULL, labels.map_name(IMAGE): BARE}
+    legend(figure, {labels.precision(each): styles[each] for each in dict.fromkeys([most, fewest])} | lines)
     return figure
 
 
-def _shares(axes: Axes, parts: pd.DataFrame, styles: Mapping[str, Sequence[str]]) -> None:
-    """The share of each loss by factor; questions side by side, open for guided training."""
-    looks = {(question, training): (colour, marker, face(training, colour))
-             for question, (colour, marker) in styles.items() for training in parts.training.unique()}  # fmt: skip
-    _side_by_side(axes, parts, ["question", "training"], looks, "off", list(FACTORS))
-    for level, line in ((0, "-"), (0.5, "--"), (1, "-")):
-        axes.axhline(level, color=GREY, linewidth=0.5, linestyle=line, zorder=0)
-    axes.set_yscale("symlog", linthresh=EVEN, linscale=2)
-    axes.set_yticks(TICKS, TICKS)
-    axes.minorticks_off()
-    seen = [*SHARES, *(1.2 * parts.estimate.dropna())]
-    axes.set_ylim(min(seen), max(seen))
-    axes.set_xticks(axes.get_xticks(), [f"{factor}\noff" for factor in FACTORS])
+@styled
+def variants(numbers: pd.DataFrame) -> Figure:
+    """Straight-through maps, filled, beside pass-through maps, open, and the share of units that are clipped.
 
-
-def _leads(axes: Axes, leads: pd.DataFrame, markers: Mapping[str, str]) -> None:
-    """What finite differences are more faithful by, less the same at the reference, by precision."""
-    looks = {(training, step): (TRAINING_COLOURS[training], marker, TRAINING_COLOURS[training])
-             for training in dict.fromkeys(leads.training) for step, marker in markers.items()}  # fmt: skip
-    _side_by_side(axes, leads, ["training", "difference"], looks, "precision", in_order(leads.precision))
-    axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
-    heights = leads.estimate[np.isfinite(leads.estimate)]
-    if len(heights):  # the intervals of few seeds are huge
-        far = 2.5 * max(heights.abs().max(), 0.02)
-        axes.set_ylim(max(-far, axes.get_ylim()[0]), min(far, axes.get_ylim()[1]))
-
-
-def _cascade(axes: Axes, likeness: pd.DataFrame) -> None:
-    """The likeness of maps to themselves while layers are drawn anew, beside that of two reference networks."""
-    likeness = likeness[likeness.training == likeness.training.iloc[0]]
-    layers = list(dict.fromkeys(likeness.redrawn))
-    for precision, style in of_precisions(likeness.precision).items():
-        own = likeness[likeness.precision == precision].set_index("redrawn").reindex(layers)
-        axes.plot(range(len(layers)), own.alike, markersize=3, **style)
-    axes.axhline(likeness.beside.iloc[0], color=GREY, linestyle="--", linewidth=0.9)
-    axes.set_xticks(range(len(layers)), [layer.replace("conv", "c").replace("dense", "d") for layer in layers])
-    axes.set_xlabel("layers drawn anew, up to")
-
-
-def _side_by_side(axes: Axes, frame: pd.DataFrame, keys: list[str], looks: Mapping, place: str, places: list) -> None:
-    """Estimates with their intervals, which need not be even: at each place the series one after the other.
-
-    looks: colour, marker and face of each series, by its values of the keys.
+    numbers: as study.report.tables.variants gives them: a row for each precision of the main grid, then for each of a
+    variant, and a panel for each dataset and training.
     """
-    for at, (key, (colour, marker, inside)) in enumerate(looks.items()):
-        own = frame[(frame[keys] == list(key)).all(axis=1)].set_index(place).reindex(places)
-        ends = np.abs(own[["low", "high"]].to_numpy(float).T - own.estimate.to_numpy(float))
-        axes.errorbar(
-            np.arange(len(places)) + 0.7 * ((at + 0.5) / len(looks) - 0.5), own.estimate, ends, color=colour,
-            marker=marker, markersize=3, markerfacecolor=inside, elinewidth=0.8, linestyle="none",
-        )  # fmt: skip
-    ticks(axes, places)
+    numbers = numbers.assign(row=list(zip(numbers.variant, numbers.precision, strict=True)), series=numbers.metric)
+    pairs = [(variant, each) for variant in dict.fromkeys(numbers.variant) for each in in_order(numbers.precision)]
+    words = {pair: _variant(*pair) for pair in pairs if pair in set(numbers.row)}
+    figure, panels = _strips(numbers[numbers.metric != "clipped"], words, TWO_MAPS)
+    clipped = numbers[numbers.metric == "clipped"].dropna(subset="mean")
+    for row in clipped.itertuples():
+        axes, place = panels[row.dataset, row.training], list(words).index(row.row)
+        axes.text(1.02, place, f"{100 * row.mean:.1f} %", transform=axes.get_yaxis_transform(), va="center", size=6.5)
+    legend(figure, {labels.map_name(name): style for name, style in TWO_MAPS.items()})
+    return figure
+
+
+def _variant(variant: str, precision: str) -> str:
+    return ", ".join(filter(None, [labels.precision(precision), VARIANTS.get(variant, labels.plain(variant))]))
+
+
+def _strips(
+    points: pd.DataFrame, words: Mapping[Hashable, str], styles: Styles, lines: Sequence[tuple[pd.DataFrame, dict]] = ()
+) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Means with intervals side by side in rows: the figure, and a panel for each dataset and training.
+
+    points: dataset, training, row, series, mean, low, high. words: of each row, from the top. styles: of each series.
+    lines: down a panel, at most one mean for each, and their style. Limits are those of the means: intervals of few
+    seeds are huge.
+    """
+    cells = list(points.groupby(CELL, sort=False))
+    size = (DOUBLE, 0.75 + ROW * len(words))
+    figure, axes = plt.subplots(1, len(cells), figsize=size, sharey=True, squeeze=False)
+    panels = {}
+    for panel, (cell, own) in zip(axes[0], cells, strict=True):
+        panels[cell] = panel
+        for at, (name, style) in enumerate(styles.items()):
+            series = own[own.series == name].set_index("row").reindex(list(words))
+            ends = series[["low", "high"]].sub(series["mean"], axis=0).abs().to_numpy().T
+            places = np.arange(len(words)) + 0.4 * ((at + 0.5) / len(styles) - 0.5)
+            panel.errorbar(series["mean"], places, xerr=ends, linestyle="none", markersize=3.2, elinewidth=0.8, **style)
+        levels = [frame.groupby(CELL)["mean"].mean().get(cell, np.nan) for frame, _ in lines]
+        for level, (_, style) in zip(levels, lines, strict=True):
+            panel.axvline(level, color=GREY, zorder=0, **style)
+        seen = np.array([*own["mean"], *levels])
+        seen = seen[np.isfinite(seen)]
+        if len(seen):
+            margin = 0.1 * np.ptp(seen) or 0.01
+            panel.set_xlim(min(0, seen.min() - margin), seen.max() + margin)
+        panel.axvline(0, color=GREY, linewidth=0.5, zorder=0)
+        panel.set(title=f"{labels.dataset(cell[0])}, {cell[1]}", ylim=(len(words) - 0.5, -0.5))
+        panel.locator_params(axis="x", nbins=4)
+        panel.tick_params(axis="y", length=0)
+    axes[0, 0].set_yticks(range(len(words)), list(words.values()))
+    figure.supxlabel("faithfulness")
+    return figure, panels
 
 
 # -------------------------------------------------------------------------------------------------- ablations

@@ -5,7 +5,7 @@ Datasets, trainings, precisions and scores are those of the frame. Effects with 
 study.report.effects, what happens during training in study.report.training, pictures in study.report.pictures.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,24 +13,25 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from saqlib.scores import ANSWERS, FAITHFULNESS, UNTRAINED
+from saqlib.scores import ANSWERS, FAITHFULNESS, IMAGE, UNTRAINED
 from study.report import labels, tables
 from study.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, Look, in_order, looks, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
-BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), "intensity": (0, (5, 1.5, 1, 1.5))}
+BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), IMAGE: (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
 SHOWN = (*ANSWERS, "amplitude")  # what answers a question, and what is seen first
 FEWEST_PIXELS = 0.005  # of all, below which a mean over them is noise
 REMOVALS = {
-    "least": {"label": "least salient first", "linestyle": "-", "color": "#0072B2"},
-    "random": {"label": "random", "linestyle": "--", "color": "#555555"},
-    "most": {"label": "most salient first", "linestyle": "-", "color": "#D55E00"},
+    "least": ("least salient first", {"linestyle": "-", "color": "#0072B2"}),
+    "random": ("random", {"linestyle": "--", "color": "#555555"}),
+    "most": ("most salient first", {"linestyle": "-", "color": "#D55E00"}),
 }
 SHADED = {"facecolor": "#e3e3e3", "linewidth": 0}
 DASHED = {"color": GREY, "linestyle": "--", "linewidth": 0.7}
@@ -42,18 +43,30 @@ Styles = dict[str, dict[str, Any]]  # what a legend shows, by its words
 
 
 def facets(
-    frame: pd.DataFrame, height: float, width: float = DOUBLE, row: str | None = "dataset", **options
+    frame: pd.DataFrame, height: float, width: float = DOUBLE, row: str | None = "dataset", **options: Any
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """The figure, and each of its panels with its part of the frame: a row for each dataset, a column for each `col`.
 
-    height: of a row, in inches. options: of seaborn's FacetGrid.
+    The title of a panel is its dataset, and its training where each has a column. height: of a row, in inches. options:
+    of seaborn's FacetGrid.
     """
     with plt.rc_context({"figure.constrained_layout.use": False}):  # seaborn has a layout of its own
         grid = sns.FacetGrid(frame, row=row, despine=False, **options)
     grid.figure.set_size_inches(width, 0.3 + height * len(grid.axes))
     grid.figure.set_layout_engine("constrained")
-    grid.set_titles("")
-    return grid.figure, [(grid.axes[i, j], own) for (i, j, _), own in grid.facet_data()]
+    panels = [(grid.axes[i, j], own) for (i, j, _), own in grid.facet_data()]
+    for axes, own in panels:
+        training = f", {own.training.iloc[0]} training" if options.get("col") == "training" else ""
+        axes.set_title(labels.dataset(own.dataset.iloc[0]) + training)
+    return grid.figure, panels
+
+
+def heads(axes: Axes, column: str, row: str, **style: Any) -> None:
+    """What a column of panels shows above the first of them, what a row shows beside its first one."""
+    place = axes.get_subplotspec()
+    axes.set_title(column if place.is_first_row() else "")
+    if place.is_first_col():
+        axes.set_ylabel(row, **style)
 
 
 def legend(figure: Figure, styles: Styles, ncols: int | None = None, place: str = "center") -> None:
@@ -101,19 +114,8 @@ def _line(training: str) -> str:
     return "-" if training == "standard" else "--"
 
 
-def _first(own: pd.DataFrame, *names: str) -> list[str]:
-    return [own[name].iloc[0] for name in names]
-
-
-def _title(own: pd.DataFrame) -> str:
-    dataset, training = _first(own, "dataset", "training")
-    return f"{labels.dataset(dataset)}, {training} training"
-
-
-def _decimal(axes: Axes, which: str) -> None:
-    """A logarithmic axis with numbers that are not powers."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
+def _decimal(axis: Axis) -> None:
+    """Numbers that are not powers on a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -126,12 +128,12 @@ def _decimal(axes: Axes, which: str) -> None:
 def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Figure:
     """Each score over the precisions, every seed joined, with what controls score as grey bands.
 
-    controls: dataset, training, control, seed and the scores. A band spans the controls of all seeds and
-    trainings. One row per dataset, one column per score.
+    controls: as study.report.tables.controls gives them. A band spans the controls of all seeds and trainings. One row
+    per dataset, one column per score.
     """
-    there = {control: dashes for control, dashes in BANDS.items() if control in set(controls.control)}
-    bands = [(controls[controls.control == control], GREY, dashes) for control, dashes in there.items()]
-    return _by_score(runs, SHOWN, bands, {labels.control(control): dashes for control, dashes in there.items()})
+    parts = {control: controls[controls["map"] == control] for control in BANDS}
+    bands = [(labels.map_name(name), own, GREY, BANDS[name]) for name, own in parts.items() if len(own)]
+    return _by_score(runs, SHOWN, bands)
 
 
 @styled
@@ -140,30 +142,24 @@ def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str)
 
     seed_to_seed: dataset, training, seed and the columns preservation_* of the runs; a band spans its seeds.
     """
+    words = f"two {reference} seeds of that training"
     pairs = seed_to_seed.groupby("training", sort=False)
-    bands = [(own, TRAINING_COLOURS[training], SEED_TO_SEED) for training, own in pairs]
+    bands = [(words, own, TRAINING_COLOURS[training], SEED_TO_SEED) for training, own in pairs]
     metrics = [column for column in runs if column.startswith("preservation_")]
-    words = {f"two {reference} seeds of that training": SEED_TO_SEED}
-    return _by_score(runs[runs.precision != reference], metrics, bands, words)
+    return _by_score(runs[runs.precision != reference], metrics, bands)
 
 
-def _by_score(runs: pd.DataFrame, metrics: Sequence[str], bands: Sequence, dashed: Mapping[str, tuple]) -> Figure:
-    """A row for each dataset and a column for each score.
-
-    bands: what each spans, its colour, and the dashes of its mean; dashed: those dashes by the words of the legend.
-    """
+def _by_score(runs: pd.DataFrame, metrics: Sequence[str], bands: Sequence[tuple]) -> Figure:
+    """A row for each dataset and a column for each score; bands: words, what it spans, colour, dashes of its mean."""
     figure, panels = facets(runs.melt(NETWORK, metrics, "metric"), 1.75, col="metric", sharex=False, sharey=False)
-    for place, (axes, own) in enumerate(panels):
-        dataset, metric = _first(own, "dataset", "metric")
-        for values, colour, dashes in bands:
+    for axes, own in panels:
+        dataset, metric = own[["dataset", "metric"]].iloc[0]
+        for _, values, colour, dashes in bands:
             _band(axes, values[values.dataset == dataset].get(metric, pd.Series(dtype=float)), colour, dashes)
         _paired(axes, own, "value")
         _fit(axes)
-        if place < len(metrics):
-            axes.set_title(labels.heading(metric))
-        if place % len(metrics) == 0:
-            axes.set_ylabel(labels.dataset(dataset), weight="bold")
-    lines = {words: {"linestyle": dashes, "linewidth": 0.9} for words, dashes in dashed.items()}
+        heads(axes, labels.heading(metric), labels.dataset(dataset), weight="bold")
+    lines = {words: {"linestyle": dashes, "linewidth": 0.9} for words, _, _, dashes in bands}
     legend(figure, of_trainings(runs.training) | lines)
     return figure
 
@@ -178,14 +174,12 @@ def amplitude(runs: pd.DataFrame, untrained: pd.DataFrame) -> Figure:
     figure, panels = facets(runs, 1.6, SINGLE, row=None, col="dataset")
     seen = pd.concat([runs.amplitude, untrained.amplitude])  # intervals of few seeds are huge and may be cut
     for axes, own in panels:
-        (dataset,) = _first(own, "dataset")
-        _band(axes, untrained[untrained.dataset == dataset].amplitude, GREY, BANDS[UNTRAINED])
+        _band(axes, untrained[untrained.dataset == own.dataset.iloc[0]].amplitude, GREY, BANDS[UNTRAINED])
         _paired(axes, own, "amplitude")
-        _decimal(axes, "y")
-        axes.set(title=labels.dataset(dataset), ylim=(0.8 * seen.min(), 1.25 * seen.max()))
-        axes.tick_params(axis="x", labelrotation=0 if own.precision.nunique() < 5 else 90)  # half a column is narrow
+        axes.set(yscale="log", ylim=(0.8 * seen.min(), 1.25 * seen.max()))
+        _decimal(axes.yaxis)
     panels[0][0].set_ylabel("median |gradient of the logit|")
-    before = {labels.control(UNTRAINED): {"linestyle": BANDS[UNTRAINED], "linewidth": 0.9}}
+    before = {labels.map_name(UNTRAINED): {"linestyle": BANDS[UNTRAINED], "linewidth": 0.9}}
     legend(figure, of_trainings(runs.training, linestyle="none") | before)
     return figure
 
@@ -204,6 +198,7 @@ def _paired(axes: Axes, runs: pd.DataFrame, metric: str) -> None:
         axes.errorbar(at + np.sign(shift or 1) * 0.12, means["mean"], ends, color=colour, linestyle="none", marker="o",
                       markersize=3.2, elinewidth=0.9, zorder=4)  # fmt: skip
     ticks(axes, precisions)
+    axes.tick_params(axis="x", labelrotation=0 if len(precisions) < 5 else 90)  # panels are narrow
 
 
 def _fit(axes: Axes) -> None:
@@ -240,7 +235,7 @@ def gradients(sample: pd.DataFrame) -> Figure:
             palette=TRAINING_COLOURS, density_norm="width", linewidth=0.5, cut=0, gap=0.08, saturation=1, legend=False,
         )  # fmt: skip
         axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
-        axes.set(title=labels.dataset(*_first(own, "dataset")), xlabel="", ylabel="", ylim=(-limit, limit))
+        axes.set(xlabel="", ylabel="", ylim=(-limit, limit))
     panels[0][0].set_ylabel("gradient of the logit by a pixel")
     legend(figure, of_trainings(trainings, marker="s", linestyle="none"))
     return figure
@@ -265,7 +260,7 @@ def trade_off(runs: pd.DataFrame) -> Figure:
             points = group[["test_accuracy", FAITHFULNESS]]
             _points(axes, points.to_numpy().T, training, shown[precision], s=6, linewidth=0.4, alpha=0.7, zorder=2)
             _points(axes, points.mean(), training, shown[precision], s=34, linewidth=1.0, zorder=3)
-        axes.set(ylabel=labels.name(FAITHFULNESS), title=labels.dataset(*_first(own, "dataset")))
+        axes.set_ylabel(labels.name(FAITHFULNESS))
     axes.set_xlabel("test accuracy (%)")
     legend(figure, of_precisions(shown) | faces(runs.training), ncols=3)
     return figure
@@ -290,11 +285,10 @@ def pareto(frame: pd.DataFrame) -> Figure:
                       linewidth=0.8, zorder=1)  # fmt: skip
             for precision, *point in group[["precision", "size", "value"]].itertuples(index=False):
                 _points(axes, point, training, shown[precision], s=26, linewidth=1.0, zorder=2)
-        dataset, metric = _first(own, "dataset", "metric")
-        side = "accuracy (%)" if metric == "test_accuracy" else labels.name(metric).lower()
-        axes.set(title=labels.dataset(dataset), ylabel=side)
+        metric = own.metric.iloc[0]
+        axes.set(xscale="log", ylabel="accuracy (%)" if metric == "test_accuracy" else labels.name(metric).lower())
         axes.margins(0.12)
-        _decimal(axes, "x")
+        _decimal(axes.xaxis)
     figure.supxlabel("packed size (kB)")
     legend(figure, of_precisions(shown) | faces(frame.training, lines=True), ncols=3)
     return figure
@@ -316,24 +310,20 @@ def front(frame: pd.DataFrame, cost: str, value: str) -> pd.DataFrame:
 
 @styled
 def removal(frame: pd.DataFrame) -> Figure:
-    """Probability of the predicted class as pixels become 0; the shaded area is the relevance gain with that fill.
+    """Probability of the predicted class as pixels become the mean; the shaded area is the relevance gain with it.
 
     frame: dataset, training, precision, seed, level (share of removed pixels), and most, least, random (the
     value with the most salient, the least salient, or random pixels removed first). One row per dataset and
     training, one column per precision. Lines are means over the seeds, thin ones the seeds.
     """
     rows = frame.assign(percent=100 * frame.level, row=frame.dataset.map(labels.dataset) + ",\n" + frame.training)
-    precisions = in_order(frame.precision)
-    figure, panels = facets(rows, 1.25, row="row", col="precision", col_order=precisions)
-    for place, (axes, own) in enumerate(panels):
-        if place < len(precisions):
-            axes.set_title(precisions[place])
+    figure, panels = facets(rows, 1.25, row="row", col="precision", col_order=in_order(frame.precision))
+    for axes, own in panels:
+        heads(axes, *own[["precision", "row"]].iloc[0])
         axes.set(xlim=(0, 100), ylim=(0, 1.2), yticks=[0, 0.5, 1])
-        if place % len(precisions) == 0:
-            axes.set_ylabel(own.row.iloc[0])
         mean = own.groupby("percent")[list(REMOVALS)].mean()
         axes.fill_between(mean.index, mean.most, mean.least, **SHADED)
-        for name, style in REMOVALS.items():
+        for name, (_, style) in REMOVALS.items():
             axes.plot(mean[name], **style)
             seeds = own.pivot(index="percent", columns="seed", values=name)
             axes.plot(seeds, color=style["color"], linewidth=0.3, alpha=0.4)
@@ -341,8 +331,7 @@ def removal(frame: pd.DataFrame) -> Figure:
         axes.text(0.98, 1.0, f"area {gain}", transform=axes.transAxes, ha="right", va="top")
     figure.supxlabel("pixels removed (%)")
     figure.supylabel("probability")
-    lines = {style["label"]: {"linestyle": style["linestyle"], "color": style["color"]} for style in REMOVALS.values()}
-    legend(figure, lines | {labels.name("relevance_gain_zero"): SHADED})
+    legend(figure, dict(REMOVALS.values()) | {labels.name("relevance_gain_mean"): SHADED})
     return figure
 
 
@@ -357,7 +346,7 @@ def deletion_accuracy(frame: pd.DataFrame) -> Figure:
     for axes, own in panels:
         _by_precision(axes, own, "percent", "random", linestyle="--", linewidth=0.7, marker="")
         _by_precision(axes, own, "percent", "most")
-        axes.set(title=_title(own), xlim=(0, 90), ylim=(0, 102))
+        axes.set(xlim=(0, 90), ylim=(0, 102))
     figure.supxlabel("pixels removed (%)")
     figure.supylabel("test accuracy (%)")
     lines = {"most salient first": {"linestyle": "-"}, "random": DASHED}
@@ -380,7 +369,7 @@ def outline(frame: pd.DataFrame) -> Figure:
         axes.axvspan(0, span[1], **SHADED)
         axes.axhline(1, **DASHED)
         _by_precision(axes, own, "distance", "relative")
-        axes.set(title=_title(own), xlim=span)
+        axes.set_xlim(span)
     for axes, _ in panels:  # when all panels of the row are drawn
         axes.set_ylim(bottom=0)
     figure.supxlabel("distance from the outline (pixels, negative outside)")

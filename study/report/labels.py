@@ -4,8 +4,10 @@ What a dataset is called stands in `saqlib.data.DATASETS`, what a score is calle
 words of its own is shown by its identifier.
 """
 
+import re
+
 from saqlib.data import DATASETS
-from saqlib.scores import FAITHFULNESS, GRADIENT, RELEVANCE_GAIN, SCORES, UNTRAINED
+from saqlib.scores import FAITHFULNESS, GRADIENT, IMAGE, PASS_THROUGH, RELEVANCE_GAIN, SCORES, UNTRAINED
 
 # What stands beside the networks' maps and knows nothing, in the order of tables.
 CONTROLS = {
@@ -13,19 +15,27 @@ CONTROLS = {
     "white_noise": "white noise",
     "one_hot": "one random pixel",
     "sobel": "edges of the image",
-    "intensity": "the image itself",
+    IMAGE: "the image itself",
 }
-# Methods that make a map whose words differ from their identifier.
-METHODS = {
-    GRADIENT: "gradient of the logit",
-    "log_probability": "gradient of the log-probability",
+# Maps of a network whose words differ from their identifier.
+MAPS = {
+    GRADIENT: "straight-through",
+    PASS_THROUGH: "passed through",
     "smoothgrad": "SmoothGrad",
+    "smoothgrad_pass_through": "SmoothGrad, passed through",
+    "log_probability": "gradient of the log-probability",
+    "relu": "ReLU for the map",
+    "weights_off": "weights not quantized",
+    "fp32_twin": "map of full precision",
+    "other_seed": "map of another seed",
 }
+PRECISIONS = {"fp32": "full precision", "w8a8": "8 bits", "w4a4": "4 bits", "mixed": "4/2 bits", "w2a2": "2 bits"}
 # What is asked of the networks, by the column of results/runs.csv that answers.
 QUESTIONS = {
     "test_accuracy": "accuracy",
     "gini": "focus",
     "morans_i": "coherence",
+    "sensitivity_max": "stability",
     FAITHFULNESS: "faithfulness",
 }
 GAIN = f"{RELEVANCE_GAIN}_"  # how a column of the relevance gain begins; the fill follows
@@ -37,19 +47,24 @@ def dataset(identifier: str) -> str:
     return DATASETS[identifier].title if identifier in DATASETS else identifier
 
 
-def method(identifier: str) -> str:
-    """A method that makes maps, such as `SmoothGrad`."""
-    return METHODS.get(identifier, plain(identifier))
+def map_name(identifier: str) -> str:
+    """A map of a network or one that knows nothing, such as `SmoothGrad` or `white noise`."""
+    return (CONTROLS | MAPS).get(identifier, plain(identifier))
 
 
-def control(identifier: str) -> str:
-    """A map that knows nothing, such as `white noise`."""
-    return CONTROLS.get(identifier, plain(identifier))
+def precision(identifier: str) -> str:
+    """`2 bits` for `w2a2`; one that the paper does not have keeps its identifier."""
+    return PRECISIONS.get(identifier, identifier)
 
 
 def plain(identifier: str) -> str:
     """An identifier as words: `edges same` for `edges_same`."""
     return identifier.replace("_", " ")
+
+
+def comparison(label: str) -> str:
+    """A comparison with the maps in words: `w2a2: straight-through - passed through`."""
+    return re.sub(r"\w+", lambda word: map_name(word[0]), label)
 
 
 def question(column: str) -> str:

@@ -5,6 +5,7 @@
 A number, table or figure that is missing in results/ stops the build.
 """
 
+import re
 from pathlib import Path
 
 import typst
@@ -33,10 +34,17 @@ def build(root: Path = paths.ROOT) -> Path:
             pdf = typst.compile(source, root=root, ignore_system_fonts=True, sys_inputs={"leading": leading})
             return files.write(source.with_suffix(".pdf"), pdf)
         except (typst.TypstError, FileNotFoundError) as error:
-            reason = str(getattr(error, "diagnostic", error))
+            reason = reason_of(error)
             if not any(fault in reason for fault in POSITIONAL):
                 break
-    raise PaperError(f"{source.name} does not compile; run the stage that writes what is missing.\n{reason}")
+    raise PaperError(f"{source.name} does not compile: {reason}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why Typst fails: in its own words, or in one line that names the file that is not there."""
+    words = str(getattr(error, "diagnostic", error))
+    missing = re.search(r"file not found \(searched at (.+)\)", words)
+    return f"{missing[1]} is not there; run the stage that writes it (make reproduce)" if missing else words
 
 
 def main() -> None:

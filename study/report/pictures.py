@@ -90,10 +90,9 @@ def saliency_grid(
     Gini index and Moran's I; a wrong class has a red frame.
     scale: each panel's own 99th percentile, or one for all maps of a row.
     """
-    figure, panels = grid(_columns(blocks), [0, *[0.19] * (len(images) - 1)], 0.55, 0.05, 0.42, 0.6)
+    figure, panels = _rows(images, names, blocks, range(len(images)), 0.19, shared=scale == "row")
     for i, line in enumerate(panels):
-        _row(line, i, images, blocks, scale == "row", names)
-        for axes, network in zip(line[1:], _networks(blocks), strict=True):
+        for axes, (*_, network) in zip(line[1:], _columns(blocks), strict=True):
             axes.text(0.5, -0.03, _caption(network, i), transform=axes.transAxes, ha="center", va="top", size=SMALLEST)
     _titles(panels[0], blocks)
     whose = "panel's" if scale == "panel" else "row's"
@@ -108,37 +107,50 @@ def few_maps(images: np.ndarray, names: Sequence[str], blocks: Blocks, control: 
     images: uint8 (K, 28, 28), every fourth of which is shown; names: K classes; blocks: training -> precision -> Maps;
     control: maps (K, 28, 28) of a network that was not trained. A wrong class has a red frame.
     """
-    chosen = range(0, len(images), ENLARGED)
-    figure, panels = grid([*_columns(blocks), GAP], [0, *[BESIDE] * (len(chosen) - 1)], 0.55, 0.05, 0.42, 0.6)
-    for i, line in zip(chosen, panels, strict=True):
-        vmax = _row(line[:-1], i, images, blocks, True, names)
-        show_map(line[-1], control[i], vmax)
-    _titles(panels[0][:-1], blocks)
+    figure, panels = _rows(images, names, blocks, range(0, len(images), ENLARGED), BESIDE, True, control)
+    _titles(panels[0], blocks)
     panels[0][-1].set_title(UNTRAINED)
     whose = "row's networks"
     scale_bar(figure, f"|gradient of the predicted class's logit| / the {PERCENTILE}th percentile of the {whose}")
     return figure
 
 
-def _networks(blocks: Blocks) -> "list[Maps]":
-    return [network for group in blocks.values() for network in group.values()]
+def _columns(blocks: Blocks) -> "list[tuple[str, str, Maps]]":
+    """The columns of maps: the training where its block begins, else "", the precision, and the maps."""
+    return [("" if place else training, *named) for training, group in blocks.items()
+            for place, named in enumerate(group.items())]  # fmt: skip
 
 
-def _columns(blocks: Blocks) -> list[float]:
-    """What stands before each column: that of the image, and those of the blocks."""
-    return [0, *(gap for group in blocks.values() for gap in (GAP, *[BESIDE] * (len(group) - 1)))]
+def _rows(
+    images: np.ndarray, names: Sequence[str], blocks: Blocks, chosen: Sequence[int], gap: float, shared: bool,
+    control: np.ndarray | None = None,
+) -> tuple[Figure, np.ndarray]:  # fmt: skip
+    """The chosen images, each with its maps, those of a control last; the figure, and the axes."""
+    columns = _columns(blocks)
+    gaps = [GAP if training else BESIDE for training, *_ in columns] + [GAP] * (control is not None)
+    figure, panels = grid([0, *gaps], [0, *[gap] * (len(chosen) - 1)], 0.55, 0.05, 0.42, 0.6)
+    for i, line in zip(chosen, panels, strict=True):
+        line[0].set_ylabel(names[i], rotation=0, ha="right", va="center", labelpad=4)
+        vmax = _row(line, i, images, [network for *_, network in columns], shared)
+        if control is not None:
+            show_map(line[-1], control[i], vmax)
+    return figure, panels
 
 
-def _row(
-    line: Sequence[Axes], i: int, images: np.ndarray, blocks: Blocks, shared: bool, names: Sequence[str] = ()
-) -> float | None:
+def _titles(line: Sequence[Axes], blocks: Blocks) -> None:
+    line[0].set_title("input")
+    for axes, (training, precision, _) in zip(line[1:], _columns(blocks), strict=False):
+        axes.set_title(precision)
+        if training:
+            over(axes, f"{training} training")
+
+
+def _row(line: Sequence[Axes], i: int, images: np.ndarray, networks: "Sequence[Maps]", shared: bool) -> float | None:
     """Image i and its maps, a wrong class in a red frame; the brightest value, if all maps share a scale."""
     show_image(line[0], images[i])
-    line[0].set_ylabel(names[i] if len(names) else "", rotation=0, ha="right", va="center", labelpad=4)
-    networks = _networks(blocks)
     alive = [network.maps[i] for network in networks if not is_dead(network.maps[i])]
     vmax = top(np.abs(np.stack(alive))) if shared and alive else None
-    for axes, network in zip(line[1:], networks, strict=True):
+    for axes, network in zip(line[1:], networks, strict=False):
         show_map(axes, network.maps[i], vmax)
         if not network.correct[i]:
             axes.spines[:].set(visible=True, color=RED, linewidth=1.6)
@@ -175,17 +187,6 @@ def _short(value: float) -> str:
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else f"{value:.1f}"
 
 
-def _titles(line: Sequence[Axes], blocks: Blocks) -> None:
-    """The precision above each column, the training above the first of its block."""
-    line[0].set_title("input")
-    columns = iter(line[1:])
-    for training, group in blocks.items():
-        for place, (precision, axes) in enumerate(zip(group, columns, strict=False)):
-            axes.set_title(precision)
-            if place == 0:
-                over(axes, f"{training} training")
-
-
 def over(axes: Axes, text: str) -> None:
     """Words over the titles of a block of panels, from the left edge of its first one."""
     axes.annotate(text, (0, 1), (0, 15), xycoords="axes fraction", textcoords="offset points", weight="bold", size=7.5)
@@ -220,7 +221,7 @@ def glance(shown: "Mapping[str, tuple[NDArray[np.uint8], Mapping[str, Maps]]]", 
     figure, panels = grid([0, *[BESIDE] * count], [0, *[0.52] * (len(shown) - 1)], 0.14, 2.5, 0.42, 0.3)
     for line, (dataset, (images, networks)) in zip(panels, shown.items(), strict=True):
         at = int(np.all([network.correct for network in networks.values()], axis=0).argmax())
-        _row(line, at, images, {"": networks}, shared=True)
+        _row(line, at, images, list(networks.values()), shared=True)
         box = line[0].get_position()
         chart = figure.add_axes((0.985 - CHART / DOUBLE, box.y0, CHART / DOUBLE, box.height))
         _chart(chart, runs[runs.dataset == dataset], dataset)

@@ -12,15 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from saqlib.scores import ANSWERS, PRIMARY, SEED_TO_SEED
+from saqlib.grid import BEYOND, EQUIVALENT, HIGHER, LOWER, UNDECIDED
+from saqlib.scores import (
+    ANSWERS,
+    FAITHFULNESS,
+    GRADIENT,
+    PASS_THROUGH,
+    PRIMARY,
+    RELEVANCE_GAIN,
+    SEED_TO_SEED,
+    TRAINED,
+    UNTRAINED,
+)
 from saqlib.statistics import t_interval
 from study import files
 from study.report import labels
 
 MISSING = "–"
 CELL = ["dataset", "training", "precision"]
-NO_SCORES = {*CELL, "seed", "images", "control", "method", "test_accuracy"}
-CLAIM = ["claim", "dataset", "training", "question"]
+NO_SCORES = {*CELL, "seed", "images", "test_accuracy"}
+OF_MAPS = {*PRIMARY, FAITHFULNESS, "sensitivity_max", "amplitude", "dead_rate"}  # other scores are in `secondary`
+MAIN = ""  # the variant that is none
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ def markdown(shown: pd.DataFrame) -> str:
 
 def metrics(runs: pd.DataFrame, folder: Path) -> list[Path]:
     """Write <cell>.json with means over the seeds for every cell of the runs and no other, for `dvc metrics`."""
-    names = labels.QUESTIONS | {"amplitude": "amplitude"}
+    names = {name: words for name, words in labels.QUESTIONS.items() if name in runs} | {"amplitude": "amplitude"}
     means = runs.groupby(["dataset", "precision", "training"], sort=False)[list(names)].mean().rename(columns=names)
     written = [
         files.write(folder / f"{'-'.join(cell)}.json", json.dumps(row.round(4).to_dict(), indent=1) + "\n")
@@ -68,9 +80,9 @@ def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def bracketed(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """`0.53 [−0.61, 0.77]`, as an interval stands that is not even; without a mean a dash."""
-    if not np.isfinite(mean):
-        return MISSING
+    """`0.53 [−0.61, 0.77]`, as an interval stands that is not even; without one the mean alone."""
+    if not np.isfinite([mean, low, high]).all():
+        return number(mean, digits)
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
@@ -115,52 +127,87 @@ def accuracy(runs: pd.DataFrame) -> Table:
     """Test accuracy in percent: one row per precision, one column per dataset and training."""
     numbers = over_seeds(runs, CELL, ["test_accuracy"])
     columns = numbers.dataset.map(labels.dataset) + ", " + numbers.training
-    shown = _wide(_with_text(numbers, digits=2).assign(column=columns), ["precision"], "column")
-    return Table("accuracy", numbers.drop(columns="metric"), shown.rename(columns={"precision": "Precision"}))
+    shown = _wide(numbers.assign(text=_texts(numbers, digits=2), column=columns), ["precision"], "column")
+    return Table("accuracy", numbers.drop(columns="metric"), shown)
+
+
+def controls(maps: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """What explains no network, scored by those of the reference: their untrained twins' maps, and labels.CONTROLS.
+
+    maps: as study.frames.Collection.maps. Only what is a network has an amplitude.
+    """
+    own = maps[maps.precision == reference]
+    untrained = own[(own["map"] == GRADIENT) & (own.network == UNTRAINED)].assign(map=UNTRAINED)
+    blind = own[own["map"].isin(labels.CONTROLS)].assign(amplitude=np.nan)
+    return pd.concat([untrained, blind], ignore_index=True).drop(columns=["precision", "network"])
 
 
 def clarity(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
     """The scores of maps: one row per network or control, one column per score.
 
-    controls: dataset, training, control, seed and the scores, on the same images as the networks of that
-    dataset, training and seed. They stand below those networks; only one that is a network has an amplitude.
+    controls: dataset, training, map, seed and the scores, on the same images as the networks of that dataset, training
+    and seed. They stand below those networks.
     """
-    there = {*controls, *PRIMARY, *ANSWERS, "amplitude", "dead_rate"}  # the others are in the table `secondary`
-    return _maps("clarity", runs, controls, [column for column in _scores(runs) if column in there])
+    return _maps("clarity", runs, controls, [column for column in _scores(runs) if column in OF_MAPS])
 
 
-def relevance_gain(runs: pd.DataFrame, controls: pd.DataFrame) -> Table:
-    """The relevance gain under every fill, whether it qualifies or not: as `clarity`, one column per fill."""
-    return _maps("relevance_gain", runs, controls, [column for column in runs if column.startswith(labels.GAIN)])
+def relevance_gain(maps: pd.DataFrame, controls: pd.DataFrame) -> Table:
+    """The relevance gain of straight-through maps under every fill, whether it qualifies or not: as `clarity`."""
+    networks = maps[(maps["map"] == GRADIENT) & (maps.network == TRAINED)].drop(columns="map")
+    return _maps("relevance_gain", networks, controls, [column for column in maps if column.startswith(labels.GAIN)])
 
 
 def _maps(name: str, runs: pd.DataFrame, controls: pd.DataFrame, scores: Sequence[str]) -> Table:
-    networks = over_seeds(runs.rename(columns={"precision": "map"}), [*CELL[:2], "map"], scores)
-    there = [score for score in scores if score in controls]
-    numbers = _together(networks, over_seeds(controls.rename(columns={"control": "map"}), [*CELL[:2], "map"], there))
-    shown = numbers.assign(map=[labels.CONTROLS.get(each, each) for each in numbers["map"]])
-    return Table(name, numbers, _spread(shown, [*CELL[:2], "map"]))
+    keys, there = [*CELL[:2], "map"], [score for score in scores if score in controls]
+    networks = over_seeds(runs.rename(columns={"precision": "map"}), keys, scores)
+    numbers = _together(networks, over_seeds(controls, keys, there))
+    return Table(name, numbers, _spread(numbers, keys))
 
 
 def secondary(runs: pd.DataFrame) -> Table:
-    """The secondary scores: one row per network, one column per score. runs: as `Collection.secondary`."""
-    numbers = over_seeds(runs, CELL, _scores(runs))
+    """The secondary scores: one row per network, one column per score that is in no other table."""
+    numbers = over_seeds(runs, CELL, [column for column in _scores(runs) if column not in OF_MAPS])
     return Table("secondary", numbers, _spread(numbers, CELL))
 
 
-def convergence(methods: pd.DataFrame, reference: str) -> Table:
-    """Whether other methods' maps tell the same: each precision minus the reference, seed by seed, by method.
+def maps(numbers: pd.DataFrame) -> Table:
+    """How faithful every map is, as saqlib.readings.maps_table gives it.
 
-    methods: dataset, training, precision, method, seed and the clarity scores.
+    Shown is the mean over the fills that qualify, of all seeds: one row per map, one column per precision.
     """
-    keys, scores = [*CELL, "method"], _scores(methods)
-    index = ["dataset", "training", "method", "seed"]
-    base = methods[methods.precision == reference].set_index(index)[scores]
-    other = methods[methods.precision != reference].set_index(index)
-    differences = other[scores].sub(base.reindex(other.index)).assign(precision=other.precision).reset_index()
-    numbers = over_seeds(differences, keys, scores)
-    shown = _spread(numbers.assign(method=numbers.method.map(labels.method)), keys)
-    return Table("convergence", numbers, shown.rename(columns={"Precision": f"Precision − {reference}"}))
+    own = numbers[(numbers.fill == "qualifying") & (numbers.seeds == "all")]
+    shown = _wide(own.assign(text=_texts(own)), [*CELL[:2], "map"], "precision")
+    return Table("maps", numbers, shown)
+
+
+def variants(
+    main: pd.DataFrame, saturation: pd.DataFrame, variants: Mapping[str, pd.DataFrame], fills: Mapping
+) -> pd.DataFrame:
+    """How faithful two maps are, and what is clipped, in the main grid and in what variants change.
+
+    Args:
+        main: one row per network of the main grid, relevance_gain_<fill> and pass_through_relevance_gain_<fill>.
+        saturation: dataset, precision, training, seed, layer, clipped: the share of its units above the clip.
+        variants: by name the tables of ablations: the same columns, changed, and clipped_<layer>.
+        fills: of each dataset those that qualify.
+
+    Returns:
+        The columns of `over_seeds` by dataset, training, precision and variant (MAIN for the main grid). metric is
+        straight_through or pass_through, their faithfulness, or clipped: the mean over the layers.
+    """
+    keys, clipped = [*CELL, "variant"], saturation.groupby([*CELL, "seed"]).clipped.mean()
+    parts = [main.assign(variant=MAIN).merge(clipped.reset_index(), on=[*CELL, "seed"], how="left")]
+    for name, frame in variants.items():
+        if len(frame):
+            own = frame[frame.changed.astype(bool)]
+            parts.append(own.assign(variant=name, clipped=own.filter(regex="^clipped_").mean(axis=1)))
+    found = []
+    for dataset, own in pd.concat(parts, ignore_index=True).groupby("dataset", sort=False):
+        for name, prefix in ((GRADIENT, ""), (PASS_THROUGH, f"{PASS_THROUGH}_")):
+            columns = [f"{prefix}{RELEVANCE_GAIN}_{fill}" for fill in fills[dataset]]
+            own = own.assign(**{name: own[columns].mean(axis=1, skipna=False) if columns else np.nan})
+        found.append(over_seeds(own, keys, [GRADIENT, PASS_THROUGH, "clipped"]))
+    return pd.concat(found, ignore_index=True)
 
 
 def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str) -> Table:
@@ -191,7 +238,7 @@ def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) 
     gives it. test_accuracy, in percent, and what answers a question are means over seeds, retained_<score> is the
     estimate for each score.
     """
-    means = runs.groupby(CELL, sort=False, as_index=False)[list(labels.QUESTIONS)].mean()
+    means = runs.groupby(CELL, sort=False, as_index=False)[["test_accuracy", *ANSWERS]].mean()
     left = retained.pivot(index=CELL, columns="metric", values="estimate").add_prefix("retained_")
     numbers = costs.merge(means, on=CELL, how="left").merge(left.reset_index(), on=CELL, how="left")
     return Table("deployment", numbers, _shown(numbers, LISTED["deployment"]))
@@ -218,28 +265,71 @@ def _together(upper: pd.DataFrame, lower: pd.DataFrame) -> pd.DataFrame:
     return both.iloc[np.argsort(group, kind="stable")].reset_index(drop=True)
 
 
-def _with_text(numbers: pd.DataFrame, digits: int = 3, form: Callable[..., str] = interval) -> pd.DataFrame:
-    bounds = numbers[["mean", "low", "high"]].itertuples(index=False)
-    return numbers.assign(text=[form(*bound, digits) for bound in bounds])
+def _texts(numbers: pd.DataFrame, digits: int = 3, form: Callable[..., str] = interval) -> list[str]:
+    return [form(*bounds, digits) for bounds in numbers[["mean", "low", "high"]].itertuples(index=False)]
 
 
-def _spread(numbers: pd.DataFrame, keys: Sequence[str], form: Callable[..., str] = interval) -> pd.DataFrame:
+def _spread(numbers: pd.DataFrame, keys: list[str], form: Callable[..., str] = interval) -> pd.DataFrame:
     """Tidy means as text: one row per key, one column per score, under headings with arrows."""
-    text = _with_text(numbers, form=form).assign(dataset=numbers.dataset.map(labels.dataset))
-    return _wide(text, keys, "metric").rename(columns=labels.heading)
+    return _wide(numbers.assign(text=_texts(numbers, form=form)), keys, "metric").rename(columns=labels.heading)
 
 
-def _wide(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:
-    """A row for each key and a column for each value of `column`, in the order of the frame, with its `text`."""
-    wide = frame.pivot(index=list(keys), columns=column, values="text")[frame[column].unique()].fillna(MISSING)
-    return frame[list(keys)].drop_duplicates().merge(wide.reset_index(), on=list(keys)).rename_axis(columns=None)
+def _wide(frame: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
+    """A row for each key, in words, and a column for each value of `column`, in the order of the frame: its `text`."""
+    wide = frame.pivot(index=keys, columns=column, values="text")[frame[column].unique()].fillna(MISSING)
+    table = frame[keys].drop_duplicates().merge(wide.reset_index(), on=keys).rename_axis(columns=None)
+    words = {key: table[key].map(FORMS[key]) for key in keys if key in FORMS}
+    return table.assign(**words).rename(columns={key: key.capitalize() for key in keys})
+
+
+# ---------------------------------------------------------------------------------------------------- the grid
+
+SYMBOLS = {LOWER: "▽", HIGHER: "▲", EQUIVALENT: "○", UNDECIDED: "·"}
+LOST = "▼"  # lower, beyond the margin
+COLOURS = {LOST: "#a33b00", "▽": "#a33b00", "▲": "#0b4f8a", "○": "#00653b", "·": "#6b6b6b"}
+LEGEND = {LOST: "lower, beyond the margin", "▽": "lower", "▲": "higher", "○": "equivalent", "·": "undecided"}
+
+
+def symbol(word: str, size: str) -> str:
+    """The sign of a verdict of the grid, by its word and its size."""
+    return LOST if (word, size) == (LOWER, BEYOND) else SYMBOLS[word]
+
+
+def grid(verdicts: pd.DataFrame, name: str = "grid") -> Table:
+    """Every comparison with its verdict, as saqlib.grid.grid gives it: of all seeds, or of those that confirm.
+
+    Shown is one row per question and one column per comparison: the symbol, as LEGEND has it, and the estimate; bold
+    where the verdict is firm. What grows with stability's score is how much a map changes: there less is better.
+    """
+    text = []
+    for row in verdicts.to_dict("records"):
+        digits = 2 if row["question"] == "accuracy" else 3
+        shown = f"{symbol(row['word'], row['size'])} {number(row['estimate'], digits)}"
+        text.append(f"**{shown}**" if row["firm"] else shown)
+    wide = _wide(verdicts.assign(text=text), [*CELL[:2], "question"], "comparison")
+    return Table(name, verdicts, wide.rename(columns=lambda column: column.replace(" - ", " − ")))
+
+
+def coloured(table: Table) -> str:
+    """The grid as HTML for a notebook, each verdict in the colour of its symbol; the same bytes each time."""
+
+    def look(cell: str) -> str:
+        symbol = cell.strip("*")[:1]
+        return f"color: {COLOURS[symbol]};" + "font-weight: bold;" * cell.startswith("**") if symbol in COLOURS else ""
+
+    style = table.shown.style.map(look).format(lambda cell: cell.strip("*")).hide(axis="index")
+    legend = "; ".join(f"{symbol} {words}" for symbol, words in LEGEND.items())
+    return style.set_caption(f"{legend}; bold: firm").set_uuid(table.name).to_html()
 
 
 # ---------------------------------------------------------------------------------------- findings, row by row
 
 _CLAIM = {"Claim": "claim", "Dataset": "dataset", "Training": "training", "Question": "question"}
+_COMPARED = {name: column for name, column in _CLAIM.items() if name != "Claim"} | {"Comparison": "comparison"}
 _CELL = {"Dataset": "dataset", "Training": "training", "Precision": "precision"}
-ESTIMATE, HOLM = "Estimate [95 % interval]", {"p (Holm)": "p_holm", "Verdict": "verdict"}
+YES_NO = {True: "yes", False: "no", "": MISSING}
+ESTIMATE = "Estimate [95 % interval]"
+INTERVALS = {"estimate": ("estimate", "low", "high"), "confirming": ("confirming", "confirming_low", "confirming_high")}
 COSTS = {  # heading: the column of results/deployment.csv, its unit, and decimals
     "Packed (kB)": ("packed_bytes", 1e3, 1),
     "File, packed (kB)": ("packed_file_bytes", 1e3, 1),
@@ -256,24 +346,26 @@ LISTED = {
     | {labels.name(f"retained_{score}"): (f"retained_{score}", 1, 2) for score in ANSWERS},
     "during": _CELL | {"Step": "{step} ({words})", labels.question("accuracy"): ("accuracy", 1, 1)}
     | {labels.question(score): (score, 1, 3) for score in (*ANSWERS, "amplitude")},
-    "claims": _CLAIM | {"Comparison": "comparison", ESTIMATE: "estimate", "p": "p"} | HOLM,
-    "equivalence": _CLAIM
-    | {"Comparison": "comparison", "Margin": "margin", "p": "p", "p (Holm)": "p_holm", "Note": "note"},
-    "verdicts": _CLAIM
-    | {"Claim": "{claim} {text}", "Verdict": "verdict", "Stays": "{stays}/{alternatives}", "Firm": "firm",
-       "About": "about", "Because": "why"},
-    "by_fill": _CLAIM
-    | {"Comparison": "comparison", "Fill": "fill", "Qualifies": "qualifies", ESTIMATE: "estimate"} | HOLM,
-    "switched": _CELL
-    | {"Question": "question", "Off": "off", "Comes back [95 % interval]": "estimate", "Explains": "word"},
-    "surrogate": _CELL | {"Step": "difference", ESTIMATE: "estimate"} | HOLM | {"Artefact": "artefact"},
+    "grid_tests": _COMPARED
+    | {"p, equivalent (Holm)": "p_equivalent_holm", "p, beyond the margin (Holm)": "p_beyond_holm",
+       "Least fill": ("low_fill", 1, 3), "Largest fill": ("high_fill", 1, 3), "Ratio of errors": ("error_ratio", 1, 2)},
+    "alternatives": _COMPARED | {"Word": "word", "Alternative": "alternative", "There": "estimate"},
+    "claims": _CLAIM
+    | {"Comparison": "comparison", ESTIMATE: "estimate", "p": "p", "p (Holm)": "p_holm", "Reading": "reading"},
+    "registered": _CLAIM
+    | {"Comparison": "comparison", "All seeds [95 % interval]": "estimate", "Confirming seeds": "confirming",
+       "p (Holm)": "p_holm", "Word": "word", "Expected": "expected", "Came": "came"},
+    "power": _CLAIM | {"Comparison": "comparison", "Supported": ("supported", 1, 2), "Refuted": ("refuted", 1, 2),
+                       "Expected": "expected"},
+    "verdicts": _CLAIM | {"Claim": "{claim} {text}", "Verdict": "verdict", "Because": "why"},
     "randomization": _CELL
     | {"Score": "likeness", "Layers drawn anew, to": "redrawn", "Likeness": "alike", "Seed to seed": "beside",
-       "Difference [95 % interval]": "estimate"} | HOLM,
+       ESTIMATE: "estimate", "p (Holm)": "p_holm", "Verdict": "verdict"},
 }  # fmt: skip
 FORMS = {
-    "dataset": labels.dataset, "likeness": labels.name, "margin": number, "alike": number, "beside": number,
-    "p": p_value, "p_holm": p_value, "qualifies": lambda yes: "yes" if yes else "no", "about": lambda of: of or MISSING,
+    "dataset": labels.dataset, "map": labels.map_name, "variant": labels.plain, "likeness": labels.name,
+    "alike": number, "beside": number, "p": p_value, "p_holm": p_value, "p_equivalent_holm": p_value,
+    "p_beyond_holm": p_value, "came": YES_NO.get, "comparison": labels.comparison, "alternative": labels.map_name,
 }  # fmt: skip
 
 
@@ -281,13 +373,13 @@ def listed(name: str, frame: pd.DataFrame, questions: Mapping[str, str] | None =
     """A table of LISTED, a row for each row of the frame.
 
     Args:
-        name: `claims`, `equivalence` and `verdicts` show Answers.tests, .equivalence and .verdicts of saqlib.verdicts
-            (the last one joined with dependence.standing and `about`), `by_fill` what saqlib.dependence has of that
-            name, `switched`, `surrogate` and `randomization` what recovered, surrogate and randomized of
-            saqlib.findings give.
+        name: `grid_tests` and `grid_confirming_tests` show the second frame of saqlib.grid.grid; `claims` readings and
+            registered_rows of saqlib.readings; `registered` evaluate of saqlib.registered with `came`, `power` power;
+            `verdicts` Answers.verdicts of saqlib.verdicts; `randomization` randomized of saqlib.findings.
         questions: the column that answers each, which decides how many decimals its estimates have; three when None.
     """
-    return Table(name, frame, _shown(frame, LISTED[name], questions))
+    headings = LISTED[name.replace("_confirming", "")]
+    return Table(name, frame, _shown(frame, headings, questions))
 
 
 def _shown(frame: pd.DataFrame, headings: Mapping, questions: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -299,30 +391,24 @@ def _cell(row: Mapping, column: str | tuple[str, float, int], questions: Mapping
     if isinstance(column, tuple):
         key, unit, digits = column
         return number(row[key] / unit, digits)
-    if column == "estimate":
-        digits = digits_of(questions[row["question"]]) if questions else 2 if "off" in row else 3
-        return bracketed(row["estimate"], row["low"], row["high"], digits)
-    if column == "firm":
-        return MISSING if row["verdict"] == "undecided" else "yes" if row["firm"] else "no"
+    if column in INTERVALS:
+        digits = digits_of(questions[row["question"]]) if questions else 3
+        return bracketed(*(row[name] for name in INTERVALS[column]), digits)
     return column.format_map(row) if "{" in column else FORMS.get(column, str)(row[column])
 
 
-def robustness(found: pd.DataFrame) -> Table:
-    """Every verdict under every alternative, as saqlib.dependence.robustness gives it: how often it stays the same."""
-    text = found.assign(text=found.same.astype(str) + "/" + found.cases.astype(str))
-    text = text.assign(dataset=text.dataset.map(labels.dataset), Firm=np.where(text.firm, "yes", "no"))
-    shown = _wide(text, [*CLAIM, "verdict", "Firm"], "alternative")
-    shown = shown[[column for column in shown if column != "Firm"] + ["Firm"]]
-    return Table("robustness", found, shown.rename(columns={key: key.capitalize() for key in [*CLAIM, "verdict"]}))
+def registered(found: pd.DataFrame, questions: Mapping[str, str]) -> Table:
+    """Registered claims, as saqlib.registered.evaluate gives them, and whether the expected word came."""
+    came = (found.word == found.expected).astype(object).where(found.expected != "", "")
+    return listed("registered", found.assign(came=came), questions)
 
 
-def other_methods(found: pd.DataFrame) -> Table:
-    """Every comparison of maps by several methods, as saqlib.dependence.other_methods gives it."""
-    before, after = [*CLAIM, "comparison", "verdict"], ["agree", "about"]
-    methods = {name: labels.method(name) for name in found if name not in {*before, *after, "group"}}
-    words = {"dataset": found.dataset.map(labels.dataset), "about": found.about.replace("", MISSING)}
-    shown = found.assign(**words, **{name: found[name].map(number) for name in methods})[[*before, *methods, *after]]
-    return Table("other_methods", found, shown.rename(columns=lambda name: methods.get(name, name.capitalize())))
+def alternatives(found: pd.DataFrame) -> Table:
+    """Everything that could take a verdict of the grid back, as saqlib.firmness.alternatives gives it.
+
+    Shown are the knife-edges: the alternatives that disagree.
+    """
+    return Table("alternatives", found, _shown(found[~found.agrees.astype(bool)], LISTED["alternatives"]))
 
 
 def ablations(effects: pd.DataFrame, questions: Mapping[str, str]) -> Table:
@@ -331,52 +417,12 @@ def ablations(effects: pd.DataFrame, questions: Mapping[str, str]) -> Table:
     Shown is one row per variant and comparison, each effect with its interval, and beside one that lost its sign the
     word `reversed`.
     """
-    keys = ["variant", "dataset", "training", "comparison"]
-    words = {
-        "text": [_effect(row, digits_of(questions[row["question"]])) for row in effects.to_dict("records")],
-        "dataset": effects.dataset.map(labels.dataset),
-        "variant": effects.variant.map(labels.plain),
-    }
-    return Table("ablations", effects, _wide(effects.assign(**words), keys, "question").rename(columns=str.capitalize))
+    text = [_effect(row, questions) for row in effects.to_dict("records")]
+    shown = _wide(effects.assign(text=text), ["variant", "dataset", "training", "comparison"], "question")
+    return Table("ablations", effects, shown.rename(columns=str.capitalize))
 
 
-def _effect(row: Mapping, digits: int) -> str:
-    text = bracketed(row["estimate"], row["low"], row["high"], digits)
-    lost = np.isfinite(row["estimate"]) and (row["holds"] is False or row["holds"] == np.False_)
+def _effect(row: Mapping, questions: Mapping[str, str]) -> str:
+    text = _cell(row, "estimate", questions)
+    lost = text != MISSING and row["holds"] in (False,)  # it is "" where the main grid concludes nothing
     return f"{text} reversed" if lost else text
-
-
-# --------------------------------------------------------------------------------------------------- in words
-
-ENDINGS = {
-    "supported": "as claimed",
-    "opposite": "the opposite of the claim",
-    "equivalent": "no change that would matter",
-}
-
-
-def sentence(verdict: Mapping, tests: pd.DataFrame, column: str) -> str:
-    """One verdict as a sentence that says what decided.
-
-    Args:
-        verdict: a row of saqlib.verdicts.Answers.verdicts.
-        tests: the rows of Answers.tests; those of the verdict are found by its keys.
-        column: the column of the runs that answers its question.
-
-    Returns:
-        The question, what is said of it and why, then each comparison with estimate, 95 % interval and corrected p.
-    """
-    own = tests[(tests[CLAIM] == [verdict[key] for key in CLAIM]).all(axis=1)]
-    because = f" ({verdict['why']})" if verdict["why"] else ""
-    compared = "; ".join(_compared(row, column) for row in own.to_dict("records"))
-    said = ENDINGS.get(verdict["verdict"], verdict["verdict"])
-    return f"{verdict['question'].capitalize()}: {said}{because}. {compared}."
-
-
-def _compared(row: Mapping, column: str) -> str:
-    if np.isnan(row["estimate"]):
-        return f"{row['comparison']}: not measured"
-    estimate, low, high = (f"{row[key]:+.{digits_of(column)}f}" for key in ("estimate", "low", "high"))
-    unit, p = " points" if column == "test_accuracy" else "", row["p_holm"]
-    tested = "not tested" if np.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{row['comparison']}: {estimate}{unit} [{low}, {high}], {tested}"

@@ -14,7 +14,7 @@ from saqlib.scores import ANSWERS
 from study.report import labels
 from study.report.figures import legend
 from study.report.pictures import PERCENTILE, grid, over, scale_bar, show_image, show_map
-from study.report.style import DOUBLE, GREY, RED, looks, styled
+from study.report.style import DOUBLE, GREY, RED, in_order, looks, styled
 
 SCORES = ("accuracy", *ANSWERS, "amplitude")  # from top to bottom
 THICK, THIN = 1.3, 0.7  # lines of both ends of the order of precisions, and of what lies between
@@ -34,6 +34,9 @@ def courses(during: pd.DataFrame) -> Figure:
     columns = list(during.groupby(["dataset", "training"], sort=False))
     size = (DOUBLE, 0.6 + 1.05 * len(SCORES))
     figure, panels = plt.subplots(len(SCORES), len(columns), figsize=size, sharex="col", squeeze=False)
+    between = in_order(during.precision)[1:-1]
+    lines = {precision: {"linestyle": "-", "color": look.colour, "linewidth": THIN if precision in between else THICK}
+             for precision, look in looks(during.precision).items()}  # fmt: skip
     top = _percent(_nines(during.accuracy.max()) + 0.2)
     for line, score in zip(panels, SCORES, strict=True):
         line[0].set_ylabel(labels.question(score))
@@ -41,7 +44,7 @@ def courses(during: pd.DataFrame) -> Figure:
         for axes, ((dataset, _), own) in zip(line, columns, strict=True):
             if shared.setdefault(dataset, axes) is not axes:
                 axes.sharey(shared[dataset])
-            _course(axes, own, score)
+            _course(axes, own, score, lines)
             if score == "accuracy":
                 axes.set_yscale("function", functions=(_nines, _percent))
                 axes.set(yticks=[tick for tick in TICKS if tick <= top], ylim=(0, top))
@@ -49,22 +52,15 @@ def courses(during: pd.DataFrame) -> Figure:
         axes.set_title(f"{labels.dataset(dataset)}, {training}")
     for axes in panels[-1]:
         axes.set_xlabel("step")
-    lines = {precision: {"linestyle": "-"} | style for precision, style in _lines(during).items()}
     legend(figure, lines | {"switch to quantization": {"linestyle": SWITCH, "linewidth": 0.8}})
     return figure
 
 
-def _lines(frame: pd.DataFrame) -> dict[str, dict]:
-    shown = looks(frame.precision)
-    ends = (next(iter(shown)), next(reversed(shown)))
-    return {p: {"color": look.colour, "linewidth": THICK if p in ends else THIN} for p, look in shown.items()}
-
-
-def _course(axes: Axes, frame: pd.DataFrame, score: str) -> None:
+def _course(axes: Axes, frame: pd.DataFrame, score: str, lines: Mapping[str, dict]) -> None:
     """The lines of one score; a dead map is a gap."""
     if frame[score].isna().all():
         axes.text(0.5, 0.5, "no fill qualifies", transform=axes.transAxes, ha="center", va="center", color=GREY)
-    for precision, style in _lines(frame).items():
+    for precision, style in lines.items():
         own = frame[frame.precision == precision]
         axes.plot(own.step, own[score], **style)
         if f"{score}_se" in own:
@@ -99,20 +95,20 @@ def training_maps(records: Mapping[str, tuple[NDArray, Mapping[str, Course]]], m
     courses of a title have the same steps, of which up to `most` are shown, evenly chosen. Each panel has its own
     scale.
     """
-    rows = [(image, name, course) for image, courses in records.values() for name, course in courses.items()]
-    firsts = dict(zip(np.cumsum([0, *(len(courses) for _, courses in records.values())]), records, strict=False))
+    rows = [("" if place else title, image, *named) for title, (image, courses) in records.items()
+            for place, named in enumerate(courses.items())]  # fmt: skip
     columns = min(most, *(len(course.steps) for *_, course in rows))
-    gaps = [HEAD if row in firsts else GAP for row in range(len(rows))]
+    gaps = [HEAD if title else GAP for title, *_ in rows]
     figure, panels = grid([0, *[GAP] * columns], gaps, 0.95, 0.05, 0.05, 0.5, largest=LARGEST)
-    for row, (line, (image, name, course)) in enumerate(zip(panels, rows, strict=True)):
+    for line, (title, image, name, course) in zip(panels, rows, strict=True):
         chosen = np.unique(np.linspace(0, len(course.steps) - 1, columns).round().astype(int))
         show_image(line[0], image)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         _row(line[1:], course, chosen)
-        if row in firsts:
-            over(line[0], firsts[row])
-            for axes, title in zip(line, ["input", *(f"step {step}" for step in course.steps[chosen])], strict=True):
-                axes.set_title(title)
+        if title:
+            over(line[0], title)
+            for axes, words in zip(line, ["input", *(f"step {step}" for step in course.steps[chosen])], strict=True):
+                axes.set_title(words)
     scale_bar(figure, f"|gradient of the true class's logit| / the panel's {PERCENTILE}th percentile")
     return figure
 
@@ -121,8 +117,8 @@ def _row(line: Sequence[Axes], course: Course, chosen: NDArray) -> None:
     """The chosen maps of one network, and a line where the first one of a quantized network begins."""
     for axes, r in zip(line, chosen, strict=True):
         show_map(axes, course.maps[r])
-    quantized = chosen[course.steps[chosen] >= course.switch] if course.switch is not None else []
-    if len(quantized):
-        axes = line[list(chosen).index(quantized[0])]
+    quantized = course.steps[chosen] >= (np.inf if course.switch is None else course.switch)
+    if quantized.any():
+        axes = line[quantized.argmax()]
         axes.plot([-0.02] * 2, [-0.02, 1.02], transform=axes.transAxes, color=RED, linewidth=1.6, clip_on=False,
                   zorder=5)  # fmt: skip

@@ -5,56 +5,22 @@ import re
 import shutil
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 import typst
 
 from saqlib import saliency
 from saqlib.data import DATASETS as REGISTRY
-from saqlib.dependence import by_fill, robustness, standing
-from saqlib.findings import retained
 from saqlib.scores import FILLS, SEED_TO_SEED
-from saqlib.verdicts import VERDICTS, evaluate
+from saqlib.verdicts import VERDICTS
 from study import files, paths, settings
 from study.report import labels, paper, style, tables
-from tests.helpers import made
-from tests.helpers.made import DATASETS, PRECISIONS, TRAININGS
+from tests.helpers import made, made_tables
+from tests.helpers.made import DATASETS, TRAININGS
 
 SETTINGS = settings.load()
 CELLS = [(dataset, training) for dataset in DATASETS for training in TRAININGS]
 PAPER = (paths.ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
-
-
-def planted(precision: str, training: str, metric: str) -> float:
-    """With fewer bits accuracy falls and the Gini index rises: every verdict is said of something."""
-    return {"test_accuracy": -20, "gini": 10, "amplitude": -20}.get(metric, 0) * PRECISIONS.index(precision)
-
-
-def every_table(runs: pd.DataFrame) -> list[tables.Table]:
-    """All tables that the paper reads."""
-    controls = made.controls(runs)
-    below = made.of_the_reference(runs)
-    below = below.assign(**{score: below[score] - 1 for score in made.SCORES})
-    kept = retained(runs, below, "fp32", [*made.SCORES[:4], "faithfulness"])
-    found = made.evidence(runs)
-    answers = evaluate(found, SETTINGS.claims)
-    alternatives = robustness(found, SETTINGS.claims, resamples=5)
-    costs = made.grid(seeds=1).drop(columns="seed").assign(**{column: 1e4 for column, *_ in tables.COSTS.values()})
-    around = made.during().query("step in (30, 100)")
-    return [
-        tables.accuracy(runs), tables.clarity(runs, controls), tables.relevance_gain(runs, controls),
-        tables.secondary(made.grid(entropy=lambda rng: rng.random()).assign(auroc=0.5, sensitivity_max=0.5)),
-        tables.convergence(pd.concat([runs.assign(method=name) for name in saliency.METHODS]), "fp32"),
-        tables.preservation(runs, made.of_the_reference(runs), "fp32"), tables.retained(kept),
-        tables.deployment(costs, runs, kept), tables.ablations(made.ablated(), SETTINGS.claims.questions),
-        tables.during(around.assign(when=np.where(around.step == 30, "before", "end"))),
-        tables.listed("claims", answers.tests(), SETTINGS.claims.questions),
-        tables.listed("verdicts", answers.verdicts().join(standing(alternatives, answers)).assign(about="")),
-        tables.robustness(alternatives), tables.listed("by_fill", by_fill(found, SETTINGS.claims)),
-        tables.listed("switched", made.recovered()), tables.listed("surrogate", made.surrogate()),
-        tables.listed("randomization", made.randomized()),
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +30,8 @@ def whole(tmp_path_factory):
     results = root / "results"
     shutil.copytree(paths.ROOT / "paper", root / "paper", ignore=shutil.ignore_patterns("*.pdf"))
     shutil.copy(paths.PARAMS, root)
-    runs = made.runs(seeds=10, effect=planted)
-    for table in every_table(runs):
+    runs = made_tables.runs()
+    for table in made_tables.every_table().values():
         tables.write(table, results / "tables")
     empty = style.save(plt.figure(figsize=(1, 1)), "empty", root)
     for name in re.findall(r'drawing\("(\w+)"', PAPER):
@@ -74,8 +40,8 @@ def whole(tmp_path_factory):
                 files.write(results / "figures" / f"{full}{path.suffix}", path.read_bytes())
     fp32 = made.of_the_reference(made.grid())
     sets = [fp32.assign(images=name, count=40 + i, scored=60) for i, name in enumerate(("primary", "all", "matched"))]
-    fills = pd.DataFrame({"fill": FILLS, "gradient": 0.5, "intensity": [0.7, 0.3, 0.1, 0.4], "seeds": 3})
-    fills = fills.assign(least_lead=fills.gradient - fills.intensity, qualifies=fills.gradient > fills.intensity)
+    fills = pd.DataFrame({"fill": FILLS, "straight_through": 0.5, "image": [0.7, 0.3, 0.1, 0.4], "seeds": 3})
+    fills = fills.assign(low=fills.straight_through - fills.image, qualifies=fills.straight_through > fills.image)
     frames = {
         "runs": runs, "evidence/image_sets": pd.concat(sets), "evidence/accuracies": made.accuracies(),
         "figures/outline": made.outline(), "figures/during": made.during(),
@@ -110,7 +76,7 @@ def shown(whole):
 def test_a_reader_sees_words_and_no_identifiers(shown):
     """Controls, methods and the pair of seeds stand in the tables as everywhere else; captions begin with a message."""
     every = texts(shown)
-    methods = {labels.method(name) for name in saliency.METHODS}
+    methods = {labels.map_name(name) for name in saliency.METHODS}
     assert {*labels.CONTROLS.values(), *methods, "two fp32 seeds"} <= set(every)
     identifiers = {*labels.CONTROLS, *saliency.METHODS, *REGISTRY, SEED_TO_SEED} - {"occlusion"}
     assert not identifiers & set(every) and not [text for text in every if "_" in text]
@@ -132,7 +98,7 @@ def test_every_verdict_stands_in_the_paper(whole, shown, group):
     assert words == [found.verdict.get(place, "–") for place in places]
 
 
-@pytest.mark.parametrize("name", ["fills/mnist", "evidence/accuracies", "tables/deployment", "tables/by_fill"])
+@pytest.mark.parametrize("name", ["fills/mnist", "evidence/accuracies", "tables/deployment", "tables/grid"])
 def test_the_paper_needs_its_numbers(name, whole):
     """Without one of its files there is no paper, and the message names it."""
     path = whole / "results" / f"{name}.csv"

@@ -23,7 +23,7 @@ from tests.helpers import made
 from tests.helpers.made import DATASETS, DRAWN, FIVE, PRECISIONS, TRAININGS
 
 PAPER = (paths.ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
-NO_PRECISIONS = {"data", "ablations"}
+NO_PRECISIONS = {"data", "ablations", "maps", "variants"}  # or in words of their own
 AGAIN = ("gradients", "training_maps")  # one of each kind, whose bytes are compared
 
 
@@ -100,8 +100,6 @@ def test_w3a3_stands_between_w4a4_and_w2a2(name, drawn):
         expected = [p for p in FIVE if p in block]
         assert each == block * (len(each) // len(block)) and block == expected
         assert block[-1] == "w2a2" and (len(block) >= 4 or name == "training_maps")
-    if name == "origins":  # the lowest is the last one, where one is shown
-        assert drawn[name].axes[0].get_title() == "share of the loss that comes back, w2a2"
 
 
 # ------------------------------------------------------------------------------------------------- every figure
@@ -156,18 +154,16 @@ def test_every_figure_can_be_read_in_print_and_has_the_same_bytes_twice(name, dr
         assert 0.01 < (np.asarray(image.convert("L")) < 200).mean() < 0.7
 
 
-LEAST = "dataset == 'mnist' and training == 'standard' and precision in ('fp32', 'w2a2')"
-
-
 def test_the_least_that_a_reader_runs_can_be_drawn():
     """One dataset, one training, one seed, no loss to explain, nothing that was measured of faithfulness."""
-    runs = made.runs(seeds=1).query(LEAST).assign(faithfulness=np.nan)
-    least = [frame().query(LEAST) for frame in (made.recovered, made.surrogate, made.randomized)]
-    least[0] = least[0].assign(estimate=np.nan, low=np.nan, high=np.nan)
+    own = "dataset == 'mnist' and training == 'standard' and precision in ('fp32', 'w2a2')"
+    runs = made.runs(seeds=1).query(own).assign(faithfulness=np.nan)
+    nothing = made.map_means().query(own).assign(mean=np.nan, low=np.nan, high=np.nan)
     least = [
-        figures.clarity(runs, made.controls(runs).iloc[:0]), figures.preservation(runs, runs, "fp32"),
+        figures.clarity(runs, made.controls().iloc[:0]), figures.preservation(runs, runs, "fp32"),
         figures.amplitude(runs, made.of_the_reference(runs)), figures.trade_off(runs),
-        figures.removal(made.removal().query(LEAST)), effects.origins(*least),
+        figures.removal(made.removal().query(own)),
+        effects.maps(nothing, "fp32"), effects.variants(made.variants().query(own).assign(mean=np.nan)),
     ]  # fmt: skip
     for figure in least:
         figure.draw_without_rendering()
@@ -264,7 +260,9 @@ def test_clarity_shows_seeds_means_and_intervals(drawn):
     bars = [bar for container in axes.containers for bar in container.lines[2][0].get_segments()]
     assert any(np.allclose(bar[:, 1], [low, high]) for bar in bars)
     across = [{each.get_ydata()[0] for each in axes.lines if list(each.get_xdata()) == [0, 1]} for axes in figure.axes]
-    assert all(heights == {0.0, 1.0, 4.0} for heights in across)  # the single pixel is the table's alone
+    levels = made.controls(FIVE).groupby("map").gini.mean()[["untrained", "white_noise", "image"]]  # no single pixel
+    assert [sorted(heights) for heights in across[:3]] == [pytest.approx(sorted(levels))] * 3
+    assert list(across[3]) == [pytest.approx(levels.untrained)]  # what is no network has no amplitude
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["MNIST", "FashionMNIST"]
 
 
@@ -272,7 +270,7 @@ def test_few_seeds_do_not_stretch_the_axis():
     """The interval of two seeds, 13 times their spread, runs out of the panel; the seeds fill it."""
     runs = made.runs(seeds=2)
     own = runs[runs.dataset == "mnist"].gini
-    axes = figures.clarity(runs, made.controls(runs).query("control == 'untrained'")).axes[0]
+    axes = figures.clarity(runs, made.controls().query("map == 'untrained'")).axes[0]
     low, high = axes.get_ylim()
     assert -0.1 < low < 0 and own.max() < high < own.max() + 0.1
     low, high = figures.amplitude(runs, made.of_the_reference(runs)).axes[0].get_ylim()
@@ -403,32 +401,43 @@ def test_training_maps_choose_steps_evenly_and_mark_the_switch():
 # ------------------------------------------------------------------------------------------------------ effects
 
 
-def heights(axes) -> np.ndarray:
-    """The estimates of a panel."""
-    every = np.concatenate([np.asarray(each[0].get_ydata(), float) for each in axes.containers])
-    return np.sort(every[np.isfinite(every)])
+def marks(axes) -> list[tuple]:
+    """(row, mean, face) of every mark of a panel."""
+    names = [label.get_text() for label in axes.figure.axes[0].get_yticklabels()]
+    return [
+        (names[round(y)], x, to_hex(each[0].get_markerfacecolor()))
+        for each in axes.containers for x, y in zip(*each[0].get_data(), strict=True) if np.isfinite(x)
+    ]  # fmt: skip
 
 
-def test_points_of_origins_are_the_numbers(drawn):
-    """Shares of the fewest bits at the left, whole slopes in the middle, likeness at the right."""
-    left, middle, right = drawn["origins"].axes[:3]
-    own = made.recovered(FIVE).query("dataset == 'mnist' and precision == 'w2a2'")
-    np.testing.assert_allclose(heights(left), np.sort(own.estimate.dropna()))
-    slopes = made.surrogate(FIVE).query("dataset == 'mnist'").estimate.dropna()
-    np.testing.assert_allclose(heights(middle), np.sort(slopes))
-    alike = made.randomized(FIVE).query("dataset == 'mnist' and training == 'standard' and likeness == 'spearman'")
-    for each, precision in zip(right.lines, FIVE, strict=False):
-        np.testing.assert_allclose(each.get_ydata(), alike[alike.precision == precision].alike)
+def test_marks_of_maps_are_the_means_of_all_seeds(drawn):
+    """Rows in order: full precision, then the maps of the fewest bits, filled, and the most, open; two lines."""
+    figure, table = drawn["maps"], made.map_means(FIVE).query("fill == 'qualifying' and seeds == 'all'")
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["full precision", "straight-through", "clip only", "round only", "passed through",
+                    "integrated gradients", "occlusion"]  # fmt: skip
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["MNIST, standard", "MNIST, guided"]
+    own = table.query("dataset == 'fashion_mnist' and training == 'guided'").set_index(["precision", "map"])["mean"]
+    expected = [("full precision", own["fp32", "straight_through"], "#222222")]
+    for precision, face in (("w4a4", "#ffffff"), ("w2a2", "#e69f00")):
+        expected += [(labels.map_name(name), own[precision, name], face) for name in effects.MAPS]
+    assert marks(figure.axes[3]) == expected
+    lines = [line.get_xdata()[0] for line in figure.axes[3].lines if line.get_linestyle() != "None"]
+    assert lines == pytest.approx([own["fp32", "straight_through"], own["fp32", "image"], 0])
+    assert figure.axes[3].get_xlim()[1] > max(own["fp32", "image"], own["w2a2", "round_only"])
 
 
-def test_no_estimate_is_out_of_sight():
-    """A share may be many times the loss where a map without quantizers is clearer than that of full precision."""
-    frame = made.recovered()
-    low = frame.precision == "w2a2"
-    frame.loc[low, "estimate"] *= np.resize([1, 10, 200, -30], low.sum())
-    axes = effects.origins(frame, made.surrogate(), made.randomized()).axes[0]
-    assert heights(axes)[-1] > 20 and heights(axes)[0] < -1
-    assert axes.get_ylim()[0] < heights(axes)[0] and heights(axes)[-1] < axes.get_ylim()[1]
+def test_variants_stand_beside_the_main_grid_with_what_is_clipped(drawn):
+    """Straight-through filled, passed through open; a share beside each row of a quantized network that was run."""
+    figure, table = drawn["variants"], made.variants(FIVE)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == [*map(labels.precision, FIVE), "2 bits, not rounded", "2 bits, no clip"]
+    own = table.query("dataset == 'mnist' and training == 'guided' and variant == 'max_range'").set_index("metric")
+    assert ("2 bits, no clip", own["mean"].straight_through, "#d55e00") in marks(figure.axes[1])
+    assert ("2 bits, no clip", own["mean"].pass_through, "#ffffff") in marks(figure.axes[1])
+    shares = [[text.get_text() for text in axes.texts] for axes in figure.axes[:2]]
+    assert shares == [["5.0 %"] * 4 + ["2.0 %"], ["5.0 %"] * 4 + ["2.0 %"] * 2]
+    assert len(marks(figure.axes[0])) == 12 and len(marks(figure.axes[1])) == 14
 
 
 def dots(axes) -> list[tuple]:

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from saqlib.controls import control_maps
+from saqlib.controls import SURROGATES, control_maps
 from saqlib.data import DATASETS
 from saqlib.saliency import METHODS
 from saqlib.scores import SCORES
+from saqlib.scoring import FP32_TWIN, OTHER_SEED
 from study.report import labels
 
 
@@ -33,18 +34,22 @@ def test_columns_in_words(column, name, heading):
 def test_questions_in_words():
     """As heads of columns."""
     heads = [labels.question(column) for column in (*labels.QUESTIONS, "accuracy", "amplitude")]
-    assert heads == ["Accuracy (%)", "Focus", "Coherence", "Faithfulness", "Accuracy (%)", "Amplitude"]
+    assert heads == ["Accuracy (%)", "Focus", "Coherence", "Stability", "Faithfulness", "Accuracy (%)", "Amplitude"]
 
 
-def test_every_control_and_method_has_words():
-    """No identifier with an underscore reaches a reader."""
+def test_every_map_has_words():
+    """No identifier with an underscore reaches a reader, in a comparison neither."""
     import torch
 
     made = control_maps(torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0))
     assert set(labels.CONTROLS) == {*made, "untrained"}
-    assert not [method for method in METHODS if "_" in labels.method(method)]
-    assert labels.method("smoothgrad") == "SmoothGrad"
-    assert (labels.method("new_method"), labels.control("new_control")) == ("new method", "new control")
+    every = [*METHODS, *SURROGATES, "weights_off", FP32_TWIN, OTHER_SEED, "finite_differences"]
+    assert not [name for name in every if "_" in labels.map_name(name)]
+    assert set(labels.MAPS) <= set(every)
+    assert (labels.map_name("smoothgrad"), labels.map_name("new_map")) == ("SmoothGrad", "new map")
+    words = labels.comparison("w2a2: share lost, integrated_gradients - straight_through")
+    assert words == "w2a2: share lost, integrated gradients - straight-through"
+    assert (labels.precision("mixed"), labels.precision("w3a3")) == ("4/2 bits", "w3a3")
 
 
 def test_a_new_score_and_a_new_dataset_are_one_entry(monkeypatch):

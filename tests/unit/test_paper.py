@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 import typst
 
-from saqlib import controls, saliency
+from saqlib import saliency, scoring
+from saqlib.grid import BEYOND, LOWER, WORDS
 from saqlib.verdicts import VERDICTS
-from study import files, paths, settings
-from study.report import effects, paper, style
+from study import files, paths, run, settings
+from study.report import labels, paper, style, tables
 from tests.helpers.made import DATASETS, TRAININGS
 
 SETTINGS = settings.load()
 CLARITY = "dataset,training,map,metric,mean,low,high\nmnist,standard,fp32,gini,0.6251,0.6,0.65\n"
 TABLES = {"accuracy": "dataset\n", "clarity": CLARITY}
-TABLES |= dict.fromkeys(("verdicts", "claims", "robustness"), "claim\n")
+TABLES |= dict.fromkeys(("verdicts", "claims", "grid", "registered", "alternatives"), "claim\n")
 QUOTE = (
     '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
 )
@@ -93,6 +94,20 @@ def test_figures_have_words_and_a_new_datasets_maps_those_of_their_kind(root):
             paper.build(root)
 
 
+def test_results_of_an_earlier_version_are_one_line(root, monkeypatch):
+    """The file that is missing is named, and what writes it; an earlier PDF stays; no traceback."""
+    (root / "results" / "tables" / "grid.csv").unlink()
+    write(root, "Text")
+    (root / "paper" / "paper.pdf").write_bytes(b"as it was")
+    build = paper.build
+    monkeypatch.setattr(paper, "build", lambda: build(root))
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["paper"])
+    message = str(stopped.value)
+    assert "grid.csv is not there; run the stage that writes it" in message and len(message.splitlines()) == 1
+    assert (root / "paper" / "paper.pdf").read_bytes() == b"as it was"
+
+
 def test_a_page_at_which_typst_fails_is_set_a_little_wider(root):
     """Only for its faults that hang on where a page ends; any other is reported."""
     write(root, '#assert(sys.inputs.leading != "0.55", message: "internal error: parent group")')
@@ -115,7 +130,8 @@ def test_the_command_ends_in_one_message(monkeypatch):
 # What a piece of content says, as a string; links and emphasis left out.
 PLAIN = """
 #let plain(it) = if type(it) == str { it } else if it == [ ] { " " } else if it.has("text") { it.text } else if (
-  it.has("children")) { it.children.map(plain).join() } else if it.has("body") { plain(it.body) } else { "?" }
+  it.has("children")) { it.children.map(plain).join() } else if it.has("body") { plain(it.body) } else if (
+  it.has("child")) { plain(it.child) } else { "?" }
 """
 
 
@@ -132,30 +148,25 @@ def said(root, expression: str) -> str:
     return all_said(root, [expression])[0]
 
 
-def decide(root, words: list[tuple[str, bool]], asked=(("A1", "accuracy"),), seeds=10):
-    """verdicts.csv with a verdict on each cell, and whether it is firm; runs of so many seeds."""
+def decide(root, words: list[str], asked=(("A1", "accuracy"),), seeds=10):
+    """verdicts.csv with a verdict on each cell; runs of so many seeds."""
     rows = [
         {"claim": claim, "group": "abstract", "dataset": dataset, "training": training, "question": question,
-         "verdict": word, "firm": firm}
-        for claim, question in asked for (dataset, training), (word, firm) in zip(CELLS, words, strict=True)
+         "verdict": word}
+        for claim, question in asked for (dataset, training), word in zip(CELLS, words, strict=True)
     ]  # fmt: skip
     write_table(root, "verdicts", rows)
     files.write(root / "results" / "runs.csv", "seed\n" + "".join(f"{seed}\n" for seed in range(seeds)))
 
 
-YES, NO = ("supported", True), ("undecided", False)
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([YES] * 4, "every quantized precision has less accuracy than fp32 everywhere, firmly"),
-        ([("opposite", False)] * 4, "every quantized precision has more accuracy than fp32 everywhere, not firmly"),
-        ([("equivalent", True)] * 4, "quantization changes accuracy by less than the margin everywhere, firmly"),
+        (["opposite"] * 4, "every quantized precision has more accuracy than fp32 everywhere"),
         (
-            [YES, ("supported", False), NO, ("opposite", True)],
-            "every quantized precision has less accuracy than fp32 on MNIST (1 of 2 firm); every quantized precision "
-            "has more accuracy than fp32 on FashionMNIST (guided), firmly; what quantization does to accuracy is "
+            ["supported", "supported", "undecided", "opposite"],
+            "every quantized precision has less accuracy than fp32 on MNIST; every quantized precision "
+            "has more accuracy than fp32 on FashionMNIST (guided); what quantization does to accuracy is "
             "undecided on FashionMNIST (standard)",
         ),
     ],
@@ -172,7 +183,7 @@ def test_every_claim_has_a_sentence_for_every_word(root):
     asked = [(claim.id, question) for claim in SETTINGS.claims.hypotheses for question in claim.questions]
     by_word = []
     for word in VERDICTS:
-        decide(root, [(word, True)] * 4, asked)
+        decide(root, [word] * 4, asked)
         by_word.append(all_said(root, [f'told("{claim}", "{question}")' for claim, question in asked]))
     for (_, question), *sentences in zip(asked, *by_word, strict=True):
         assert len(set(sentences)) == len(VERDICTS) and all(question in sentence for sentence in sentences)
@@ -181,11 +192,11 @@ def test_every_claim_has_a_sentence_for_every_word(root):
 def test_few_seeds_say_that_they_are_too_few(root):
     """Whatever stands in the table: with 5 seeds no test reaches the level, with 6 one does."""
     expressions = ['told("A1", "accuracy")', 'conclusion("abstract")', 'verdict-counts("abstract")']
-    decide(root, [NO] * 4, seeds=5)
+    decide(root, ["undecided"] * 4, seeds=5)
     sentences = all_said(root, expressions)
     assert sentences[0] == "5 seeds are too few to say anything of accuracy"
     assert all("too few" in sentence for sentence in sentences)
-    decide(root, [NO] * 4, seeds=6)
+    decide(root, ["undecided"] * 4, seeds=6)
     assert "too few" not in said(root, expressions[0])
     write(root, '#told("A2", "focus")')
     with pytest.raises(paper.PaperError, match="says nothing of claim A2 and focus"):
@@ -193,7 +204,7 @@ def test_few_seeds_say_that_they_are_too_few(root):
 
 
 def test_constants_are_those_of_the_code(root):
-    """What the method section says of SmoothGrad, integrated gradients and occlusion, and a caption of an axis."""
+    """What the method section says of SmoothGrad, integrated gradients, occlusion and finite differences."""
     write(root, "#metadata(constants) <constants>")
     source = root / "paper" / "paper.typ"
     values = typst.query(source, "<constants>", field="value", one=True, root=root, ignore_system_fonts=True)
@@ -204,42 +215,45 @@ def test_constants_are_those_of_the_code(root):
         defaults[name] = {key: values[key].default for key in found[name]}
     assert {name: found.pop(name) for name in defaults} == defaults
     assert found.pop("occlusion") == {"window": saliency.OCCLUSION_WINDOW, "stride": saliency.OCCLUSION_STRIDE}
-    assert found.pop("differences") == {"window": saliency.DIFFERENCE_WINDOW, "steps": list(controls.DIFFERENCE_CODES)}
-    assert found == {"shares": {"even": effects.EVEN}}
+    codes = round(255 * scoring.DIFFERENCE_STEP)
+    assert found == {"differences": {"window": saliency.DIFFERENCE_WINDOW, "codes": codes}}
 
 
-@pytest.mark.parametrize(
-    ("shares", "sentence"),
-    [
-        (["explains"] * 4, "of focus everywhere"),
-        (["does not"] * 4, "of focus nowhere"),
-        (["no loss"] * 4, "no loss of focus is shown"),
-        (["explains", "does not", "no loss", "explains"], "of focus on MNIST (standard) and FashionMNIST"),
-        (["explains"] * 4 + ["does not"] * 4 + ["explains"] * 4,
-         "of focus and faithfulness everywhere; of coherence nowhere"),
-    ],
-)  # fmt: skip
-def test_a_factor_is_named_where_it_explains_a_loss(root, shares, sentence):
-    """Of the losses that are there; questions of the same places stand together; another word is another sentence."""
-    places = [(question, *cell) for question in ("focus", "coherence", "faithfulness") for cell in CELLS]
-    rows = [{"dataset": d, "training": t, "precision": "w2a2", "question": question, "off": "activations", "word": word}
-            for (question, d, t), word in zip(places, shares, strict=False)]  # fmt: skip
-    write_table(root, "switched", rows)
-    before = "without the quantization of activations at least half of a loss comes back: "
-    assert said(root, 'gives-back("activations")') == before + sentence
+def test_verdicts_of_the_grid_have_the_symbols_of_the_table(root):
+    """And the same colours; an estimate with the decimals of its question, a dash without one; bold is firm."""
+    every = [(word, size) for word in WORDS for size in (BEYOND, "open")]
+    rows = [{"word": word, "size": size, "estimate": -0.12345, "question": "accuracy", "firm": False, "line": "x"}
+            for word, size in every]  # fmt: skip
+    given = [f"mark(({', '.join(f'{key}: {json.dumps(value)}' for key, value in row.items())}))" for row in rows]
+    assert all_said(root, given) == [tables.symbol(*each) for each in every]
+    write(root, "#metadata(mark-colours) <said>")
+    source = root / "paper" / "paper.typ"
+    colours = typst.query(source, "<said>", field="value", one=True, root=root, ignore_system_fonts=True)
+    assert json.loads(colours) == tables.COLOURS
+    row = rows[every.index((LOWER, BEYOND))] | {"dataset": "mnist"}
+    others = [row | {"firm": True, "question": "focus"}, row | {"estimate": "", "word": "undecided"}]
+    write_table(root, "grid", [row, *others])
+    shown = all_said(root, [f"marked(grid-table.at({place}))" for place in range(3)])
+    assert shown == ["▼ −0.12", "▼ −0.123", "· –"]
+    assert said(root, "grid-message()") == "2 of 3 comparisons are decided, 1 of them firmly."
 
 
-def test_what_the_surrogate_does_and_how_often_maps_follow_is_said_by_verdicts(root):
-    """The word of both steps, place by place; of layers drawn anew the last step, whatever the first ones say."""
+def test_what_came_of_registered_claims(root):
+    """Those that are only described do not count; none may be registered."""
+    assert said(root, "registered-message()") == "No claim is registered."
+    write_table(root, "registered", [{"claim": "C1", "came": came} for came in (True, False, "", True)])
+    assert said(root, "registered-message()") == "2 of 3 registered comparisons came as expected."
+
+
+def test_the_paper_and_the_figures_call_a_map_alike(root):
+    """Its words in tables of the paper, and everywhere else."""
+    names = [name for name in (labels.CONTROLS | labels.MAPS) if name != "untrained"] + ["integrated_gradients"]
+    assert all_said(root, [f'in-words("{name}")' for name in names]) == [labels.map_name(name) for name in names]
+
+
+def test_how_often_maps_follow_the_network_is_said_by_verdicts(root):
+    """Of layers drawn anew the last step, whatever the first ones say."""
     words = ["supported", "supported", "undecided", "opposite"]
-    steps = [{"dataset": d, "training": t, "precision": "w2a2", "difference": step, "artefact": word}
-             for (d, t), word in zip(CELLS, words, strict=True) for step in ("16 codes", "32 codes")]  # fmt: skip
-    write_table(root, "surrogate", steps)
-    assert said(root, "of-surrogate()") == (
-        "finite differences gain more at w2a2, so part of the loss is an artefact of the surrogate on MNIST; finite "
-        "differences gain less at w2a2 than at fp32, so the surrogate does not make the loss on FashionMNIST (guided); "
-        "whether the surrogate makes part of the loss is undecided on FashionMNIST (standard)"
-    )
     for verdicts, shown in ((["supported"] * 4, "in every comparison"), (words, "in 2 of 4")):
         layers = [{"dataset": d, "training": t, "redrawn": layer, "verdict": word if layer == "conv1" else "opposite"}
                   for (d, t), word in zip(CELLS, verdicts, strict=True) for layer in ("dense3", "conv1")]  # fmt: skip

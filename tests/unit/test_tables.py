@@ -1,135 +1,72 @@
 """Tests of study.report.tables: the numbers, the text, the bytes."""
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from saqlib.dependence import COUNTED, about, by_fill, other_methods, robustness, standing
-from saqlib.scores import PRIMARY, SEED_TO_SEED, UNTRAINED
-from saqlib.verdicts import COLUMNS, evaluate
-from study import settings
+from saqlib import grid, readings
+from saqlib.scores import CANDIDATE_FILLS, SEED_TO_SEED, UNTRAINED
+from saqlib.verdicts import COLUMNS
 from study.report import tables
-from tests.helpers import made
-from tests.helpers.made import DATASETS, FIVE, PRECISIONS, TRAININGS
+from tests.helpers import made, made_tables
+from tests.helpers.made import FIVE, PRECISIONS
 
-CLAIMS = settings.load().claims
 CELL = ["dataset", "training", "precision"]
-
-
-def methods(precisions=FIVE, names=COUNTED):
-    """Every method, with the scores of the runs of another seed of the generator."""
-    every = [made.runs(precisions, generator=i).assign(method=name) for i, name in enumerate(names)]
-    drop = [*made.LIKENESS, "test_accuracy", "amplitude", "dead_rate"]
-    return pd.concat(every, ignore_index=True).drop(columns=drop)
-
-
-def left(precisions=FIVE):
-    """As saqlib.findings.retained gives it."""
-    places = [(d, t, m, p) for d in DATASETS for t in TRAININGS for m in ("gini", "morans_i", "faithfulness")
-              for p in precisions]  # fmt: skip
-    frame = pd.DataFrame(places, columns=["dataset", "training", "metric", "precision"])
-    return frame.assign(estimate=0.5, low=-0.61, high=0.77)
-
-
-def of_networks(precisions=FIVE):
-    """The tables of networks, costs and findings."""
-    runs = made.runs(precisions)
-    costs = made.grid(precisions, 1).drop(columns="seed")
-    costs = costs.assign(**{column: 1000.0 for column, *_ in tables.COSTS.values()})
-    around = made.during(precisions).query("step in (30, 100)")
-    return [
-        tables.accuracy(runs), tables.clarity(runs, made.controls(runs)),
-        tables.relevance_gain(runs, made.controls(runs)),
-        tables.secondary(made.grid(precisions).assign(entropy=0.5, auroc=0.7)),
-        tables.convergence(methods(precisions), "fp32"),
-        tables.preservation(runs, made.of_the_reference(runs), "fp32"), tables.retained(left(precisions)),
-        tables.deployment(costs, runs, left(precisions)),
-        tables.during(around.assign(when=np.where(around.step == 30, "before", "end"))),
-        tables.listed("switched", made.recovered(precisions)), tables.listed("surrogate", made.surrogate(precisions)),
-        tables.listed("randomization", made.randomized(precisions)),
-    ]  # fmt: skip
-
-
-def of_claims():
-    """The tables of claims, of networks that fall with the bits on one dataset and do nothing on the other."""
-    falling = made.runs(seeds=8, effect=lambda p, t, m: -8 * PRECISIONS.index(p))
-    calm = made.runs(seeds=8, generator=1)
-    both = made.evidence(pd.concat([falling[falling.dataset == "mnist"], calm[calm.dataset != "mnist"]]))
-    answers = evaluate(both, CLAIMS)
-    every = pd.concat([both.runs["primary"].assign(method=method) for method in COUNTED])
-    agreed, alternatives = other_methods(both, CLAIMS, answers, every), robustness(both, CLAIMS, resamples=1)
-    summary = answers.verdicts().join(standing(alternatives, answers)).assign(about=about(CLAIMS, agreed, answers))
-    return [
-        tables.listed("claims", answers.tests(), CLAIMS.questions), tables.listed("equivalence", answers.equivalence()),
-        tables.listed("verdicts", summary), tables.robustness(alternatives),
-        tables.listed("by_fill", by_fill(both, CLAIMS)), tables.other_methods(agreed),
-        tables.ablations(made.ablated(), made.QUESTIONS),
-    ]  # fmt: skip
+# ------------------------------------------------------------------------------------------------- every table
 
 
 @pytest.fixture(scope="module")
 def every():
     """All tables by name."""
-    return {table.name: table for table in [*of_networks(), *of_claims()]}
+    return made_tables.every_table(FIVE)
 
 
-NAMES = ["accuracy", "clarity", "relevance_gain", "secondary", "convergence", "preservation", "retained", "deployment",
-         "during", "switched", "surrogate", "randomization", "claims", "equivalence", "verdicts", "robustness",
-         "by_fill", "other_methods", "ablations"]  # fmt: skip
+def test_every_table_has_its_two_files(every, tmp_path):
+    """The CSV reads back; every line of the Markdown has as many cells; words, no identifiers; the same bytes twice."""
+    for name, table in every.items():
+        first, second = (tables.write(table, tmp_path / folder) for folder in ("one", "two"))
+        assert [path.name for path in first] == [f"{name}.csv", f"{name}.md"]
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        read = pd.read_csv(first[0])
+        numeric = table.numbers.select_dtypes("number").columns
+        assert list(read.columns) == list(table.numbers.columns) and len(read) == len(table.numbers)
+        np.testing.assert_allclose(read[numeric], table.numbers[numeric].astype(float), rtol=1e-7)
+        lines = first[1].read_text(encoding="utf-8").splitlines()
+        assert len(lines) == len(table.shown) + 2 and set(lines[1]) == set("| -")
+        assert {line.replace(r"\|", "").count("|") for line in lines} == {table.shown.shape[1] + 1}
+        assert not [line for line in lines if "_" in line or "nan" in line] and "FashionMNIST" in "".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------- every table
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_table_has_its_two_files(name, every, tmp_path):
-    """The same bytes twice; the CSV reads back; every line of the Markdown has as many cells; words, no identifiers."""
-    assert list(every) == NAMES
-    table = every[name]
-    first, second = (tables.write(table, tmp_path / folder) for folder in ("one", "two"))
-    assert [path.name for path in first] == [f"{name}.csv", f"{name}.md"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    read = pd.read_csv(first[0])
-    numeric = table.numbers.select_dtypes("number").columns
-    assert list(read.columns) == list(table.numbers.columns) and len(read) == len(table.numbers)
-    np.testing.assert_allclose(read[numeric], table.numbers[numeric].astype(float), rtol=1e-7)
-    lines = first[1].read_text(encoding="utf-8").splitlines()
-    assert len(lines) == len(table.shown) + 2 and set(lines[1]) == set("| -")
-    assert {line.replace(r"\|", "").count("|") for line in lines} == {table.shown.shape[1] + 1}
-    assert not [line for line in lines if "_" in line or "nan" in line] and "FashionMNIST" in first[1].read_text()
-
-
-@pytest.mark.parametrize("name", NAMES[:12])
-def test_w3a3_stands_between_w4a4_and_w2a2(name, every):
+def test_w3a3_stands_between_w4a4_and_w2a2(every):
     """In every table of networks, as people and as machines read it."""
-    table = every[name]
-    key = "map" if "map" in table.numbers else "precision"
-    heading = next(column for column in table.shown if column.startswith(("Precision", "Map")))
-    for names in (table.numbers[key], table.shown[heading]):
-        order = [name for name in dict.fromkeys(names) if name in FIVE]
-        assert order == [name for name in FIVE if name in order] and len(order) >= 4
+    columns = {name: next((key for key in ("map", "precision") if key in table.numbers), None)
+               for name, table in every.items() if name != "maps"}  # fmt: skip
+    assert sum(key is not None for key in columns.values()) == 9
+    assert [name for name in every["maps"].shown if name in FIVE] == list(FIVE)
+    for name, key in columns.items():
+        shown = every[name].shown.filter(regex="^(Precision|Map)")
+        for names in (every[name].numbers[key], shown.iloc[:, 0]) if key else ():
+            order = [name for name in dict.fromkeys(names) if name in FIVE]
+            assert order == [name for name in FIVE if name in order] and len(order) >= 4
 
 
 def test_a_new_score_method_and_dataset_are_in_every_table():
     """In a column or in rows of their own, in the order of the frame, though nothing here lists them."""
     runs = made.runs()
     runs = pd.concat([runs, runs[runs.dataset == "mnist"].assign(dataset="letters")])
-    runs = runs.assign(peak=0.5, relevance_gain_hot=0.5)
-    below = made.controls(runs).assign(peak=0.25, relevance_gain_hot=0.5)
+    below, maps = made.controls(), made.scored_maps()
     shown = tables.clarity(runs, below).shown
-    assert "Peak" in shown and list(dict.fromkeys(shown.Dataset)) == ["MNIST", "FashionMNIST", "letters"]
-    assert shown.set_index("Map").Peak["white noise"].iloc[0].startswith("0.250")
-    assert "Relevance gain, hot ↑" in tables.relevance_gain(runs, below).shown
+    assert list(dict.fromkeys(shown.Dataset)) == ["MNIST", "FashionMNIST", "letters"]
+    assert shown.set_index("Map")["Gini index ↑"]["white noise"].iloc[0].startswith("0.141")
+    named = tables.relevance_gain(maps.assign(relevance_gain_hot=0.5), below.assign(relevance_gain_hot=0.5)).shown
+    assert "Relevance gain, hot ↑" in named
     assert "letters, guided" in tables.accuracy(runs).shown
-    named = tables.convergence(methods(names=[*COUNTED, "new_method"]).assign(peak=0.5), "fp32").shown
-    assert "Peak" in named and "new method" in set(named.Method)
-    row = dict.fromkeys(("claim", "dataset", "training", "question", "comparison", "verdict", "agree", "about"), "")
-    agreed = tables.other_methods(pd.DataFrame([row | {"gradient": 0.1, "new_method": 0.2}])).shown
-    assert list(agreed)[-4:] == ["gradient of the logit", "new method", "Agree", "About"]
+    assert list(tables.secondary(runs.assign(peak=0.5)).shown) == ["Dataset", "Training", "Precision", "Peak"]
+    other = maps[maps["map"] == "occlusion"].assign(map="new_method")
+    assert "new method" in set(tables.maps(readings.maps_table(other, ("mean",), 1)).shown.Map)
 
 
 # ----------------------------------------------------------------------------------------------- what they hold
@@ -155,8 +92,8 @@ def test_accuracy_by_place(every):
     """A cell of the accuracy table shows the mean and half the interval of its own runs."""
     shown = every["accuracy"].shown.set_index("Precision")
     own = "dataset == 'fashion_mnist' and training == 'guided' and precision == 'w2a2'"
-    values = made.runs(FIVE).query(own).test_accuracy
-    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    values = made_tables.runs(FIVE).query(own).test_accuracy
+    half = stats.t.ppf(0.975, 9) * stats.sem(values)
     assert shown.loc["w2a2", "FashionMNIST, guided"] == f"{values.mean():.2f} ± {half:.2f}"
     assert list(shown.index) == list(FIVE) and list(shown)[:2] == ["MNIST, standard", "MNIST, guided"]
 
@@ -167,33 +104,60 @@ def test_controls_stand_below_their_networks(every):
     assert table.numbers["map"].unique().tolist()[:7] == [*FIVE, UNTRAINED, "white_noise"]
     block = table.shown[(table.shown.Dataset == "FashionMNIST") & (table.shown.Training == "guided")]
     assert block["Map"].tolist()[:7] == [*FIVE, "untrained network", "white noise"]
-    headings = ["Gini index ↑", "Moran's I ↑", "Foreground mass ↑", "Relevance gain, zero ↑", "Faithfulness ↑",
-                "Amplitude", "Dead rate ↓"]  # fmt: skip
+    headings = ["Gini index ↑", "Moran's I ↑", "Foreground mass ↑", "Faithfulness ↑", "Amplitude", "Dead rate ↓",
+                "Maximal sensitivity ↓"]  # fmt: skip
     assert list(table.shown)[3:] == headings
     gains = every["relevance_gain"].shown
-    assert list(gains)[3:] == [f"Relevance gain, {fill} ↑" for fill in ("zero", "mean", "noise", "blur")]
-    runs = made.runs()
-    below = made.controls(runs)
-    below.loc[below.control != UNTRAINED, "amplitude"] = np.nan
-    amplitude = tables.clarity(runs, below).shown.set_index("Map").Amplitude
-    assert (amplitude["white noise"] == tables.MISSING).all() and (amplitude["fp32"] != tables.MISSING).all()
+    assert sorted(list(gains)[3:]) == [f"Relevance gain, {fill} ↑" for fill in ("blur", "mean", "noise", "zero")]
+    amplitude = table.shown.set_index("Map").Amplitude
+    assert (amplitude["white noise"] == tables.MISSING).all() and (amplitude["untrained network"] != "–").all()
+
+
+def test_controls_are_those_of_the_reference():
+    """Its untrained twins' straight-through maps and what knows no network, beside no other precision."""
+    maps = made.scored_maps()
+    maps.loc[maps.precision != "fp32", "gini"] = 9
+    found = tables.controls(maps, "fp32")
+    assert found["map"].unique().tolist() == [UNTRAINED, "white_noise", "one_hot", "sobel", "image"]
+    assert len(found) == 5 * 4 * 3 and (found.gini < 1).all()
+    assert found.gini[found["map"] == UNTRAINED].tolist() == [0.001 * seed for seed in (0, 1, 2)] * 4
 
 
 def test_a_retained_share_shows_both_ends_of_its_interval():
     """Which is not even: half its width would say something else; a share of nothing is a dash."""
-    frame = left().query("metric == 'gini' and dataset == 'mnist' and training == 'standard'")
-    frame = frame.assign(estimate=[0.53, np.nan, 1, 1, 1])
-    assert tables.retained(frame).shown["Gini index ↑"].tolist()[:2] == ["0.530 [−0.610, 0.770]", "–"]
+    cell = dict(zip(CELL, ("mnist", "standard", "fp32"), strict=True)) | {"low": -0.61, "high": 0.77}
+    frame = pd.DataFrame([cell | {"metric": metric, "estimate": share} for metric, share in
+                          (("gini", 0.53), ("morans_i", np.nan))])  # fmt: skip
+    assert tables.retained(frame).shown.iloc[0, 3:].tolist() == ["0.530 [−0.610, 0.770]", "–"]
 
 
-def test_convergence_is_a_paired_difference(every):
-    """Each method's score minus that of the same seed and method at fp32, by hand for one cell."""
-    own = "dataset == 'mnist' and training == 'guided' and method == 'occlusion'"
-    wide = methods().query(own).pivot(index="seed", columns="precision", values="gini")
-    numbers = every["convergence"].numbers.query(f"{own} and precision == 'w2a2' and metric == 'gini'")
-    assert numbers["mean"].item() == pytest.approx((wide.w2a2 - wide.fp32).mean())
-    assert set(every["convergence"].numbers.metric) == {*PRIMARY, "faithfulness"}
-    assert {"gradient of the logit", "SmoothGrad"} <= set(every["convergence"].shown.Method)
+def test_maps_are_shown_by_their_means_over_the_fills_that_qualify(every):
+    """A row for each map, with the interval over all seeds; every fill and the floors stand in the numbers."""
+    shown = every["maps"].shown.set_index(["Dataset", "Training", "Map"])
+    assert shown.loc[("MNIST", "guided", "passed through"), "w2a2"] == "0.021 ± 0.002"
+    assert shown.loc[("MNIST", "guided", "clip only"), "fp32"] == tables.MISSING
+    assert list(every["maps"].numbers) == readings.MAPS_COLUMNS and {"zero", "blur"} <= set(every["maps"].numbers.fill)
+
+
+def test_variants_beside_the_main_grid():
+    """Faithfulness of both maps from the fills that qualify, what is clipped as the mean over layers; changed alone."""
+    found = made.variants().set_index(["dataset", "training", "precision", "variant", "metric"])["mean"].sort_index()
+    cell = found["mnist", "guided", "w2a2"]
+    assert cell[tables.MAIN].to_dict() == pytest.approx(
+        {"straight_through": 0.201, "pass_through": 0.501, "clipped": 0.05}
+    )
+    assert cell["max_range"].to_dict() == pytest.approx(
+        {"straight_through": 0.201, "pass_through": 0.501, "clipped": 0.02}
+    )
+    assert "max_range" not in found["mnist", "standard", "w2a2"].index
+    assert np.isnan(found["mnist", "guided", "fp32", tables.MAIN, "clipped"])
+    runs = made.grid(seeds=2, precisions=("fp32",))
+    gains = {f"{prefix}relevance_gain_{fill}": 0.5 for prefix in ("", "pass_through_") for fill in CANDIDATE_FILLS}
+    layer = runs.assign(layer="conv1", clipped=0.1)
+    same = {"same": runs.assign(**gains, changed=False, clipped_conv1=0.5), "none": runs.iloc[:0]}
+    alone = tables.variants(runs.assign(**gains), layer, same, {"mnist": (), "fashion_mnist": ("blur",)})
+    assert set(alone.variant) == {tables.MAIN}
+    assert alone.query("dataset == 'mnist' and metric != 'clipped'")["mean"].isna().all()
 
 
 def test_preservation_ends_each_block_with_two_seeds_of_the_reference(reference="w4a4"):
@@ -208,12 +172,12 @@ def test_preservation_ends_each_block_with_two_seeds_of_the_reference(reference=
 
 def test_deployment_joins_costs_accuracy_and_scores(every):
     """Accuracy and answers are means over the seeds, what is retained an estimate, each beside the right cell."""
-    numbers, shown = every["deployment"].numbers, every["deployment"].shown
-    means = made.runs(FIVE).groupby(CELL)[["test_accuracy", "faithfulness"]].mean()
-    expected = means.loc[pd.MultiIndex.from_frame(numbers[CELL])]
-    np.testing.assert_allclose(numbers[["test_accuracy", "faithfulness"]], expected)
-    assert set(numbers.retained_morans_i) == {0.5} and set(shown["Faithfulness, retained"]) == {"0.50"}
-    assert set(shown["Packed (kB)"]) == {"1.0"} and shown["Accuracy (%)"][0] == f"{numbers.test_accuracy[0]:.2f}"
+    numbers, shown, left = every["deployment"].numbers, every["deployment"].shown, every["retained"].numbers
+    means = made_tables.runs(FIVE).groupby(CELL)[["test_accuracy", "faithfulness"]].mean()
+    means["retained_gini"] = left[left.metric == "gini"].set_index(CELL)["mean"]
+    np.testing.assert_allclose(numbers[list(means)], means.loc[pd.MultiIndex.from_frame(numbers[CELL])])
+    assert shown["Accuracy (%)"][0] == f"{numbers.test_accuracy[0]:.2f}" and set(shown["Packed (kB)"]) == {"10.0"}
+    assert shown["Faithfulness, retained"][0] == "1.00"
 
 
 def test_during_is_told_in_the_words_of_the_figure(every):
@@ -226,7 +190,7 @@ def test_during_is_told_in_the_words_of_the_figure(every):
 def test_the_claims_csv_has_the_columns_of_the_contract(every):
     """Those that others read; points of accuracy with two decimals, scores with three, and both ends of intervals."""
     shown, numbers = every["claims"].shown, every["claims"].numbers
-    assert list(numbers.columns) == COLUMNS
+    assert list(numbers.columns) == [*COLUMNS, "reading"]
     for question, digits in (("accuracy", 2), ("focus", 3)):
         place = numbers.index[numbers.question == question][0]
         row = numbers.loc[place]
@@ -234,16 +198,54 @@ def test_the_claims_csv_has_the_columns_of_the_contract(every):
         assert shown["Estimate [95 % interval]"][place] == text
 
 
-def test_verdicts_say_what_they_rest_on(every):
-    """How often a verdict stays, whether it is firm, which nothing undecided is, and of what it speaks."""
-    numbers, shown = every["verdicts"].numbers, every["verdicts"].shown
-    assert shown.Stays[0] == f"{numbers.stays[0]}/{numbers.alternatives[0]}" and shown.Claim[0].startswith("A1 Quanti")
-    assert set(shown.Firm[shown.Verdict == "undecided"]) == {"–"} and set(shown.Firm) == {"–", "yes", "no"}
-    assert set(shown.Firm[numbers.firm]) == {"yes"}
-    alternatives = every["robustness"].shown
-    assert list(alternatives)[:5] == ["Claim", "Dataset", "Training", "Question", "Verdict"]
-    assert list(alternatives)[-1] == "Firm" and len(alternatives) == len(numbers)
-    assert set(every["by_fill"].shown.Qualifies) == {"yes", "no"}
+def test_the_grid_shows_a_symbol_and_an_estimate_for_each_comparison(every):
+    """A row for each question, a column for each comparison, a dash where trainings are not compared; bold is firm."""
+    numbers, shown = every["grid"].numbers, every["grid"].shown
+    assert list(numbers.columns) == grid.COLUMNS
+    assert list(shown)[3:5] == ["w4a4 − fp32", "w3a3 − fp32"] and "guided − standard, w2a2" in shown
+    assert len(shown) == 4 * len(made_tables.CLAIMS.questions)
+    place = {"dataset": "mnist", "training": "guided", "question": "accuracy", "comparison": "w2a2 - fp32"}
+    row = numbers[(numbers[list(place)] == list(place.values())).all(axis=1)].iloc[0]
+    cell = shown[(shown.Dataset == "MNIST") & (shown.Training == "guided") & (shown.Question == "accuracy")]
+    assert (row.word, row["size"]) == (grid.LOWER, grid.BEYOND)
+    assert cell["w2a2 − fp32"].item() == f"▼ {row.estimate:.2f}".replace("-", "−")
+    assert set(shown["guided − standard, fp32"][shown.Training == "standard"]) == {tables.MISSING}
+    firm = tables.grid(numbers.assign(firm=True))
+    assert firm.shown["w4a4 − fp32"].str.fullmatch(r"\*\*. −?\d+\.\d+\*\*").all()
+    html = tables.coloured(firm)
+    assert f"color: {tables.COLOURS['▼']}" in html and "bold" in html and "**" not in html
+    assert tables.coloured(firm) == html
+
+
+def test_a_symbol_for_each_verdict():
+    """Different ones, all of which the legend and the colours know."""
+    every = [(grid.LOWER, grid.BEYOND), (grid.LOWER, grid.OPEN), (grid.HIGHER, grid.OPEN),
+             (grid.EQUIVALENT, grid.WITHIN), (grid.UNDECIDED, grid.OPEN)]  # fmt: skip
+    symbols = [tables.symbol(*each) for each in every]
+    assert symbols == list("▼▽▲○·") == list(tables.COLOURS) == list(tables.LEGEND)
+    assert tables.symbol(grid.LOWER, grid.WITHIN) == "▽"
+
+
+def test_claims_have_readings_and_registered_ones_what_came(every):
+    """Both in one table; of a registered claim estimates of all and of the confirming seeds, and yes, no or a dash."""
+    read = every["claims"].shown
+    assert {"lower, beyond the margin", "higher"} & set(read.Reading) and "C1" in set(read.Claim)
+    numbers, shown = every["registered"].numbers, every["registered"].shown
+    assert set(numbers.came) == {False, ""} and set(shown.Came) == {"no", tables.MISSING}
+    row = numbers.iloc[0]
+    text = f"{row.confirming:.3f} [{row.confirming_low:.3f}, {row.confirming_high:.3f}]".replace("-", "−")
+    assert shown["Confirming seeds"][0] == text
+    assert shown.Comparison[0] == "w4a4: straight-through - passed through"
+    whole = tables.registered(numbers.drop(columns="came").assign(word="open", expected="open"), made.QUESTIONS)
+    assert set(whole.shown.Came) == {"yes"}
+    assert set(every["power"].shown.Supported) == {"1.00", "0.00"}
+
+
+def test_alternatives_show_the_knife_edges(every):
+    """Those that disagree, methods in words; the numbers have all."""
+    table = every["alternatives"]
+    assert len(table.shown) == (~table.numbers.agrees.astype(bool)).sum() < len(table.numbers)
+    assert "integrated gradients" in set(table.shown.Alternative)
 
 
 def test_ablations_have_a_row_for_each_variant_and_comparison(every):
@@ -261,6 +263,7 @@ def test_text_of_intervals_and_p_values():
     """True minus sign, no minus zero, a dash for what is not there; small p-values are given as a bound."""
     given = [(0.5, 0.4, 0.6), (-0.5, -0.6, -0.4), (-0.0001, np.nan, np.nan), (np.nan, np.nan, np.nan)]
     assert [tables.interval(*each) for each in given] == ["0.500 ± 0.100", "−0.500 ± 0.100", "0.000", "–"]
+    assert [tables.bracketed(*each) for each in given[1:]] == ["−0.500 [−0.600, −0.400]", "0.000", "–"]
     shown = [tables.p_value(p) for p in (0.0009, 0.001, 0.04321, 1.0, np.nan)]
     assert shown == ["< 0.001", "0.001", "0.043", "1.000", "–"]
 
@@ -275,43 +278,3 @@ def test_metrics_are_one_file_for_each_cell(tmp_path):
     read = json.loads((tmp_path / "mnist-w2a2-guided.json").read_text(encoding="utf-8"))
     assert list(read) == ["accuracy", "focus", "coherence", "faithfulness", "amplitude"]
     assert read["accuracy"] == pytest.approx(means.test_accuracy, abs=5e-5)
-
-
-# -------------------------------------------------------------------------------------------------- sentences
-
-
-@pytest.mark.parametrize(
-    ("verdict", "changes", "expected"),
-    [
-        ("supported", {}, "Focus: as claimed. w2a2 - fp32: -0.123 [-0.200, -0.050], p = 0.023."),
-        ("opposite", {"estimate": 0.1, "low": 0.05, "high": 0.15, "p_holm": 0.0009},
-         "Focus: the opposite of the claim. w2a2 - fp32: +0.100 [+0.050, +0.150], p < 0.001."),
-        ("equivalent", {"p_holm": 1.0, "high": 0.0},
-         "Focus: no change that would matter. w2a2 - fp32: -0.123 [-0.200, +0.000], p = 1.000."),
-        ("undecided", {"why": "not asked: no loss was shown", "p_holm": np.nan},
-         "Focus: undecided (not asked: no loss was shown). w2a2 - fp32: -0.123 [-0.200, -0.050], not tested."),
-        ("undecided", {"estimate": np.nan, "p_holm": np.nan, "why": "a network has no value"},
-         "Focus: undecided (a network has no value). w2a2 - fp32: not measured."),
-        ("supported", {"question": "accuracy"},
-         "Accuracy: as claimed. w2a2 - fp32: -0.12 points [-0.20, -0.05], p = 0.023."),
-    ],
-)  # fmt: skip
-def test_sentence_of_a_verdict(verdict, changes, expected):
-    """The question, what is said of it and why, estimate and interval with their signs, the corrected p."""
-    row = {"claim": "A2", "dataset": "mnist", "training": "standard", "question": "focus", "why": ""}
-    row["verdict"] = verdict
-    test = {"comparison": "w2a2 - fp32", "estimate": -0.123456, "low": -0.2, "high": -0.05, "p_holm": 0.0234}
-    row |= {key: value for key, value in changes.items() if key in row}
-    tests = pd.DataFrame([row | test | {key: value for key, value in changes.items() if key in test}])
-    assert tables.sentence(row, tests, CLAIMS.questions[row["question"]]) == expected
-
-
-def test_every_comparison_behind_a_verdict_is_in_its_sentence_and_no_other(every):
-    """Each in the order of the tests, with its own estimate."""
-    tests, keys = every["claims"].numbers, ["claim", "dataset", "training", "question"]
-    for row in every["verdicts"].numbers.to_dict("records"):
-        own = tests[(tests[keys] == [row[key] for key in keys]).all(axis=1)]
-        text = tables.sentence(row, tests, CLAIMS.questions[row["question"]])
-        found = re.findall(r"([^:;]+): ([+-]\d+\.\d+)", text[text.index(". ") + 2 :])
-        assert [label.strip() for label, _ in found] == own.comparison.tolist()
-        np.testing.assert_allclose([float(value) for _, value in found], own.estimate, atol=0.0051)
