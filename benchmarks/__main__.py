@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import breakdown, dispatch, latency, machines, peers, scaling, stages, steps
+from benchmarks import breakdown, dispatch, explaining, latency, machines, peers, quantus_check, scaling, stages, steps
 from benchmarks.timing import one_thread
+from saqlib.data import DataError
 from study import files, paths, processes
 from study import settings as study
 from study.settings import Study
@@ -45,6 +46,20 @@ def onnx(settings: Study, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
 
+def explained(settings: Study, rounds: int) -> str:
+    try:
+        return as_table(explaining.rows(study.load(scale="full"), rounds))
+    except DataError as error:
+        return f"Nothing is measured: {error}"
+
+
+def quantus(settings: Study, rounds: int) -> str:
+    try:
+        return as_table(quantus_check.rows(settings))
+    except ImportError as error:
+        return f"Nothing is compared: {error}. Run `make bench`, which installs Quantus."
+
+
 def handing_out(settings: Study, rounds: int) -> str:
     return as_table(dispatch.rows())
 
@@ -68,6 +83,8 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "levels": ("What differs between levels of instructions", levels),
     "pipeline": ("Where the time of the last whole run went", pipeline),
     "tasks": ("Handing out a thousand jobs that compute nothing", handing_out),
+    "explaining": ("What explaining in real time costs", explained),
+    "quantus": ("Our scores beside those of Quantus and captum", quantus),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
 
