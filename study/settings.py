@@ -15,6 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from saqlib.claims import ACCURACY, GROUPS, RULES, Claim
 from saqlib.errors import last_line, of_the_system
 from saqlib.precision import EDGE_BITS, LAYERS, Bits, Precision, Shape
+from saqlib.registered import Registered
 from saqlib.scores import PRIMARY, RELEVANCE_GAIN
 from study import paths
 from study.params import (
@@ -178,6 +179,8 @@ def from_dict(raw: Any, scale: str | None = None) -> Study:
     study = Study(**vars(params) | {"scale": name, "precisions": precisions, "size": params.scales[name]})
     _check_grid(study)
     _check_claims(study)
+    for claim in study.registered:
+        _check_registered(claim, study)
     for key, ablation in params.ablations.items():
         _try_ablation(key, ablation, raw)
     return study
@@ -250,6 +253,16 @@ def _check_claim(claim: Claim, study: Study) -> None:
         column = claims.questions[one_of(question, claims.questions, f"question in {here}")]
         message = f"{here}: the test {claim.test} asks about maps, and {question} is not one of them"
         require(rule.accuracy or column != ACCURACY, message)
+
+
+def _check_registered(claim: Registered, study: Study) -> None:
+    """Its precisions are known, and something is expected everywhere. A variant may have been left out of a run."""
+    here = f"registered claim {claim.id}"
+    for precision in filter(None, (*claim.precisions, claim.against)):
+        one_of(precision, study.precisions, f"precision in {here}")
+    require("default" in claim.expected, f"{here}: expected lacks default, the word of all other cells")
+    for share in ("least", "above"):
+        require(0 <= getattr(claim, share) <= 1, f"{here}: {share} must lie between 0 and 1")
 
 
 def _try_ablation(name: str, ablation: Ablation, raw: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from itertools import product
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from saqlib import saliency, scores, scoring, training
+from saqlib.controls import SURROGATES
 from saqlib.data import DATASETS
 from saqlib.precision import LAYERS, Bits
 from study import params, settings
@@ -38,12 +40,33 @@ def test_params_yaml_is_read_into_its_place():
         "scale": study.scale, "grid": study.grid, "network": study.shape, "quantization": study.quantization,
         "optimizer": study.optimizer, "trainings": {"standard": {}, "guided": study.guided}, "clarity": study.clarity,
         "ablations": study.ablations, "device": study.device, "claims": study.claims,
-        "registered": study.registered,
     }  # fmt: skip
     plain = json.loads(json.dumps(sections, default=dataclasses.asdict))
+    given = [{name: dataclasses.asdict(claim)[name] for name in raw}
+             for claim, raw in zip(study.registered, RAW["registered"], strict=True)]  # fmt: skip
+    plain["registered"] = json.loads(json.dumps(given))
     default = {"methods": ["straight_through", "pass_through"]}
     ablations = {name: default | each for name, each in RAW["ablations"].items()}
     assert plain | {name: RAW[name] for name in ("precisions", "scales")} == RAW | {"ablations": ablations}
+
+
+def test_registered_claims_name_what_is_there():
+    """Maps, variants, datasets and cells of the committed file: a misspelt one would leave a claim open."""
+    study = settings.load()
+    cells = {"-".join(names) for names in product(study.grid.datasets, study.precisions, study.grid.trainings)}
+    maps = {*saliency.METHODS, *SURROGATES, scoring.FP32_TWIN, scoring.OTHER_SEED}
+    for claim in study.registered:
+        assert {claim.map, claim.versus} <= maps and set(claim.datasets) <= set(study.grid.datasets)
+        assert claim.variant in {"", *study.ablations} and set(claim.expected) - {"default"} <= cells
+
+
+@pytest.mark.parametrize(("edit", "word"), [
+    ({"precisions": ["w4a5"]}, "'w4a5'"), ({"against": "w2a3"}, "'w2a3'"), ({"expected": {}}, "lacks default"),
+    ({"above": 1.5}, "above must lie between 0 and 1"), ({"maps": "relu"}, "unknown key 'maps'"),
+])  # fmt: skip
+def test_registered_claims_are_refused_in_one_line(edit, word):
+    """By what is wrong with it."""
+    assert word in message(changed(registered=[RAW["registered"][0] | edit]))
 
 
 def test_precisions_are_in_the_order_of_the_file():
@@ -179,7 +202,7 @@ OTHER = {
     "claims__reference": "w4a4",
     "claims__questions__accuracy": "gini", "claims__questions__focus": "morans_i",
     "claims__questions__coherence": "gini", "claims__questions__stability": "gini",
-    "claims__questions__faithfulness": "gini", "claims__hypotheses": [],
+    "claims__questions__faithfulness": "gini", "claims__hypotheses": [], "registered": [],
     "scales__smoke__sample": False, "scales__smoke__exploring": 2, "scales__smoke__skipped": 1,
 }  # fmt: skip
 
