@@ -73,10 +73,10 @@ def test_the_store_is_full_then(reference):
         count[name.split("/")[0]] = count.get(name.split("/")[0], 0) + 1
     warm = count.pop("warmed")
     assert warm in (2, 4) and count == {
-        "trained": 6, "scored": 4, "summary": 4, "fills": 2, "deployed": 2, "curves": 2
+        "trained": 5, "scored": 4, "summary": 2, "fills": 1, "deployed": 2, "curves": 2
     }  # fmt: skip
     before = stamps(reference)
-    assert finish(reference, tasks(reference)).splitlines() == [f"{20 + warm} of {20 + warm} jobs are done."]
+    assert finish(reference, tasks(reference)).splitlines() == [f"{16 + warm} of {16 + warm} jobs are done."]
     assert stamps(reference) == before
 
 
@@ -125,7 +125,7 @@ def test_a_signal_ends_it_with_one_line(number, tmp_path):
 
 
 def test_a_diverging_network_is_named_and_the_others_are_done(tmp_path):
-    """Cell and seed, in one line each; what needs them is counted."""
+    """Cell and seed, in one line; what needs it is counted."""
     folder = workspace(tmp_path / "diverging")
     settings = folder / "study" / "params.py"  # which refuses such a rate before anything runs
     bound = "learning_rate: float = Field("
@@ -136,8 +136,7 @@ def test_a_diverging_network_is_named_and_the_others_are_done(tmp_path):
     process = tasks(folder)
     assert process.wait() == 1
     words = (folder / "log").read_text()
-    for seed in (0, 1):
-        assert f"seed {seed} edges_same: seed {seed}: the loss is not finite" in words
+    assert "seed 1 edges_same: seed 1: the loss is not finite" in words  # ablations begin at the first confirming seed
     assert "more jobs wait for what these leave." in words and "Traceback" not in words
     assert len(list((folder / "build" / "store").glob("scored/*/[0-9]"))) == 4
 
