@@ -222,9 +222,9 @@ def _exactly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class PACT(nn.Module):
     """The activation that replaces ReLU, with one learned clip `alpha` for the layer; any shape in and out.
 
-    Calibrate a new network (`calibrate`): alpha is 1 until then. While `quantizing` is off it is a plain ReLU. While
-    `calibrating` is on, each call first sets alpha to the best clip for its own input. While `tracking` is on, each
-    call in training first sets it to the running largest value, so that nothing in a batch lies above it.
+    Calibrate a new network (`calibrate`): alpha is 1 until then. `quantizing` off: it is a plain ReLU. `calibrating`
+    on: each call first sets alpha to the best clip for its own input. `tracking` on: each call in training first sets
+    it to the running largest value. `passing` on: the gradient of x is that of ReLU, and alpha has none.
 
     bits: 2 to 8, otherwise ValueError; the output has 2^bits levels from 0 to alpha. rounding: off, it only clips.
     """
@@ -235,7 +235,7 @@ class PACT(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("floor", torch.tensor(ALPHA_FLOOR))
         self.quantizing = True
-        self.calibrating = self.tracking = False
+        self.calibrating = self.tracking = self.passing = False
 
     @property
     def scale(self) -> Tensor:
@@ -251,7 +251,12 @@ class PACT(nn.Module):
     @_exactly
     def forward(self, x: Tensor) -> Tensor:
         self.adapt(x)
-        return pact(x, self.alpha, self.bits, rounding=self.rounding) if self.quantizing else F.relu(x)
+        values = self.clip(x) if self.quantizing else F.relu(x)
+        return straight_through(F.relu(x), values) if self.passing else values
+
+    def clip(self, x: Tensor) -> Tensor:
+        """`pact` of x with this alpha."""
+        return pact(x, self.alpha, self.bits, rounding=self.rounding)
 
     @torch.no_grad()
     def adapt(self, x: Tensor) -> None:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, relu
 
 from saqlib.errors import check_finite, one_of
-from saqlib.quantization import PACT, straight_through
+from saqlib.quantization import PACT, straight_through, temporarily
 
 OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
 DIFFERENCE_WINDOW = 2
@@ -112,7 +112,8 @@ def passing(model: nn.Module, saturated: str = "pass") -> Iterator[None]:
     """
     one_of(saturated, SATURATED, "saturated")
     through = clips(model) if saturated == "pass" else []
-    with replacing(through, lambda _, x, output: straight_through(relu(x), output)):
+    ours, others = ([module for module in through if isinstance(module, kind)] for kind in (PACT, nn.Hardtanh))
+    with temporarily(ours, passing=True), replacing(others, lambda _, x, output: straight_through(relu(x), output)):
         yield
 
 

@@ -6,7 +6,6 @@ of one network. On a CPU it is slower than the networks one by one.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saqlib.lenet import CLASSES, LeNet
@@ -98,10 +97,7 @@ class StackedPact(PACT):
         self.alpha = nn.Parameter(self.alpha.detach().repeat(count))
         self.floor = self.floor.repeat(count)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.adapt(x)
-        if not self.quantizing:
-            return F.relu(x)
+    def clip(self, x: Tensor) -> Tensor:
         levels = 2**self.bits - 1 if self.rounding else None
         return _StackedPactFunction.apply(x.unflatten(1, (len(self.alpha), -1)), self.alpha, levels).flatten(1, 2)
 

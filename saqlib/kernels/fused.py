@@ -108,7 +108,7 @@ def _block(
     elif isinstance(activation, PACT) and activation.quantizing:
         check_clip(activation.alpha)
         as_codes = _on_codes(following, activation.scale)
-        after = kernels.Activation(activation.alpha, 2**activation.bits - 1, as_codes)
+        after = kernels.Activation(activation.alpha, 2**activation.bits - 1, as_codes, activation.passing)
     if _on_codes(layer, scale):
         out = block(_codes(signal), *layer.as_codes(scale), after, layer.output_scale(scale))
     else:

@@ -30,12 +30,14 @@ NOTHING = -1  # levels of no activation
 class Activation(NamedTuple):
     """What stands behind a convolution: PACT with this clip and 2^bits - 1 = `levels`, ReLU (levels 0), or NOTHING.
 
-    as_codes: PACT's output is whole numbers, from 0 to levels, in place of values.
+    as_codes: PACT's output is whole numbers, from 0 to levels, in place of values. passing: backward, what is clipped
+    passes the gradient on, and alpha has none.
     """
 
     alpha: Tensor | None = None
     levels: int = 0
     as_codes: bool = False
+    passing: bool = False
 
     @property
     def numbers(self) -> tuple[float, float, float]:
@@ -136,6 +138,8 @@ class _Block(_Operator):
         forward(
             len(x), _at(x), _at(weight), _at(bias), *self.activation.numbers, _at(unit), _at(output), _at(self.code)
         )
+        if self.activation.passing:
+            self.code -= 4 * (self.code >= 8).to(torch.uint8)  # lenet.c's CLIPPED becomes PASSED
         return output
 
     def of_alpha(self) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from saqlib import lenet
 from saqlib.lenet import build
 from saqlib.precision import LAYERS, Bits, Precision, Shape
 from saqlib.quantization import PACT, calibrate, pact, pact_layers, set_quantizing
+from saqlib.saliency import logit_gradient, passing
 from saqlib.stacked import Stacked, StackedPact
 from saqlib.training import DivergedError, guided_step, make_optimizer, standard_step, train_together
 from tests.helpers.networks import PRECISIONS, precision
@@ -53,6 +54,23 @@ def test_logits_are_those_of_the_single_networks(name, quantizing):
     torch.testing.assert_close(together(x.flatten(0, 1)), expected, rtol=1e-10, atol=1e-10)
     alphas = {tuple(layer.alpha.item() for layer in pact_layers(network).values()) for network in networks}
     assert len(alphas) == (len(SEEDS) if name != "fp32" else 1)
+
+
+def test_clipped_units_pass_the_gradient_in_each_network():
+    """As in one alone: its pass-through map, which is not the straight-through one."""
+    networks, (x, labels) = networks_of(Precision.parse("w8a8")), batches()
+    for network in networks:
+        for layer in pact_layers(network).values():
+            layer.set_alpha(0.4321 * layer.alpha)  # clips much, and lies off exact ties between codes
+    together, watched = Stacked(networks).train(), x.flatten(0, 1).requires_grad_()
+    with passing(together):
+        found = logit_gradient(together(watched), watched, labels.flatten()).unflatten(0, labels.shape)
+    for network, own, classes, maps in zip(networks, x, labels, found, strict=True):
+        image = own.clone().requires_grad_()
+        stopped = logit_gradient(network(image), image, classes)
+        with passing(network):
+            torch.testing.assert_close(maps, logit_gradient(network(image), image, classes), rtol=1e-8, atol=1e-10)
+        assert (maps - stopped).abs().max() > 0.01 * maps.abs().max()
 
 
 @pytest.mark.parametrize("step", [standard_step, guided_step])
