@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
 from typing import Literal
 
 import numpy as np
@@ -65,29 +64,28 @@ class Claims:
 class Evidence:
     """All that verdicts rest on.
 
-    runs: by set of images, one row per network: dataset, precision, training, seed, test_accuracy and the scores, with
-    relevance_gain_<fill> for every fill. untrained: by set of images the scores of the reference's networks with
-    weights drawn anew: dataset, training, seed, and no accuracy. fills: those that qualify on each dataset.
+    runs: one row per network: dataset, precision, training, seed, test_accuracy and the scores, with
+    relevance_gain_<fill> for every fill. untrained: the scores of the reference's networks with weights drawn anew:
+    dataset, training, seed, and no accuracy. fills: those that qualify on each dataset.
     """
 
-    runs: Mapping[str, pd.DataFrame]
-    untrained: Mapping[str, pd.DataFrame]
+    runs: pd.DataFrame
+    untrained: pd.DataFrame
     fills: Mapping[str, Sequence[str]]
 
     @cached_property
     def by_seed(self) -> dict[tuple[str, ...], dict[str, Array]]:
-        """The columns (seeds,) of each set of images, dataset, training and precision, UNTRAINED for one.
+        """The columns (seeds,) of each dataset, training and precision, UNTRAINED for one.
 
         A seed that some have and others lack is NaN there, so that pairs stay pairs.
         """
         found = {}
-        untrained = {images: frame.assign(precision=UNTRAINED) for images, frame in self.untrained.items()}
-        for images, frame in (*self.runs.items(), *untrained.items()):
+        for frame in (self.runs, self.untrained.assign(precision=UNTRAINED)):
             table = frame.set_index(["dataset", "training", "precision", "seed"]).select_dtypes("number")
             wide = table.unstack("seed")
-            arrays = wide.to_numpy(float).reshape(len(wide), table.shape[1], -1)
+            arrays = wide.to_numpy(float).reshape(len(wide), table.shape[1], wide.shape[1] // table.shape[1])
             for names, own in zip(wide.index, arrays, strict=True):
-                found[images, *names] = dict(zip(table.columns, own, strict=True))
+                found[names] = dict(zip(table.columns, own, strict=True))
         return found
 
 
@@ -97,7 +95,7 @@ class NotAsked(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """One column of the evidence for one dataset, training and set of images: arrays (seeds, parts).
+    """One column of the evidence for one dataset and training: arrays (seeds, parts).
 
     The relevance gain has a part for each fill that qualifies, and what is said of it must hold under every one: noise
     favours networks that were trained on noise, zeros ask where a map lies, and no single fill is above suspicion.
@@ -108,7 +106,6 @@ class Measured:
     dataset: str
     training: str
     column: str
-    images: str = "primary"
 
     def of(self, precision: str) -> Array:
         """What the networks of a precision score; NotAsked if they were not run."""
@@ -117,7 +114,7 @@ class Measured:
             columns = [f"{RELEVANCE_GAIN}_{fill}" for fill in self.evidence.fills[self.dataset]]
         if not columns:
             raise NotAsked("no fill qualifies")
-        found = self.evidence.by_seed.get((self.images, self.dataset, self.training, precision))
+        found = self.evidence.by_seed.get((self.dataset, self.training, precision))
         if found is None:
             which = f"{precision} with {self.training} training"
             raise NotAsked(f"{f'untrained {self.claims.reference}' if precision == UNTRAINED else which} was not run")
@@ -222,16 +219,6 @@ def gain(data: Measured, b: str) -> Comparison:
     return _difference(data.of(b) - standard.of(b), standard.margin, 1)
 
 
-def non_inferiority(data: Measured, b: str) -> Comparison:
-    """Each precision minus the reference, wanted above minus the margin; the opposite is a loss beyond it.
-
-    "No significant loss" would be won by having few seeds. To be equivalent is not asked: a gain is no cost.
-    """
-    change = data.of(b) - data.reference
-    inside = change + data.margin
-    return Comparison(change.mean(1), inside, (-inside,))
-
-
 def mitigation(data: Measured, b: str) -> Comparison:
     """Guided training loses less than standard training, in units of the score and as a share of what training gives.
 
@@ -259,44 +246,21 @@ def _share_kept(data: Measured, b: str) -> Array:
     return (data.of(b) - data.untrained) / given
 
 
-def between(data: Measured, high: str, middle: str, low: str) -> Comparison:
-    """The highest minus the middle, and the middle minus the lowest, both wanted above 0: intersection-union.
-
-    The opposite is that the middle lies outside, beyond one end or the other. The estimate is the narrower gap.
-    """
-    gaps = data.of(high) - data.of(middle), data.of(middle) - data.of(low)
-    both, margin = np.hstack(gaps), np.hstack([data.margin] * 2)
-    return Comparison(min(gaps, key=np.mean).mean(1), both, tuple(-gap for gap in gaps), both, margin)
-
-
-def loss_at_equal_confidence(data: Measured, b: str) -> Comparison:
-    """The loss once more, over images on which every precision is about equally sure.
-
-    A network of few bits is often less sure, and whoever is less sure has less probability to lose when pixels go.
-    Asked only where there is a loss on the primary images: of none nobody needs to know what it comes from.
-    """
-    lost, matched = data.of(b) - data.reference, replace(data, images="matched")
-    return _difference(matched.of(b) - matched.reference, matched.margin, -1, (b, lost))
-
-
 @dataclass(frozen=True)
 class Rule:
     """One test: by label what it compares, and what it takes. A label names precisions by their place.
 
-    of: which precisions one comparison is of. fewest, most: how many a claim must name. reference: whether it may
-    name the reference; elsewhere that is what the others are compared with. accuracy: whether accuracy may be asked
-    for. trainings: whether it compares these, and so stands under `guided`. signed: whether a verdict has a sign that
-    other methods of saliency can bear out. lenient: whether one comparison is enough.
+    of: which precisions one comparison is of. fewest: how many a claim must name. reference: whether it may name the
+    reference; elsewhere that is what the others are compared with. accuracy: whether accuracy may be asked for.
+    trainings: whether it compares these, and so stands under `guided`. lenient: whether one comparison is enough.
     """
 
     forms: Mapping[str, Callable[..., Comparison]]
-    of: Literal["each", "neighbours", "all"] = "each"
+    of: Literal["each", "neighbours"] = "each"
     fewest: int = 1
-    most: float = inf
     reference: bool = False
     accuracy: bool = False
     trainings: bool = False
-    signed: bool = True
     lenient: bool = False
 
     @property
@@ -306,9 +270,9 @@ class Rule:
 
     def comparisons(self, data: Measured, precisions: Sequence[str]) -> tuple[Comparison, ...]:
         """Those of one claim, in the order of its precisions; what cannot be compared says why."""
-        groups = {"each": [(b,) for b in precisions], "neighbours": zip(precisions, precisions[1:], strict=False)}
+        groups = {"each": zip(precisions), "neighbours": zip(precisions, precisions[1:], strict=False)}
         found = []
-        for names in groups.get(self.of, [precisions]):
+        for names in groups[self.of]:
             for form, compare in self.forms.items():
                 label = form.format(*names, reference=data.claims.reference)
                 try:
@@ -323,7 +287,6 @@ RULES = {
     "steps": Rule({"{1} - {0}": steps}, "neighbours", fewest=3, reference=True, accuracy=True),  # one step is no trend
     "joint_loss": Rule({"{0} - {reference}, and accuracy": joint_loss}, lenient=True),
     "gain": Rule({"guided - standard, {0}": gain}, reference=True, trainings=True),
-    "non_inferiority": Rule({"{0} - {reference} > -margin": non_inferiority}, accuracy=True, signed=False),
     "mitigation": Rule(
         {
             "guided - standard, {0} - {reference}": mitigation,
@@ -331,6 +294,4 @@ RULES = {
         },
         trainings=True,
     ),
-    "between": Rule({"{2} < {1} < {0}": between}, "all", fewest=3, most=3, accuracy=True),
-    "loss_at_equal_confidence": Rule({"{0} - {reference}, equal confidence": loss_at_equal_confidence}, signed=False),
 }

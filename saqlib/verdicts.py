@@ -250,7 +250,7 @@ def evaluate(evidence: Evidence, claims: Claims) -> Answers:
     found = []
     for claim in claims.hypotheses:
         rule = RULES[claim.test]
-        for dataset, run in evidence.runs["primary"].groupby("dataset", sort=False):
+        for dataset, run in evidence.runs.groupby("dataset", sort=False):
             for training in ["guided"] if rule.trainings else run.training.unique():
                 for question in claim.questions:
                     data = Measured(evidence, claims, dataset, training, claims.questions[question])

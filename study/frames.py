@@ -143,7 +143,7 @@ class Collection:
     @property
     def evidence(self) -> Evidence:
         """What verdicts rest on."""
-        return Evidence(self.runs, self.untrained, self.fills)
+        return Evidence(self.runs["primary"], self.untrained["primary"], self.fills)
 
     def per_seed(self) -> dict[str, pd.DataFrame]:
         """The numbers from which every verdict and table can be computed again, by the name of their CSV."""

@@ -62,10 +62,7 @@ def of_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def evidence(runs: pd.DataFrame, *, given: float = 0.5, fills: Sequence[str] = ("mean", "noise", "blur")) -> Evidence:
-    """The runs on every set of images, above untrained networks that score `given` less than the reference."""
+    """The runs, above untrained networks that score `given` less than the reference."""
     reference = of_the_reference(runs).drop(columns="test_accuracy")
     untrained = reference.assign(**{name: reference[name] - given for name in SCORES})
-    sets = ("primary", "all", "matched")
-    return Evidence(
-        dict.fromkeys(sets, runs), dict.fromkeys(sets, untrained), dict.fromkeys(runs.dataset.unique(), tuple(fills))
-    )
+    return Evidence(runs, untrained, dict.fromkeys(runs.dataset.unique(), tuple(fills)))

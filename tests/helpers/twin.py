@@ -135,25 +135,8 @@ def comparisons(n: Numbers, claim: dict, training: str, question: str) -> list[d
             d = [at(c, b) - at(c, b, "standard") for c in columns]
             margins = [n.margin(c, "standard") for c in columns]
             found.append(row(f"guided - standard, {b}", d, [[-x for x in d]], d, d, margins))
-    elif claim["test"] == "non_inferiority":
-        for b in listed:
-            inside = [lost(c, b) + m for c, m in zip(columns, margin, strict=True)]
-            own = [lost(c, b) for c in columns]
-            found.append(row(f"{b} - {reference} > -margin", inside, [[-x for x in inside]], own))
     elif claim["test"] == "mitigation":
         found = mitigation(n, columns, listed, lost)
-    elif claim["test"] == "between":
-        high, middle, low = listed
-        upper, lower = ([at(c, a) - at(c, b) for c in columns] for a, b in ((high, middle), (middle, low)))
-        ways = [[-x for x in upper], [-x for x in lower]]
-        narrow = upper if np.mean(upper) <= np.mean(lower) else lower
-        found = [row(f"{low} < {middle} < {high}", upper + lower, ways, narrow, upper + lower, margin * 2)]
-    elif claim["test"] == "loss_at_equal_confidence":
-        for b in listed:
-            d = [lost(c, b, training, "matched") for c in columns]
-            margins = [n.margin(c, training, "matched") for c in columns]
-            gate = b, [-lost(c, b) for c in columns]
-            found.append(row(f"{b} - {reference}, equal confidence", [-x for x in d], [d], d, d, margins, gate))
     return found
 
 

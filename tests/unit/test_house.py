@@ -11,7 +11,7 @@ import pytest
 from study import paths
 
 LONGEST_MODULE, LONGEST_FUNCTION = 470, 60  # lines; a function with its docstring, a screen
-MOST_MODULES, MOST_LINES = 32, 7280  # of saqlib, its C included
+MOST_MODULES, MOST_LINES = 32, 7230  # of saqlib, its C included
 # Everyday words that say no type and no purpose; the field has a word for each.
 VAGUE = {"told", "said", "kept", "alone", "few", "brief", "marks", "noted", "begun", "asked"}
 

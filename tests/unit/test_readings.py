@@ -50,8 +50,8 @@ def test_claims_are_read_from_the_grid():
     maps = made.maps(lambda t, p, m, c: -0.2 * (c.startswith("rel") and p != "fp32") + 0.3 * (t == "guided"))
     runs = made.runs(maps, lambda t, p: -3.0 * (p == "w2a2"))
     fills = {"mnist": made.FILLS}
-    below = {"primary": untrained_rows(maps, "fp32").drop(columns=["precision", "map"])}
-    answers = evaluate_claims(Evidence({"primary": runs}, below, fills), claims)
+    below = untrained_rows(maps, "fp32").drop(columns=["precision", "map"])
+    answers = evaluate_claims(Evidence(runs, below, fills), claims)
     table = readings(answers, claims, grid(runs, maps, fills, claims)[0])
     assert list(table) == [*COLUMNS, "reading"]
     pd.testing.assert_frame_equal(table[COLUMNS], answers.tests())

@@ -347,7 +347,6 @@ def test_what_cannot_run_is_refused_by_its_place(change, expected):
         ("A1", {"precisions": ["w4a5"]}, "unknown precision in claim A1 'w4a5'"),
         ("A1", {"precisions": ["fp32"]}, "claim A1: fp32 is the reference; name the precisions that are compared"),
         ("A1", {"txt": "?"}, "unknown key 'txt' in claims.hypotheses[0]; did you mean 'text'?"),
-        ("B3", {"precisions": ["w4a4", "w2a2"]}, "claim B3: the test between takes 3 precisions, not 2 (w4a4, w2a2)"),
         ("A5", {"questions": ["accuracy"]}, "claim A5: the test gain asks about maps, and accuracy is not one of them"),
     ],
 )  # fmt: skip
