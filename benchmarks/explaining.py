@@ -31,7 +31,7 @@ from saqlib.training import History, Images, Watch, accuracy, train
 from study import cells, files, live, paths
 from study.settings import Cell, Recipe, Study
 
-FILE = Path(__file__).with_suffix(".csv")
+FILE = paths.ROOT / "paper" / "explaining.csv"  # the paper has a table of it
 DATASET, FULL, FEW = "mnist", "fp32", "w2a2"
 TRAININGS = ("standard", "guided")
 LEVELS = (98.5, 99.0)  # percent of the validation images

@@ -40,6 +40,7 @@ FAITHFULNESS = "faithfulness"  # the relevance gain, mean of the fills that qual
 ANSWERS = ("gini", "morans_i", FAITHFULNESS)  # the columns that answer what is asked of a map: the others describe
 GRADIENT = "straight_through"  # the method of saliency that everything rests on
 PASS_THROUGH = "pass_through"  # the same, but clipped activations let the gradient through
+NEAR = 4  # pixels: what lies further from the object shares no unit of a 5 x 5 convolution with it
 IMAGE = "image"  # the control that is the image itself
 TRAINED, UNTRAINED = "trained", "untrained"  # the networks whose maps are scored
 SEED_TO_SEED = "seed_to_seed"  # the likeness of two reference networks, which any likeness is to be read against
@@ -86,6 +87,8 @@ SCORES: dict[str, Score] = {
                    0.5, "Do pixels of the object outrank the background?"),
     "sensitivity_max": Score(None, "Maximal sensitivity", "M", "lower", 0, inf, None,
                              "How much does the map change under invisible noise?", "network"),
+    "gini_near": Score(lambda maps, images: gini_near(maps, foreground_of(images)), "Gini index near the object", "N",
+                       "higher", 0, 1, None, "Do few pixels carry the map, of the object and what is around it?"),
     "dead": Score(lambda maps, images: dead(maps).double(), "Dead rate", "Z", "lower", 0, 1, None,
                   "Is there no map at all?"),
     "spearman": Score(lambda maps, reference: spearman(maps, reference), "Spearman correlation", "ρ", "higher", -1, 1,
@@ -133,6 +136,21 @@ def gini(maps: "Tensor") -> "Tensor":
     i = torch.arange(1, n, dtype=torch.float64, device=ordered.device)
     # Summed by parts: every term is >= 0, so a uniform map gives exactly 0.
     return (i * (n - i) * ordered.diff(dim=1)).sum(1) / (n * ordered.sum(1))
+
+
+def gini_near(maps: "Tensor", foreground: "Tensor") -> "Tensor":
+    """Gini index over the pixels within NEAR of the foreground: (B,), NaN without any foreground.
+
+    Where an image is blank further off, a first layer whose biases are all 0 or less is silent, and every gradient is
+    exactly 0; one bias above 0 gives all those pixels a gradient. The index of the whole map tells such networks apart,
+    by pixels on which nothing is to be seen; this one does not. Arguments as of foreground_mass.
+    """
+    from torch.nn.functional import max_pool2d
+
+    values, inside = absolute(maps).view_as(maps), _inside(maps, foreground).view_as(maps)
+    near = max_pool2d(inside[:, None].float(), 2 * NEAR + 1, stride=1, padding=NEAR).squeeze(1)
+    # Zeros in the place of the other pixels, n - k of n, turn an index g of the k near ones into 1 - (1 - g) k / n.
+    return 1 - (1 - gini(values * near)) / near.double().flatten(1).mean(1)
 
 
 def morans_i(maps: "Tensor") -> "Tensor":

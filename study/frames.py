@@ -40,10 +40,12 @@ from study.settings import Cell, Grid
 CELL = ["dataset", "precision", "training", "seed"]
 COURSE = ["dataset", "training", "precision", "step"]
 AXES = ["map", "network", "redrawn"]
+OF_NETWORKS = ["test_accuracy", "positive_biases"]  # the second: how many biases of the first layer are above 0
 ZERO_GAIN, LIKENESS = f"{RELEVANCE_GAIN}_zero", "preservation_"
 MAPS = ["dataset", "training", "precision", "seed", "map", "network", *PRIMARY, "sensitivity_max", ZERO_GAIN, *GAINS,
         FAITHFULNESS, "amplitude"]  # fmt: skip
 NEAR, SALIENT = (-8, 6), 0.1  # distances from the outline that are told apart; share of the most salient pixels
+ON_DEVICE = {"device/measured": "device", "runs": "compare", "evidence/maps": "compare"}  # and the stages that write it
 Content = TypeVar("Content")
 
 
@@ -81,6 +83,11 @@ def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
     return _read(path, "ablate", pd.read_csv, *CELL) if path.exists() else pd.DataFrame(columns=CELL)
 
 
+def on_device(root: Path = paths.ROOT) -> tuple[pd.DataFrame, ...]:
+    """The files of ON_DEVICE, which `study.report.tables.device` joins; MissingError if there is none."""
+    return tuple(_read(root / "results" / f"{name}.csv", ON_DEVICE[name], pd.read_csv, *CELL[:3]) for name in ON_DEVICE)
+
+
 def _read(path: Path, stage: str, read: Callable[[Path], Content], *names: str) -> Content:
     """What a reader makes of a file that a stage writes; it has at least these columns, or keys."""
     if not path.exists():
@@ -112,7 +119,7 @@ class Collection:
 
     reference: str
     fills: dict[str, tuple[str, ...]]  # of each dataset those that qualify
-    runs: dict[str, pd.DataFrame]  # by set; + precision, test_accuracy, SCORES of the straight-through map
+    runs: dict[str, pd.DataFrame]  # by set; + precision, SCORES of the straight-through map, OF_NETWORKS
     by_images: dict[str, pd.DataFrame]  # by set; + precision, map, network (trained, untrained), SCORES
     image_sets: pd.DataFrame  # + images (the set), count and scored: how many images each set leaves of those scored
     likeness: pd.DataFrame  # + preservation_*, between two seeds of the reference
@@ -172,8 +179,8 @@ def collect(grid: Grid, reference: str, root: Path = paths.ROOT) -> Collection:
             parts.setdefault(name, []).append(frame.assign(dataset=dataset, training=training))
     frames = {name: _in_front(pd.concat(each, ignore_index=True), [*CELL, *AXES]) for name, each in parts.items()}
     by_images = {images: frames.pop(images) for images in IMAGE_SETS}
-    accuracy = pd.DataFrame([key | {"test_accuracy": run["test_accuracy"]} for key, run in trained])
-    runs = {images: _runs(accuracy, frame) for images, frame in by_images.items()}
+    known = pd.DataFrame([key | {name: run[name] for name in OF_NETWORKS} for key, run in trained])
+    runs = {images: _runs(known, frame) for images, frame in by_images.items()}
     clipped = [
         key | {"layer": layer, "clipped": values["clipped"]}
         for key, run in trained
@@ -215,11 +222,11 @@ def _of_map(frame: pd.DataFrame, name: str, network: str = TRAINED) -> pd.DataFr
     return frame[chosen].drop(columns=["map", "network"]).reset_index(drop=True)
 
 
-def _runs(accuracy: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and all scores of the straight-through map but the gain with zeros, which only few images have."""
+def _runs(known: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """OF_NETWORKS and all scores of the straight-through map but the gain with zeros, which only few images have."""
     scores = _of_map(frame, GRADIENT).drop(columns=ZERO_GAIN).rename(columns={"dead": "dead_rate"})
     first = [*CELL, "test_accuracy", *PRIMARY, *GAINS, FAITHFULNESS, "amplitude", "dead_rate", "sensitivity_max"]
-    return _in_front(accuracy.merge(scores, on=CELL, how="left"), first)
+    return _in_front(known.merge(scores, on=CELL, how="left"), first)
 
 
 def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.DataFrame]:

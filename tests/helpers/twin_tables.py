@@ -9,7 +9,7 @@ from scipy import optimize, stats
 PRIMARY = ["gini", "morans_i", "foreground_mass"]
 GAINS = [f"relevance_gain_{fill}" for fill in ("zero", "mean", "noise", "blur")]
 OF_MAPS = [*PRIMARY, "faithfulness", "sensitivity_max"]
-DESCRIBING = ["entropy", "auroc"]
+DESCRIBING = ["entropy", "auroc", "gini_near"]
 BLIND = ["white_noise", "one_hot", "sobel", "image"]
 ROWS = ["dataset", "training"]
 

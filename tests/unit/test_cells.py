@@ -67,7 +67,9 @@ def test_trained_cell_is_written(root, runs):
     for run in runs:
         accuracy = training.accuracy(models.load(CELL, run.seed, root), *data.load("mnist", "test", paths.SAMPLE))
         assert run.test_accuracy == run.sample_accuracy == accuracy
-        assert report["seeds"][str(run.seed)]["test_accuracy"] == round(accuracy, 4)
+        own = report["seeds"][str(run.seed)]
+        assert own["test_accuracy"] == round(accuracy, 4)
+        assert own["positive_biases"] == sum(bias > 0 for bias in run.state["conv1.bias"].tolist())
 
 
 @pytest.mark.usefixtures("runs")

@@ -75,7 +75,7 @@ def test_columns_of_the_runs(collection):
             "dataset", "precision", "training", "seed", "test_accuracy",
             "gini", "morans_i", "foreground_mass",
             "relevance_gain_mean", "relevance_gain_noise", "relevance_gain_blur", "faithfulness", "amplitude",
-            "dead_rate", "sensitivity_max", "entropy", "auroc",
+            "dead_rate", "sensitivity_max", "positive_biases", "entropy", "auroc", "gini_near",
             "preservation_spearman", "preservation_top_overlap", "preservation_cosine", "preservation_ssim",
         ]  # fmt: skip
         cells = frame[["dataset", "precision", "training"]].drop_duplicates()
@@ -97,7 +97,8 @@ def test_scores_of_networks(grid, collection, primary):
         for name in PRESERVATION:
             expected = cell.preservation.sel(likeness=name).values[chosen].mean()
             assert found[f"preservation_{name}"] == pytest.approx(expected)
-        assert found.test_accuracy == frames.report(W2A2, grid[0])["seeds"]["2"]["test_accuracy"]
+        known = frames.report(W2A2, grid[0])["seeds"]["2"]
+        assert all(found[name] == known[name] for name in ("test_accuracy", "positive_biases"))
 
 
 def test_every_map_has_a_row(grid, collection, primary):

@@ -29,7 +29,7 @@ CELLS = [(dataset, training) for dataset in DATASETS for training in TRAININGS]
 @pytest.fixture
 def root(tmp_path):
     """A folder with results of one row and the project's own reader of results; its paper is written by a test."""
-    for name in ("results.typ", "alt.yaml", "first_run.csv"):
+    for name in ("results.typ", "alt.yaml", "first_run.csv", "explaining.csv"):
         (tmp_path / "paper").mkdir(exist_ok=True)
         shutil.copy(paths.ROOT / "paper" / name, tmp_path / "paper")
     shutil.copy(paths.PARAMS, tmp_path)

@@ -8,11 +8,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import stats
+from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from saqlib import scores
-from saqlib.scores import SCORES, amplitude, auroc, cosine, dead, entropy, foreground_mass, gini, magnitude, morans_i
+from saqlib.data import as_input, load
+from saqlib.saliency import input_gradient
+from saqlib.scores import (
+    SCORES,
+    amplitude,
+    auroc,
+    cosine,
+    dead,
+    entropy,
+    foreground_mass,
+    gini,
+    gini_near,
+    magnitude,
+    morans_i,
+)
+from study import models, paths
 
 SIDE = 28
 PIXELS = SIDE * SIDE
@@ -93,6 +108,21 @@ def test_gini_closed_forms():
     assert gini(torch.full((1, SIDE, SIDE), 0.1)).item() == 0
     assert gini(one_hot_map()).item() == pytest.approx(1 - 1 / PIXELS, abs=1e-15)
     assert gini(checkerboard()).item() == pytest.approx(0.5, abs=1e-15)
+
+
+def test_gini_near_the_object_is_that_of_its_pixels_alone():
+    """The pixels within 4 of the foreground as a row by themselves; what lies further off decides nothing."""
+    maps, foreground = random_maps(3, 4), torch.zeros(4, SIDE, SIDE, dtype=torch.bool)
+    foreground[0, 10, 12] = foreground[1, 0, 0] = foreground[2, 4:20, 9] = True
+    near = [(slice(6, 15), slice(8, 17)), (slice(5), slice(5)), (slice(24), slice(5, 14))]
+    for index, (rows, columns) in enumerate(near):
+        own = maps[index, rows, columns].reshape(1, 1, -1)
+        assert gini_near(maps, foreground)[index].item() == pytest.approx(gini(own).item(), abs=1e-12)
+        further = maps.clone().fill_(9.0)
+        further[index, rows, columns] = maps[index, rows, columns]
+        assert gini_near(further, foreground)[index] == gini_near(maps, foreground)[index]
+    assert gini_near(maps, foreground)[3].isnan()  # without any object
+    assert gini_near(torch.zeros_like(maps).index_fill(2, torch.tensor([27]), 1.0), foreground)[:2].isnan().all()
 
 
 def test_entropy_equals_scipy():
@@ -181,7 +211,7 @@ def test_auroc_equals_mann_whitney():
 def all_scores(maps, inside):
     """Every score that needs no network."""
     without = {score.__name__: score(maps) for score in MAP_SCORES}
-    return without | {score.__name__: score(maps, inside) for score in FOREGROUND_SCORES}
+    return without | {score.__name__: score(maps, inside) for score in (*FOREGROUND_SCORES, gini_near)}
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -220,10 +250,10 @@ def test_scores_keep_their_stated_range(seed):
         assert (value >= SCORES[name].low - 1e-12).all() and (value <= SCORES[name].high + 1e-12).all(), name
 
 
-@pytest.mark.parametrize("score", [*MAP_SCORES, amplitude, *FOREGROUND_SCORES])
+@pytest.mark.parametrize("score", [*MAP_SCORES, amplitude, *FOREGROUND_SCORES, gini_near])
 def test_wrong_shapes_are_named(score):
     """Maps that are not (B, H, W), and a foreground of another shape."""
-    foreground = [torch.ones(2, 1, SIDE, SIDE)] if score in FOREGROUND_SCORES else []
+    foreground = [torch.ones(2, 1, SIDE, SIDE)] if score in (*FOREGROUND_SCORES, gini_near) else []
     for shape in ((SIDE, SIDE), (2, 1, SIDE, SIDE)):
         with pytest.raises(ValueError, match="maps must have shape .*28"):
             score(torch.ones(shape), *foreground)
@@ -359,3 +389,20 @@ def test_magnitude_is_the_absolute_value_as_float64():
         same = scores.absolute((4 * maps).to(kind))
         assert same.dtype == (torch.float32 if kind == torch.float32 else torch.float64)
         assert same[0].tolist() == [6.0, 8.0, 0.0, 1.0] and not same.requires_grad
+
+
+@pytest.mark.parametrize("cell", ["mnist-fp32-guided", "mnist-w2a2-standard"])
+def test_a_first_layer_bias_above_0_gives_the_blank_background_a_gradient(cell):
+    """Exactly 0 without one, far from the digit; with one it is not, the index falls, and less so near the digit."""
+    network, images = models.load(cell), as_input(load("mnist", "validation", paths.SAMPLE)[0][:40])
+    digit = scores.foreground_of(images)
+    far = np.stack([ndimage.distance_transform_cdt(~each, "chessboard") > scores.NEAR for each in digit.numpy()])
+    found = []
+    for bias in (network.conv1.bias.max().item(), 0.2):
+        with torch.no_grad():
+            network.conv1.bias[0] = bias
+        maps = input_gradient(network, images)
+        assert (bias > 0) == bool((maps.numpy()[far] != 0).mean() > 0.9) == maps.numpy()[far].any()
+        found.append([gini(maps).mean(), gini_near(maps, digit).mean()])
+    whole, near = np.subtract(*found)
+    assert whole > 0.05 and abs(near) < whole

@@ -146,9 +146,10 @@ def test_the_table_holds_what_is_scored_and_nothing_else(scored, precision):
         of_images = [*METHODS, "other_seed"]
     assert scores["map"].values.tolist() == [*of_images, "finite_differences", *BLIND]
     assert scores.explainer.values.tolist() == list(METHODS)
-    assert set(scores.score.values) == {*every, "entropy", "auroc", "dead", "relevance_gain_zero", "sensitivity_max"}
+    describing = ("entropy", "auroc", "gini_near", "dead")
+    assert set(scores.score.values) == {*every, *describing, "relevance_gain_zero", "sensitivity_max"}
     expected = {(name, score): 30 if name in of_images else 4 for name in scores["map"].values for score in every}
-    expected |= {("straight_through", name): 30 for name in ("entropy", "auroc", "dead")}
+    expected |= {("straight_through", name): 30 for name in describing}
     expected |= {("straight_through", "relevance_gain_zero"): 4, ("image", "relevance_gain_zero"): 4}
     expected |= {(name, "sensitivity_max"): 4 for name in ("straight_through", "pass_through")}
     for (name, score), count in expected.items():
@@ -199,7 +200,7 @@ def test_every_map_is_scored_by_the_network_as_it_is_deployed(scored, precision)
     for name, each in (("straight_through", maps["straight_through"][:4]), ("image", images[:4, 0])):
         gain = relevance_gain(*few, each, SCORING.clarity.steps, "zero")
         np.testing.assert_allclose(found.scores.sel(map=name, score="relevance_gain_zero")[:4], gain, atol=1e-5)
-    for name in ("entropy", "auroc", "dead"):
+    for name in ("entropy", "auroc", "gini_near", "dead"):
         expected = map_scores(images, maps["straight_through"])[name]
         np.testing.assert_array_equal(found.scores.sel(map="straight_through", score=name), expected)
     for name, saturated in (("straight_through", "stop"), ("pass_through", "pass")):
