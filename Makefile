@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env data quick reproduce check verify site test test-all bench lab notebooks lock clean clean-store
+.PHONY: help env data quick reproduce device check verify site test test-all bench lab notebooks lock clean clean-store
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ quick: env  ## the pipeline without ablations on real images in minutes, in a sc
 
 reproduce: env  ## the whole pipeline in full; writes results/
 	$(VENV) -m study.run reproduce
+
+device: env  ## class and map of each network on emulated microcontrollers; writes results/device/ and its table
+	$(VENV) -m study.run device
 
 check: env  ## whether results/ belong to the code, numbers and notebooks as they stand
 	$(VENV) -m study.run check

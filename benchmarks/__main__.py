@@ -3,7 +3,19 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import breakdown, dispatch, explaining, latency, machines, peers, quantus_check, scaling, stages, steps
+from benchmarks import (
+    breakdown,
+    dispatch,
+    explaining,
+    fewer_images,
+    latency,
+    machines,
+    peers,
+    quantus_check,
+    scaling,
+    stages,
+    steps,
+)
 from benchmarks.timing import one_thread
 from saqlib.data import DataError
 from study import files, paths, processes
@@ -60,6 +72,12 @@ def quantus(settings: Study, rounds: int) -> str:
         return f"Nothing is compared: {error}. Run `make bench`, which installs Quantus."
 
 
+def fewer(settings: Study, rounds: int) -> str:
+    if not fewer_images.possible(settings):
+        return "Nothing to read yet: `python -m study.run tasks` trains the networks."
+    return as_table(fewer_images.rows(settings))
+
+
 def handing_out(settings: Study, rounds: int) -> str:
     return as_table(dispatch.rows())
 
@@ -85,6 +103,7 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "tasks": ("Handing out a thousand jobs that compute nothing", handing_out),
     "explaining": ("What explaining in real time costs", explained),
     "quantus": ("Our scores beside those of Quantus and captum", quantus),
+    "fewer": ("Intervals by fewer images and by all", fewer),
     "onnx": ("Exported networks in ONNX Runtime, one thread", onnx),
 }
 

@@ -32,9 +32,11 @@ CODE = {
     "clarity": ("03_clarity", (*FILES, "saqlib.scoring")),
     "ablate": (None, (*FILES, *TRAINING, "saqlib.scoring")),
     "deploy": ("04_deploy", (*FILES, "saqlib.deploy.check")),
+    "device": (None, ("study.device",)),
     "compare": ("05_compare", ()),
     "paper": (None, ("study.report.paper",)),
 }
+C_CODE = {"device": ("benchmarks/device", "saqlib/deploy/device")}  # folders of C that it compiles
 # Settings read the words of all methods to check params.yaml; what a stage reads there, it lists itself.
 NOT_FOLLOWED = ("study.cells", "study.results", "study.settings")
 # Where and how fast, never what comes out.
@@ -125,6 +127,8 @@ def code_of(stage: str) -> str:
             parts[path.relative_to(paths.ROOT).as_posix()] = store.decisive(text)
             queue |= imported(text) if module not in NOT_FOLLOWED else set()
         queue -= seen
+    for path in (path for folder in C_CODE.get(stage, ()) for path in (paths.ROOT / folder).glob("*.*")):
+        parts[path.relative_to(paths.ROOT).as_posix()] = store.decisive_c(path.read_text(encoding="utf-8"))
     return "".join(f"# {part}\n{parts[part]}" for part in sorted(parts))
 
 

@@ -152,11 +152,18 @@ class Collection:
         """What verdicts rest on."""
         return Evidence(self.runs["primary"], self.untrained["primary"], self.fills)
 
-    def per_seed(self) -> dict[str, pd.DataFrame]:
-        """The numbers from which every verdict and table can be computed again, by the name of their CSV."""
+    def per_seed(self, exploring: int) -> dict[str, pd.DataFrame]:
+        """The numbers from which every verdict and table can be computed again, by the name of their CSV.
+
+        `exploring` holds what was known when claims were registered: of so many first seeds every map, with the test
+        accuracy of its network and `clipped`, the share of clipped units, the mean over the layers.
+        """
         networks = pd.concat(self.runs, names=["images"]).reset_index("images")
         names = ("maps", "saturation", "cascade", "curves", "accuracies", "likeness", "image_sets")
-        return {"networks": networks} | {name: getattr(self, name) for name in names}
+        clipped = self.saturation.groupby(CELL, sort=False).clipped.mean()
+        known = self.runs["primary"][[*CELL, "test_accuracy"]].merge(clipped.reset_index(), on=CELL, how="left")
+        seen = self.maps[self.maps.seed < exploring].merge(known, on=CELL)
+        return {"networks": networks, "exploring": seen} | {name: getattr(self, name) for name in names}
 
 
 def collect(grid: Grid, reference: str, root: Path = paths.ROOT) -> Collection:

@@ -28,7 +28,7 @@ from study.dvc import DvcError
 from study.params import ParamsError
 from study.settings import Study
 
-TREES = ("notebooks", "saqlib", "study", "paper", "locks", "tests/sample")
+TREES = ("notebooks", "saqlib", "study", "paper", "locks", "tests/sample", "benchmarks/device")
 FILES = ("dvc.yaml", ".dvc/config", ".dvcignore")
 PRODUCTS = ("results/figures/*.png", "results/tables/*.md", "paper/*.pdf")
 STOPPED = "The pipeline stopped. The same command goes on from there."
@@ -199,6 +199,19 @@ def _ablate(scale: str | None) -> None:
             raise PipelineError(f"{name}: {error}") from None
 
 
+def _device() -> str:
+    from study import device, frames
+    from study.report import tables
+
+    try:
+        words = device.run(settings.load(), paths.ROOT)
+    except device.DeviceError as error:
+        raise PipelineError(str(error)) from None
+    if all((paths.RESULTS / f"{name}.csv").exists() for name in frames.ON_DEVICE):  # not before the first whole run
+        tables.write(tables.device(*frames.on_device(paths.ROOT)), paths.RESULTS / "tables")
+    return words
+
+
 def _metrics() -> None:
     import pandas as pd
 
@@ -257,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", help="a dataset of the grid")
     one.add_argument("--scale", **scale)
     command("ablate", _ablate, "every ablation").add_argument("--scale", **scale)
+    command("device", _device, "run the networks on emulated microcontrollers; writes results/device/ and its table")
     command("metrics", _metrics, "write results/metrics/ from results/runs.csv")
     one = command("readable", lambda outputs: "\n".join(notebooks.read(outputs)), "renew results/notebooks/")
     one.add_argument("outputs", type=Path, nargs="*")

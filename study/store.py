@@ -169,7 +169,7 @@ def decisive_code(module: str) -> dict[str, str]:
             found[name] = decisive(text)
             queue |= {each for name in _imported(text) for each in _files(name)} | set(path.parent.glob("*.c"))
         else:
-            found[name] = " ".join(re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL).split()) + "\n"
+            found[name] = decisive_c(text)
         queue -= {paths.ROOT / name for name in found}
     return found
 
@@ -182,6 +182,11 @@ def decisive(code: str) -> str:
             if ast.get_docstring(node, clean=False) is not None:
                 node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
     return ast.unparse(tree) + "\n"
+
+
+def decisive_c(code: str) -> str:
+    """The same of C."""
+    return " ".join(re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL).split()) + "\n"
 
 
 def _imported(code: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""A trained network as files: packed codes, integer inference, ONNX graphs, and what it costs.
+"""A trained network as files: packed codes, integer inference, ONNX graphs, a program in C, and what it costs.
 
 The names below load on first use, so that `saqlib.deploy.explain` runs where PyTorch is not installed.
 """
@@ -10,6 +10,7 @@ _MODULES = {
     "layers": ("DeploymentError",),
     "integer": ("integer_network",),
     "onnx": ("pack", "unpack", "export_onnx", "export_explanation"),
+    "c": ("export_c",),
     "costs": ("Cost", "cost", "by_layer"),
     "check": ("deploy", "deploy_untrained", "verify", "report"),
 }

@@ -2,6 +2,10 @@
 
 What is claimed is size: ONNX Runtime has no sub-byte convolutions, so fewer bits make the file smaller and not the
 prediction faster. Bit-operations say what hardware with such arithmetic would save.
+
+What a backward pass has to compute differs from image to image, since a gradient of 0 need not be passed on. Of a
+network by itself an upper bound can be given: behind pooling one position of four has a gradient, and every unit passes
+it on. (The operators of ONNX cannot leave zeros out.)
 """
 
 from dataclasses import dataclass
@@ -25,8 +29,9 @@ class Cost:
     a float layer). macs: multiply-accumulates. bit_operations: sum of weight bits * input bits * macs over the layers,
     as QONNX counts them; the image has 8 bits, both operands of a float layer 32. peak_activation_bytes: the largest
     input and output of one layer together, the output behind pooling and activation. zero_weights: share in [0, 1].
-    explanation_macs, explanation_bit_operations: prediction and one map together, whichever it is; the gradient has 32
-    bits, and its way through the last layer is one row of weights, without multiplication.
+    explanation_macs, explanation_bit_operations: upper bounds of prediction and one map together, whichever it is, with
+    nothing skipped but what pooling leaves out; the gradient has 32 bits, and its way through the last layer is one row
+    of weights, without multiplication.
     """
 
     packed_bytes: int
@@ -45,7 +50,7 @@ def cost(model: LeNet) -> Cost:
     macs = sum(layer.macs for layer in layers)
     bit_operations = sum(layer.weight_bits * layer.input_bits * layer.macs for layer in layers)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
-    backward = sum(layer.weight_bits * FLOAT_BITS * layer.macs for layer in hidden)
+    backward = sum(layer.weight_bits * FLOAT_BITS * _backward_macs(layer) for layer in hidden)
     return Cost(
         packed_bytes=sum(map(_packed_bytes, layers)),
         macs=macs,
@@ -54,7 +59,7 @@ def cost(model: LeNet) -> Cost:
             _bytes(layer.inputs, layer.input_bits) + _bytes(layer.outputs, layer.activation_bits) for layer in layers
         ),
         zero_weights=zeros / sum(layer.weight.size for layer in layers),
-        explanation_macs=macs + sum(layer.macs for layer in hidden),
+        explanation_macs=macs + sum(map(_backward_macs, hidden)),
         explanation_bit_operations=bit_operations + backward,
     )
 
@@ -77,6 +82,11 @@ def by_layer(model: LeNet) -> "pd.DataFrame":
         for layer in read(model)
     ]
     return pd.DataFrame(rows).set_index("layer")
+
+
+def _backward_macs(layer: Layer) -> int:
+    """At most so many for one image's gradient in front of the layer: all the weights of each output behind pooling."""
+    return layer.outputs * layer.weight[0].size
 
 
 def _packed_bytes(layer: Layer) -> int:

@@ -30,7 +30,7 @@ from study.report import labels
 
 MISSING = "–"
 CELL = ["dataset", "training", "precision"]
-NO_SCORES = {*CELL, "seed", "images", "test_accuracy"}
+NO_SCORES = {*CELL, "seed", "images", "test_accuracy", "positive_biases"}
 OF_MAPS = {*PRIMARY, FAITHFULNESS, "sensitivity_max", "amplitude", "dead_rate"}  # other scores are in `secondary`
 MAIN = ""  # the variant that is none
 
@@ -84,6 +84,11 @@ def bracketed(mean: float, low: float, high: float, digits: int = 3) -> str:
     if not np.isfinite([mean, low, high]).all():
         return number(mean, digits)
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def ranged(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """`0.53 (0.48 to 0.62)`, a mean and what it is the mean of."""
+    return f"{number(mean, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -170,8 +175,22 @@ def secondary(runs: pd.DataFrame) -> Table:
     return Table("secondary", numbers, _spread(numbers, CELL))
 
 
+def focus(runs: pd.DataFrame) -> Table:
+    """Gini index of the whole map and near the object, for networks with and without a first-layer bias above 0.
+
+    Without one, what is blank in an image has a gradient of exactly 0, as the pixels far from a digit are. The numbers
+    are mean, least and largest over networks of every precision, and how many they are.
+    """
+    keys = [*CELL[:2], "biases"]
+    long = runs.assign(biases=np.where(runs.positive_biases > 0, "some above 0", "none above 0"))
+    long = long.melt(keys, ["gini", "gini_near"], "metric")
+    numbers = long.groupby([*keys, "metric"], sort=False).value.agg(["mean", "min", "max", "count"]).reset_index()
+    numbers = numbers.rename(columns={"min": "low", "max": "high", "count": "networks"})
+    return Table("focus", numbers, _spread(numbers, [*keys, "networks"], ranged))
+
+
 def maps(numbers: pd.DataFrame) -> Table:
-    """How faithful every map is, as saqlib.readings.maps_table gives it.
+    """How faithful every map is, as saqlib.findings.maps_table gives it.
 
     Shown is the mean over the fills that qualify, of all seeds: one row per map, one column per precision.
     """
@@ -242,6 +261,19 @@ def deployment(costs: pd.DataFrame, runs: pd.DataFrame, retained: pd.DataFrame) 
     left = retained.pivot(index=CELL, columns="metric", values="estimate").add_prefix("retained_")
     numbers = costs.merge(means, on=CELL, how="left").merge(left.reset_index(), on=CELL, how="left")
     return Table("deployment", numbers, _shown(numbers, LISTED["deployment"]))
+
+
+def device(measured: pd.DataFrame, runs: pd.DataFrame, maps: pd.DataFrame) -> Table:
+    """Flash, memory and instructions of a network on two microcontrollers, with accuracy and both maps' faithfulness.
+
+    measured: results/device/measured.csv, whose columns `study.device` explains; without rows where nothing was. runs,
+    maps: as `study.frames.Collection` has them. test_accuracy, in percent, and faithfulness_<map> are means over seeds.
+    """
+    trained = maps[maps["map"].isin([GRADIENT, PASS_THROUGH]) & (maps.network == TRAINED)]
+    faithful = trained.groupby([*CELL, "map"])[FAITHFULNESS].mean().unstack("map")[[GRADIENT, PASS_THROUGH]]
+    left = runs.groupby(CELL)[["test_accuracy"]].mean().join(faithful.add_prefix(f"{FAITHFULNESS}_"))
+    numbers = measured.merge(left.reset_index(), on=CELL)
+    return Table("device", numbers, _shown(numbers, LISTED["device"]))
 
 
 def during(around: pd.DataFrame) -> Table:
@@ -336,7 +368,7 @@ COSTS = {  # heading: the column of results/deployment.csv, its unit, and decima
     "File, INT8 (kB)": ("qcdq_file_bytes", 1e3, 1),
     "Activations (kB)": ("peak_activation_bytes", 1e3, 1),
     "Bit-operations (M)": ("bit_operations", 1e6, 1),
-    "with map (M)": ("explanation_bit_operations", 1e6, 1),
+    "with map, at most (M)": ("explanation_bit_operations", 1e6, 1),
     "Zero weights (%)": ("zero_weights", 1e-2, 1),
 }
 # What people see of a table, each row of numbers a row: headings, and below them a column as FORMS has it, several
@@ -344,6 +376,13 @@ COSTS = {  # heading: the column of results/deployment.csv, its unit, and decima
 LISTED = {
     "deployment": _CELL | COSTS | {"Accuracy (%)": ("test_accuracy", 1, 2)}
     | {labels.name(f"retained_{score}"): (f"retained_{score}", 1, 2) for score in ANSWERS},
+    "device": _CELL
+    | {"Processor": "core", "Flash (kB)": ("flash_bytes", 1e3, 1), "RAM without map (kB)": ("ram_bytes", 1e3, 1),
+       "Stack (kB)": ("stack_bytes", 1e3, 2), "Instructions, class (M)": ("class_instructions", 1e6, 2),
+       "straight-through map (M)": ("straight_through_instructions", 1e6, 2),
+       "map passed through (M)": ("pass_through_instructions", 1e6, 2), "Accuracy (%)": ("test_accuracy", 1, 2),
+       "Faithfulness, straight-through": ("faithfulness_straight_through", 1, 3),
+       "passed through": ("faithfulness_pass_through", 1, 3)},
     "during": _CELL | {"Step": "{step} ({words})", labels.question("accuracy"): ("accuracy", 1, 1)}
     | {labels.question(score): (score, 1, 3) for score in (*ANSWERS, "amplitude")},
     "grid_tests": _COMPARED
@@ -374,7 +413,7 @@ def listed(name: str, frame: pd.DataFrame, questions: Mapping[str, str] | None =
 
     Args:
         name: `grid_tests` and `grid_confirming_tests` show the second frame of saqlib.grid.grid; `claims` readings and
-            registered_rows of saqlib.readings; `registered` evaluate of saqlib.registered with `came`, `power` power;
+            registered_rows of saqlib.findings; `registered` evaluate of saqlib.registered with `came`, `power` power;
             `verdicts` Answers.verdicts of saqlib.verdicts; `randomization` randomized of saqlib.findings.
         questions: the column that answers each, which decides how many decimals its estimates have; three when None.
     """

@@ -1,4 +1,4 @@
-"""A change makes stale what it can change, and nothing else: nine changes, stage by stage, for the whole grid.
+"""A change makes stale what it can change, and nothing else: ten changes, stage by stage, for the whole grid.
 
 DVC says what is stale, on the real dvc.yaml. So that no network need be trained for that, the outputs of the stages are
 files without meaning, and dvc.lock is written for them; what the stages depend on is real.
@@ -64,6 +64,8 @@ TABLE = {
             text("notebooks/03_clarity.ipynb", '"execution_count": ', '"execution_count": 7, "was": ')(folder),
             text("saqlib/training.py", "import torch\n", "import torch  # why\n")(folder),
             text("saqlib/training.py", '"""', '"""So: ')(folder),
+            text("benchmarks/device/board.c", "// The test bench", "// A test bench")(folder),
+            text("benchmarks/device/board.ld", "/* Code", "/* The code")(folder),
         ],
         set(), []),
     "code in a notebook": (
@@ -74,6 +76,8 @@ TABLE = {
         appended("saqlib.scoring"), SCORED, []),
     "a rule of the verdicts": (
         appended("saqlib.verdicts"), {"compare"}, []),
+    "C for a device": (
+        text("benchmarks/device/fp32.c", "sums[i] > sums[best]", "sums[i] >= sums[best]"), {"device"}, []),
     "where and how fast": (
         appended("study.tasks", "study.processes", "study.run", "study.download"), set(), []),
     "a release of matplotlib": (

@@ -54,6 +54,7 @@ def test_it_leaves_what_a_reader_looks_for(calm):
         assert {f"models/{cell}.pt", f"results/runs/{cell}.json", f"scores/{cell}.nc", f"results/during/{cell}.csv",
                 f"results/models/{cell}.qcdq.onnx"} <= names  # fmt: skip
     assert {"results/runs.csv", "results/tables/claims.csv", "results/tables/verdicts.csv", "results/deployment.csv",
+            "results/device/measured.csv", "results/device/model.h", "results/tables/device.csv",
             "results/fills/mnist.csv", "results/ablations/edges_same.csv", "results/figures/data.png",
             "paper/paper.pdf"} <= names  # fmt: skip
     executed = {name for name in names if name.startswith("results/notebooks/")}

@@ -1,5 +1,6 @@
 """Tests of saqlib.deploy: packed codes, ONNX files that equal the network, costs by hand, verification, face."""
 
+import copy
 import dataclasses
 import json
 from types import SimpleNamespace
@@ -192,26 +193,30 @@ def test_metadata(tmp_path):
 # Of the network of params.yaml: 200, 3200, 48000, 10080 and 840 weights in 8, 16, 120, 84 and 10 channels, which are
 # used 784, 100, 1, 1 and 1 times. Every channel has a scale and a bias of 4 bytes, every activation a clip.
 MACS = 156_800 + 320_000 + 48_000 + 10_080 + 840
+# Of the way back: pooling leaves one position of four of the convolutions, 8 x 14 x 14 with 25 weights, 16 x 5 x 5 with
+# 200; of the last layer it takes one row as it is.
+BACK1, BACK2 = 8 * 14 * 14 * 25, 16 * 5 * 5 * 200
+BACK = BACK1 + BACK2 + 48_000 + 10_080
 SCALES = 4 * (238 + 238 + 4)
 COSTS = {
-    "fp32": (4 * (62_320 + 238), 32 * 32 * MACS, 4 * (784 + 1568), 32 * 32 * (2 * MACS - 840)),
+    "fp32": (4 * (62_320 + 238), 32 * 32 * MACS, 4 * (784 + 1568), 32 * 32 * (MACS + BACK)),
     "w4a4": (
         200 + 1600 + 24_000 + 5040 + 840 + SCALES,
         64 * 156_800 + 16 * (320_000 + 48_000 + 10_080) + 8 * 4 * 840,
         784 + 784,
-        16_111_360 + 32 * (8 * 156_800 + 4 * (320_000 + 48_000 + 10_080)),
+        16_111_360 + 32 * (8 * BACK1 + 4 * (BACK2 + 48_000 + 10_080)),
     ),
     "mixed": (
         200 + 1600 + 12_000 + 2520 + 840 + SCALES,
         64 * 156_800 + 16 * 320_000 + 2 * 4 * 48_000 + 4 * 10_080 + 8 * 2 * 840,
         784 + 784,
-        15_592_960 + 32 * (8 * 156_800 + 4 * 320_000 + 2 * (48_000 + 10_080)),
+        15_592_960 + 32 * (8 * BACK1 + 4 * BACK2 + 2 * (48_000 + 10_080)),
     ),
     "w2a2": (
         200 + 800 + 12_000 + 2520 + 840 + SCALES,
         64 * 156_800 + 4 * (320_000 + 48_000 + 10_080) + 8 * 2 * 840,
         784 + 392,
-        11_560_960 + 32 * (8 * 156_800 + 2 * (320_000 + 48_000 + 10_080)),
+        11_560_960 + 32 * (8 * BACK1 + 2 * (BACK2 + 48_000 + 10_080)),
     ),
 }
 
@@ -223,7 +228,7 @@ def test_cost_by_hand(precision):
     assert COSTS[precision] == (
         found.packed_bytes, found.bit_operations, found.peak_activation_bytes, found.explanation_bit_operations,
     )  # fmt: skip
-    assert (found.macs, found.explanation_macs) == (MACS, 2 * MACS - 840)
+    assert (found.macs, found.explanation_macs) == (MACS, MACS + BACK)
     assert table["packed bytes"].sum() == found.packed_bytes and table["MACs"].sum() == found.macs
     assert np.average(table["zero weights"], weights=table["weights"]) == pytest.approx(found.zero_weights)
     codes = [getattr(block.layer, "codes", lambda w=block.layer.weight: w)() for block in network(precision).blocks()]
@@ -231,6 +236,26 @@ def test_cost_by_hand(precision):
     if precision == "mixed":
         assert table["weight bits"].tolist() == [8, 4, 2, 2, 8] and table["input bits"].tolist() == [8, 4, 4, 2, 2]
         assert table["largest accumulator"].between(1, 2**24 - 1).all()
+
+
+def visited(trained):
+    """Of each image the gradients behind hidden layers that are not 0, each times the weights of its output."""
+    observed, counts = copy.deepcopy(trained), []
+    for block in list(observed.blocks())[:-1]:
+        block.layer.register_forward_hook(lambda _, given, output: output.retain_grad())
+        block.layer.register_forward_hook(lambda layer, given, output: counts.append((layer.weight[0].numel(), output)))
+    observed(inputs().clone().requires_grad_()).max(1).values.sum().backward()
+    assert len(counts) == 4
+    return sum(weights * (output.grad != 0).flatten(1).sum(1) for weights, output in counts)
+
+
+def test_the_way_back_of_an_image_stays_below_its_bound():
+    """In the trained networks far below; not by much where every unit passes its gradient on."""
+    assert max(visited(network("fp32")).max(), visited(network("w2a2")).max()) < BACK / 2
+    passing = copy.deepcopy(network("fp32"))
+    for weights in passing.parameters():
+        weights.data.abs_()
+    assert 0.9 * BACK < visited(passing).min() <= visited(passing).max() <= BACK
 
 
 # ------------------------------------------------------------------------------------------------- verification

@@ -205,8 +205,8 @@ def test_the_wheel_holds_the_method_alone():
     """study is run from the checkout."""
     found = CONFIGURED["tool"]["setuptools"]
     assert found["packages"]["find"]["include"] == ["saqlib*"]
-    assert {path.suffix for path in (ROOT / "saqlib").rglob("*") if path.is_file()} - {".pyc"} == {".py", ".c"}
-    assert found["package-data"] == {"saqlib.kernels": ["*.c"]}
+    assert {path.suffix for path in (ROOT / "saqlib").rglob("*") if path.is_file()} - {".pyc"} == {".py", ".c", ".h"}
+    assert found["package-data"] == {"saqlib.kernels": ["*.c"], "saqlib.deploy": ["device/*"]}
 
 
 @pytest.mark.parametrize("name", [*(f"locks/{lock}.lock" for lock in LOCKS), "environment.yml", "pyproject.toml"])

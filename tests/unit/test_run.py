@@ -13,7 +13,7 @@ from tests.helpers.workspaces import TINY, digests
 
 COMMANDS = {
     "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "metrics", "readable",
-    "refresh", "paper",
+    "refresh", "paper", "device",
 }  # fmt: skip
 
 
