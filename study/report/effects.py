@@ -34,7 +34,7 @@ ROW, HEAD = 0.15, 0.2  # inches, of an ablation and of the line above a comparis
 def maps(numbers: pd.DataFrame, reference: str) -> Figure:
     """How faithful the maps of one network are: of fewest bits filled, of most bits open, the reference above them.
 
-    numbers: as saqlib.readings.maps_table gives them; shown are means of the fills that qualify, of all seeds. A panel
+    numbers: as saqlib.findings.maps_table gives them; shown are means of the fills that qualify, of all seeds. A panel
     for each dataset and training, with lines at the reference's straight-through map and at the bare image.
     """
     own = numbers[(numbers.fill == "qualifying") & (numbers.seeds == "all")].rename(columns={"map": "row"})

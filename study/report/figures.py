@@ -19,19 +19,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from saqlib.scores import ANSWERS, FAITHFULNESS, IMAGE, UNTRAINED
+from saqlib.scores import ANSWERS, FAITHFULNESS, GRADIENT, IMAGE, PASS_THROUGH, UNTRAINED
 from study.report import labels, tables
 from study.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, Look, in_order, looks, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
 BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), IMAGE: (0, (5, 1.5, 1, 1.5))}
 SEED_TO_SEED = (0, (4, 2))
-SHOWN = (*ANSWERS, "amplitude")  # what answers a question, and what is seen first
+SHOWN = (*ANSWERS, "sensitivity_max")  # what answers the four questions
 FEWEST_PIXELS = 0.005  # of all, below which a mean over them is noise
 REMOVALS = {
     "least": ("least salient first", {"linestyle": "-", "color": "#0072B2"}),
     "random": ("random", {"linestyle": "--", "color": "#555555"}),
     "most": ("most salient first", {"linestyle": "-", "color": "#D55E00"}),
+}
+BOTH_MAPS = {
+    GRADIENT: ("straight-through map", {"linestyle": "--", "marker": "o", "markerfacecolor": "white"}),
+    PASS_THROUGH: ("map passed through", {"linestyle": "-", "marker": "o"}),
 }
 SHADED = {"facecolor": "#e3e3e3", "linewidth": 0}
 DASHED = {"color": GREY, "linestyle": "--", "linewidth": 0.7}
@@ -267,42 +271,42 @@ def trade_off(runs: pd.DataFrame) -> Figure:
 
 
 @styled
-def pareto(frame: pd.DataFrame) -> Figure:
-    """Size of the packed network against what it is worth; a line for each training joins what no smaller one beats.
+def device(numbers: pd.DataFrame) -> Figure:
+    """What bits buy on a device without floats, and what is left: costs against accuracy and faithfulness.
 
-    Scores themselves, not shares of what training gives: those of two trainings are shares of two different things.
-
-    frame: dataset, precision, training, packed_bytes, test_accuracy and faithfulness, one row per cell. One row of
-    panels per dataset, one column for each of the last two that has a value.
+    numbers: as study.report.tables.device has them; the first processor and the first training are drawn, nothing of a
+    frame without rows. On the left flash, on the right instructions: of the class beside accuracy, and of class and map
+    beside the faithfulness of that map. A line for each dataset, named at its right end.
     """
-    metrics, shown = frame[["test_accuracy", FAITHFULNESS]].dropna(axis=1, how="all").columns, looks(frame.precision)
-    tidy = frame.assign(size=frame.packed_bytes / 1000).melt([*NETWORK[:3], "size"], metrics, "metric")
-    figure, panels = facets(tidy, 1.55, SINGLE, col="metric", sharex=False, sharey=False)
-    for axes, own in panels:
-        for training, group in own.groupby("training", sort=False):
-            best = front(group, "size", "value")
-            axes.step(best["size"], best.value, _line(training), where="post", color=TRAINING_COLOURS[training],
-                      linewidth=0.8, zorder=1)  # fmt: skip
-            for precision, *point in group[["precision", "size", "value"]].itertuples(index=False):
-                _points(axes, point, training, shown[precision], s=26, linewidth=1.0, zorder=2)
-        metric = own.metric.iloc[0]
-        axes.set(xscale="log", ylabel="accuracy (%)" if metric == "test_accuracy" else labels.name(metric).lower())
+    own, shown = numbers.merge(numbers[["core", "training"]].iloc[:1]), looks(numbers.precision)
+    figure, grid = plt.subplots(2, 2, sharex="col", sharey="row", figsize=(DOUBLE, 3.4))
+    for dataset, chain in own.groupby("dataset", sort=False):
+        flash, work = chain.flash_bytes / 1e3, chain.class_instructions / 1e6
+        for name, (_, style) in BOTH_MAPS.items():
+            faithful, with_map = chain[f"{FAITHFULNESS}_{name}"], work + chain[f"{name}_instructions"] / 1e6
+            lines = [(flash, chain.test_accuracy), (work, chain.test_accuracy), (flash, faithful), (with_map, faithful)]
+            for axes, (x, y) in zip(grid.flat, lines, strict=True):
+                if name == PASS_THROUGH:  # in full precision both maps are one, and so are their names
+                    right = x.iloc[0], y.iloc[0]
+                    axes.annotate(labels.dataset(dataset), right, (0, 5), textcoords="offset points", ha="right")
+                elif axes in grid[0]:
+                    continue  # drawn with the other map
+                axes.plot(x, y, color=GREY, linewidth=0.8, zorder=1, linestyle=style["linestyle"])
+                training = "guided" if name == GRADIENT else "standard"  # open points, or filled
+                for precision, *point in zip(chain.precision, x, y, strict=True):
+                    _points(axes, point, training, shown[precision], s=26, linewidth=1.0, zorder=2)
+    for axes, words in zip(grid[1], ("flash (kB)", "instructions (millions)"), strict=True):
+        axes.set(xscale="log", xlabel=words)
         axes.margins(0.12)
         _decimal(axes.xaxis)
-    figure.supxlabel("packed size (kB)")
-    legend(figure, of_precisions(shown) | faces(frame.training, lines=True), ncols=3)
+    grid[0, 0].set_ylabel("accuracy (%)")
+    grid[1, 0].set_ylabel(labels.name(FAITHFULNESS).lower())
+    legend(figure, of_precisions(shown) | dict(BOTH_MAPS.values()))
     return figure
 
 
 def _points(axes: Axes, places: Iterable, training: str, look: Look, **style: float) -> None:
     axes.scatter(*places, marker=look.marker, edgecolor=look.colour, facecolor=face(training, look.colour), **style)
-
-
-def front(frame: pd.DataFrame, cost: str, value: str) -> pd.DataFrame:
-    """The rows that no row of equal or smaller cost beats in value, in the order of cost."""
-    ordered = frame.sort_values([cost, value], ascending=[True, False], kind="stable")
-    best = ordered[value].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered[value] > best]
 
 
 # --------------------------------------------------------------------------- over pixels that leave, and distance

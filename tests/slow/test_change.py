@@ -21,7 +21,7 @@ import json, sys
 from dataclasses import replace
 from study import frames, results, settings
 from study.report import labels, style, tables
-from saqlib import readings, scores
+from saqlib import findings, scores
 dataset, precisions = sys.argv[1], sys.argv[2:]
 study = settings.load(scale="smoke")
 grid = replace(study.grid, datasets=(dataset,), precisions=tuple(precisions), trainings=("standard",))
@@ -36,7 +36,7 @@ runs = found.runs["primary"]
 print(json.dumps({
     "runs": json.loads(runs.to_json(orient="records")), "fills": open(f"results/fills/{dataset}.csv").read(),
     "secondary": tables.markdown(tables.secondary(runs).shown),
-    "maps": tables.markdown(tables.maps(readings.maps_table(found.maps, scores.FILLS, study.size.exploring)).shown),
+    "maps": tables.markdown(tables.maps(findings.maps_table(found.maps, scores.FILLS, study.size.exploring)).shown),
     "accuracy": tables.markdown(tables.accuracy(runs).shown),
     "looks": {name: look.colour for name, look in style.looks(runs.precision).items()},
 }))

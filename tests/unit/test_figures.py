@@ -262,7 +262,7 @@ def test_clarity_shows_seeds_means_and_intervals(drawn):
     across = [{each.get_ydata()[0] for each in axes.lines if list(each.get_xdata()) == [0, 1]} for axes in figure.axes]
     levels = made.controls(FIVE).groupby("map").gini.mean()[["untrained", "white_noise", "image"]]  # no single pixel
     assert [sorted(heights) for heights in across[:3]] == [pytest.approx(sorted(levels))] * 3
-    assert list(across[3]) == [pytest.approx(levels.untrained)]  # what is no network has no amplitude
+    assert list(across[3]) == [pytest.approx(levels.untrained)]  # what is no network is not shaken
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["MNIST", "FashionMNIST"]
 
 
@@ -298,21 +298,19 @@ def test_gradients_leave_out_the_largest_fiftieth():
         np.testing.assert_allclose(axes.get_ylim(), (-limit, limit))
 
 
-def test_pareto_front():
-    """The front keeps what nothing as small or smaller beats; of equals, the first."""
-    frame = pd.DataFrame({"bytes": [3, 1, 2, 2, 4, 1], "value": [5.0, 1.0, 4.0, 3.0, 5.0, 0.5]})
-    best = figures.front(frame, "bytes", "value")
-    assert best[["bytes", "value"]].to_numpy().tolist() == [[1, 1.0], [2, 4.0], [3, 5.0]]
-
-
-def test_pareto_has_a_front_for_each_training():
-    """The line of a training joins its own networks alone; a score that nobody measured is left out."""
-    frame = made.deployment().query("dataset == 'mnist'").sort_values("packed_bytes", kind="stable")
-    frame["test_accuracy"] = [50.0, 90, 60, 95, 70, 99, 40, 80]  # standard, guided, by size
-    assert len(figures.pareto(frame).axes) == 2
-    (axes,) = figures.pareto(frame.assign(faithfulness=np.nan)).axes
-    heights = [list(dict.fromkeys(each.get_ydata())) for each in axes.lines]
-    assert sorted(heights) == [[50, 60, 70], [90, 95, 99]]
+def test_costs_on_a_device_stand_beside_what_is_left(drawn):
+    """The first processor and training; the map's instructions are added to the class's; without rows it is empty."""
+    numbers, (flash, work, left, both) = made.on_device(FIVE), drawn["device"].axes
+    own = numbers.query("core == 'Cortex-M0' and training == 'standard' and dataset == 'mnist'")
+    shown = {axes: [tuple(map(list, line.get_data())) for line in axes.lines] for axes in drawn["device"].axes}
+    assert [len(lines) for lines in shown.values()] == [2, 2, 4, 4]  # two datasets, below with two maps
+    assert (list(own.flash_bytes / 1e3), list(own.test_accuracy)) in shown[flash]
+    assert (list(own.class_instructions / 1e6), list(own.test_accuracy)) in shown[work]
+    for name in ("straight_through", "pass_through"):
+        total = own.class_instructions / 1e6 + own[f"{name}_instructions"] / 1e6
+        assert (list(own.flash_bytes / 1e3), list(own[f"faithfulness_{name}"])) in shown[left]
+        assert (list(total), list(own[f"faithfulness_{name}"])) in shown[both]
+    assert not any(axes.lines for axes in figures.device(numbers.iloc[:0]).axes)
 
 
 def test_removal_shades_the_gain(drawn):

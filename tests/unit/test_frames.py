@@ -186,14 +186,21 @@ def test_curves_and_gradients(grid, collection):
 
 def test_the_numbers_of_every_seed(collection, primary):
     """All that a verdict or a table rests on, one row per seed, keys first; and they can be used."""
-    found = collection.per_seed()
-    names = {"networks", "maps", "saturation", "cascade", "curves", "accuracies", "likeness", "image_sets"}
+    found = collection.per_seed(exploring=2)
+    names = {"networks", "exploring", "maps", "saturation", "cascade", "curves", "accuracies", "likeness", "image_sets"}
     assert found.keys() == names and found["networks"].columns[0] == "images"
     for images, frame in collection.runs.items():
         own = found["networks"][found["networks"].images == images].drop(columns="images")
         pd.testing.assert_frame_equal(own, frame)
     for frame in (collection.gradients, collection.outline, *(found[name] for name in names - {"networks"})):
         assert frame.columns[0] == "dataset" and "seed" in frame
+    seen, clipped = found["exploring"], collection.saturation.groupby(frames.CELL).clipped.mean()
+    early = collection.maps.query("seed < 2").reset_index(drop=True)
+    pd.testing.assert_frame_equal(seen[early.columns], early)
+    for each in seen.sample(9, random_state=0).to_dict("records"):
+        key = {name: each[name] for name in frames.CELL}
+        assert each["test_accuracy"] == row(collection.runs["primary"], **key).test_accuracy
+        assert each["clipped"] == pytest.approx(clipped.get(tuple(key.values()), np.nan), nan_ok=True)
     counted = row(collection.image_sets, images="primary", **KEYS)
     assert (counted["count"], counted.scored) == (primary.sum(), IMAGES)
     tests = evaluate(collection.evidence, STUDY.claims).tests()

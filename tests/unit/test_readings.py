@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from saqlib.claims import Claim, Evidence
+from saqlib.findings import MAPS_COLUMNS, both, maps_table, readings, registered_rows, size_of, state
 from saqlib.grid import BEYOND, EQUIVALENT, HIGHER, LOWER, OPEN, UNDECIDED, WITHIN, grid, untrained_rows
-from saqlib.readings import MAPS_COLUMNS, both, maps_table, readings, registered_rows, size_of, state
 from saqlib.registered import Registered, evaluate
 from saqlib.scores import GRADIENT
 from saqlib.verdicts import COLUMNS

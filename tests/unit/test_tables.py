@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from saqlib import grid, readings
+from saqlib import findings, grid
 from saqlib.scores import CANDIDATE_FILLS, SEED_TO_SEED, UNTRAINED
 from saqlib.verdicts import COLUMNS
 from study.report import tables
@@ -44,7 +44,7 @@ def test_w3a3_stands_between_w4a4_and_w2a2(every):
     """In every table of networks, as people and as machines read it."""
     columns = {name: next((key for key in ("map", "precision") if key in table.numbers), None)
                for name, table in every.items() if name != "maps"}  # fmt: skip
-    assert sum(key is not None for key in columns.values()) == 9
+    assert sum(key is not None for key in columns.values()) == 10
     assert [name for name in every["maps"].shown if name in FIVE] == list(FIVE)
     for name, key in columns.items():
         shown = every[name].shown.filter(regex="^(Precision|Map)")
@@ -66,7 +66,7 @@ def test_a_new_score_method_and_dataset_are_in_every_table():
     assert "letters, guided" in tables.accuracy(runs).shown
     assert list(tables.secondary(runs.assign(peak=0.5)).shown) == ["Dataset", "Training", "Precision", "Peak"]
     other = maps[maps["map"] == "occlusion"].assign(map="new_method")
-    assert "new method" in set(tables.maps(readings.maps_table(other, ("mean",), 1)).shown.Map)
+    assert "new method" in set(tables.maps(findings.maps_table(other, ("mean",), 1)).shown.Map)
 
 
 # ----------------------------------------------------------------------------------------------- what they hold
@@ -136,7 +136,7 @@ def test_maps_are_shown_by_their_means_over_the_fills_that_qualify(every):
     shown = every["maps"].shown.set_index(["Dataset", "Training", "Map"])
     assert shown.loc[("MNIST", "guided", "passed through"), "w2a2"] == "0.021 ± 0.002"
     assert shown.loc[("MNIST", "guided", "clip only"), "fp32"] == tables.MISSING
-    assert list(every["maps"].numbers) == readings.MAPS_COLUMNS and {"zero", "blur"} <= set(every["maps"].numbers.fill)
+    assert list(every["maps"].numbers) == findings.MAPS_COLUMNS and {"zero", "blur"} <= set(every["maps"].numbers.fill)
 
 
 def test_variants_beside_the_main_grid():
@@ -241,6 +241,17 @@ def test_claims_have_readings_and_registered_ones_what_came(every):
     assert set(every["power"].shown.Supported) == {"1.00", "0.00"}
 
 
+def test_focus_of_networks_with_and_without_a_bias_above_0(every):
+    """Mean, least and largest over networks of every precision, those of each kind by themselves."""
+    runs, table = made_tables.runs(FIVE), every["focus"]
+    for row in table.numbers.to_dict("records"):
+        own = runs[(runs.dataset == row["dataset"]) & (runs.training == row["training"])]
+        own = own[(own.positive_biases > 0) == (row["biases"] == "some above 0")][row["metric"]]
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((own.mean(), own.min(), own.max()))
+        assert row["networks"] == len(own) == 25
+    assert table.shown.shape == (8, 6) and " to " in table.shown.iloc[0, -1]
+
+
 def test_alternatives_show_the_knife_edges(every):
     """Those that disagree, methods in words; the numbers have all."""
     table = every["alternatives"]
@@ -276,5 +287,5 @@ def test_metrics_are_one_file_for_each_cell(tmp_path):
     assert sorted(written) == sorted(tmp_path.iterdir()) and len(written) == 16
     means = runs.query("dataset == 'mnist' and precision == 'w2a2' and training == 'guided'").mean(numeric_only=True)
     read = json.loads((tmp_path / "mnist-w2a2-guided.json").read_text(encoding="utf-8"))
-    assert list(read) == ["accuracy", "focus", "coherence", "faithfulness", "amplitude"]
+    assert list(read) == ["accuracy", "focus", "coherence", "stability", "faithfulness", "amplitude"]
     assert read["accuracy"] == pytest.approx(means.test_accuracy, abs=5e-5)
