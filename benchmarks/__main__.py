@@ -54,6 +54,10 @@ def operators(settings: Study, rounds: int) -> str:
     return "```\n" + breakdown.as_text(found) + "\n```"
 
 
+def scoring(settings: Study, rounds: int) -> str:
+    return as_table(breakdown.scoring_rows(settings))
+
+
 def onnx(settings: Study, rounds: int) -> str:
     return as_table(latency.rows(settings, rounds))
 
@@ -98,6 +102,7 @@ PARTS: dict[str, tuple[str, Callable[[Study, int], str]]] = {
     "images": ("Number of images", images),
     "workers": ("Worker processes", workers),
     "operators": ("One guided step by phase and operator, w4a4", operators),
+    "scoring": ("Forward passes in scoring a network", scoring),
     "levels": ("What differs between levels of instructions", levels),
     "pipeline": ("Where the time of the last whole run went", pipeline),
     "tasks": ("Handing out a thousand jobs that compute nothing", handing_out),

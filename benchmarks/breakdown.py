@@ -1,12 +1,13 @@
-"""Where the time of one guided step goes, by phase and operator: a text and a flame-like picture."""
+"""Where the time goes: of one guided step by phase and operator, text and picture; of a score, its forward passes."""
 
 import contextlib
 import ctypes
 import functools
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import thread_time
 from unittest import mock
 
 import torch
@@ -18,13 +19,16 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.steps import QUANTIZED, make_step
+from saqlib import scoring as scoring_module
 from saqlib import training as steps
 from saqlib.kernels import operators as kernels
 from saqlib.lenet import LeNet
-from study.settings import Study
+from study import models
+from study.settings import Cell, Study
 
 WARM_UP, STEPS = 10, 30
 PHASE = "phase: "
+SCORED = {"images": 300, "images_expensive": 60}  # fewer than the study scores, in the same proportion
 OTHER = "Python and dispatch"  # time of a phase outside any operator
 SMALLEST = 0.01  # of a step; what takes less is summed up
 NAMED, UPRIGHT = 0.012, 0.1  # of a step: the narrowest block with a name, and with one that is not turned
@@ -51,6 +55,43 @@ def profile_step(settings: Study, layers: str = QUANTIZED) -> Breakdown:
             with record_function(PHASE + "rest of the step"):
                 step()
     return summed(trace.events(), STEPS)
+
+
+def scoring_rows(settings: Study) -> list[dict[str, str]]:
+    """Of the processor time of scoring a committed network, the forward passes, and of these the first convolution.
+
+    What is left of the forward passes is what integers could do faster: pixels that were removed are no bytes.
+    """
+    scoring, rows = replace(settings.scoring, **SCORED), []
+    for precision in settings.grid.precisions:
+        cell = Cell("fashion_mnist", precision, "standard")
+        network, spent = models.load(cell), defaultdict(float)
+        with contextlib.ExitStack() as stack:
+            for owner, name, part in ((LeNet, "forward", "forward"), (kernels, "block1", "conv1"),
+                                      (scoring_module, "score_network", "score")):  # fmt: skip
+                counted = _without_gradients(getattr(owner, name), spent, part)
+                stack.enter_context(mock.patch.object(owner, name, counted))
+            twin = None if precision == settings.claims.reference else network  # whichever network: it costs the same
+            others = {"fp32_twin": twin, "other_seed": network}
+            scoring_module.score_network(cell.dataset, scoring, 0, network, others)
+        rows.append({"precision": precision, "seconds": f"{spent['score']:.1f}",
+                     "forward passes": f"{spent['forward'] / spent['score']:.0%}",
+                     "conv1 of these": f"{spent['conv1'] / spent['forward']:.0%}"})  # fmt: skip
+    return rows
+
+
+def _without_gradients(function: Callable, spent: dict[str, float], part: str) -> Callable:
+    """The function, whose processor time is added up; but for the whole score not that of calls with a gradient."""
+
+    @functools.wraps(function)
+    def counted(*args, **options):
+        began, counts = thread_time(), part == "score" or not torch.is_grad_enabled()
+        try:
+            return function(*args, **options)
+        finally:
+            spent[part] += (thread_time() - began) * counts
+
+    return counted
 
 
 @contextlib.contextmanager

@@ -142,8 +142,8 @@ def gini_near(maps: "Tensor", foreground: "Tensor") -> "Tensor":
     """Gini index over the pixels within NEAR of the foreground: (B,), NaN without any foreground.
 
     Where an image is blank further off, a first layer whose biases are all 0 or less is silent, and every gradient is
-    exactly 0; one bias above 0 gives all those pixels a gradient. The index of the whole map tells such networks apart,
-    by pixels on which nothing is to be seen; this one does not. Arguments as of foreground_mass.
+    exactly 0; one bias above 0 gives all those pixels a gradient. The index of the whole map tells such networks apart
+    by pixels on which nothing is to be seen; this one leaves them out. Arguments as of foreground_mass.
     """
     from torch.nn.functional import max_pool2d
 

@@ -94,11 +94,11 @@ def of_trainings(trainings: Iterable[str], **style: Any) -> Styles:
     return {f"{name} training": style | {"color": TRAINING_COLOURS[name]} for name in dict.fromkeys(trainings)}
 
 
-def faces(trainings: Iterable[str], lines: bool = False) -> Styles:
-    """Filled and open points; with the line of each training, if there is one."""
+def faces(trainings: Iterable[str]) -> Styles:
+    """Filled and open points."""
     return {
-        f"{name} training": {"color": TRAINING_COLOURS[name], "linestyle": _line(name) if lines else "none",
-                             "marker": "o", "markeredgecolor": GREY, "markerfacecolor": face(name, GREY)}
+        f"{name} training": {"color": TRAINING_COLOURS[name], "marker": "o", "markeredgecolor": GREY,
+                             "markerfacecolor": face(name, GREY)}
         for name in dict.fromkeys(trainings)
     }  # fmt: skip
 
@@ -112,10 +112,6 @@ def ticks(axes: Axes, names: Sequence[str]) -> None:
     """A place for each name on the horizontal axis."""
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
-
-
-def _line(training: str) -> str:
-    return "-" if training == "standard" else "--"
 
 
 def _decimal(axis: Axis) -> None:

@@ -165,3 +165,14 @@ def test_time_of_a_stage_is_split_into_work_and_the_rest(tmp_path):
         }
     ]  # fmt: skip
     assert stages.rows(tmp_path / "nothing") == []
+
+
+@pytest.mark.skipif(library.library() is None, reason=f"no kernels here: {library.why_not()}")
+def test_forward_passes_are_a_part_of_scoring_and_the_first_convolution_one_of_these(monkeypatch):
+    """A row for each precision; the network's functions are unmarked afterwards."""
+    monkeypatch.setattr(breakdown, "SCORED", {"images": 6, "images_expensive": 3})
+    before = LeNet.forward
+    rows = breakdown.scoring_rows(study.load(scale="smoke"))
+    assert LeNet.forward is before and [row["precision"] for row in rows] == ["fp32", "w4a4", "mixed", "w2a2"]
+    parts = [int(row[name].rstrip("%")) for row in rows for name in ("forward passes", "conv1 of these")]
+    assert all(0 < part < 100 for part in parts)

@@ -23,7 +23,8 @@ from saqlib.registered import (
     signs,
     together,
 )
-from saqlib.scores import GRADIENT
+from saqlib.scores import CANDIDATE_FILLS, GRADIENT
+from study import paths, settings
 from tests.helpers import made_evidence as made
 from tests.helpers import twin_grid
 from tests.helpers.twin_tables import fieller
@@ -343,3 +344,25 @@ def test_power_in_closed_form():
     found = power(tests, of, CLAIMS, range(10), confirming=6, repeats=2000)
     expected = stats.norm.cdf(0.8) ** 6
     assert found.supported[0] == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 2000))
+
+
+def test_what_was_registered_follows_from_the_exploring_seeds():
+    """Each expected word is the one that comes in more than half of the simulated runs, and the page has the estimates.
+
+    The draws hang on the machine's linear algebra, so a share may be off by its standard error, .02.
+    """
+    study, seen = settings.load(scale="full"), pd.read_csv(paths.RESULTS / "evidence" / "exploring.csv")
+    assert set(seen.seed) == set(range(study.size.exploring))
+    clipped = seen[(seen["map"] == GRADIENT) & (seen.network == "trained") & seen.clipped.notna()]
+    qualifying = dict.fromkeys(study.grid.datasets, CANDIDATE_FILLS)
+    known = Frames(seen, clipped.assign(layer="mean"), pd.DataFrame(), {}, qualifying)
+    shares_of = power(study.registered, known, study.claims, range(study.size.exploring), repeats=200)
+    for row in shares_of.itertuples():
+        words = {SUPPORTED: row.supported, REFUTED: row.refuted, OPEN: 1 - row.supported - row.refuted}
+        assert words[row.expected] > 0.4, row
+    page = (paths.ROOT / "docs" / "registered.md").read_text(encoding="utf-8")
+    found = evaluate(study.registered, known, study.claims, study.size.exploring)
+    found = found[found.expected != ""].assign(map=found.comparison.str.replace(r"^\w+: ", "", regex=True))
+    for (_, dataset, _), own in found.groupby(["claim", "dataset", "map"], sort=False):
+        line = " to ".join(f"{value:.3f}" for value in sorted({own.estimate.min(), own.estimate.max()}))
+        assert f"| {line} |" in page, (dataset, line)
