@@ -19,14 +19,17 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad
 
+from saqlib.evaluation import temporarily
 from saqlib.lenet import LAYERS, LeNet, build
-from saqlib.quantization import PACT, calibrate, pact, pact_layers, straight_through, temporarily
+from saqlib.quantization import PACT, calibrate, pact, pact_layers
 from saqlib.saliency import DeadNetworkError, input_gradient, replacing
 from saqlib.scores import IMAGE, dead
+from saqlib.straight_through import straight_through
 
 UNTRAINED_SEED = 1000  # the untrained twin's first seed, none that a network is trained with
 GRADIENT_IMAGES = 2048  # images in one gradient
 CASCADE = tuple(reversed(LAYERS))
+EDGES = "sobel"  # the control that is the edges of the image
 
 
 def control_maps(images: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -51,7 +54,7 @@ def control_maps(images: Tensor, generator: Generator) -> dict[str, Tensor]:
         IMAGE: grey.clone(),
         "white_noise": noise.view_as(grey),
         "one_hot": one_hot(chosen, pixels.shape[1]).float().view_as(grey),
-        "sobel": sobel(images),
+        EDGES: sobel(images),
     }
 
 

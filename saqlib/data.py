@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parents[1] / "data"  # of the checkout
 SPLITS = ("train", "validation", "test")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+MOST_BYTES = 2**26  # of a file, unpacked; the largest has 47 million
 FILES = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in (IMAGES, LABELS))
 
 
@@ -142,12 +143,15 @@ def content(folder: Path, name: str) -> bytes:
     if not path.is_file():  # a pipe would never end
         raise DataError(f"{path.name} is {'no file' if path.exists() else 'a link that leads nowhere'}")
     try:
-        stored = path.read_bytes()
-        return gzip.decompress(stored) if path.suffix == ".gz" else stored
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            unpacked = file.read(MOST_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} is truncated or altered ({error})") from error
     except OSError as error:
         raise DataError(of_the_system(error)) from error
+    if len(unpacked) > MOST_BYTES:
+        raise DataError(f"{path.name} holds more than {MOST_BYTES:,} bytes, so it is no file of a dataset")
+    return unpacked
 
 
 def _place(folder: Path, name: str) -> Path | None:

@@ -12,17 +12,18 @@ would round codes and sums to plausible others: they are refused, and autocast s
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saqlib.errors import check_finite
+from saqlib.evaluation import temporarily
 from saqlib.kernels import operators as kernels
 from saqlib.precision import EDGE_BITS, MAX_BITS, check_bits
+from saqlib.straight_through import check_exact, straight_through, to_codes
 
 # clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
 # Laplace and uniform weights. Rows 2 and 4 are SAWB's own, row 3 is fitted in the same form. From 5 bits on no line
@@ -32,15 +33,8 @@ SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
 CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
 RANGE_DECAY = 0.99  # of an alpha that tracks the largest value, in each call
-
-EXACT = (torch.float32, torch.float64)  # types in which codes and their sums are exact
-
-
-def check_exact(values: Tensor, what: str) -> None:
-    """Raise ValueError for values of another type than EXACT."""
-    if values.dtype not in EXACT:
-        raise ValueError(f"{what} must be float32 or float64, in which codes are exact, not {values.dtype}")
-
+OTHER_BITS = 1.25  # a scale so many times another is not that of the same weights, one training step apart: one bit
+# fewer makes it about 2 times as large
 
 # ---------------------------------------------------------------------------------------------- activations
 
@@ -76,6 +70,7 @@ def check_clip(alpha: Tensor) -> float:
         raise ValueError(f"the clip alpha must be a scalar, not of shape {tuple(alpha.shape)}")
     number = alpha.item()
     if torch.compiler.is_compiling():  # and the number has no value yet
+        torch._assert_async((alpha > 0) & alpha.isfinite(), "the clip alpha must be positive; calibrate the network")
         return number
     check_finite(alpha, "the clip alpha is")
     if number <= 0:
@@ -174,31 +169,6 @@ def _broadcast(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, value: Tensor, unit: Tensor | None) -> Tensor:
-        ctx.unit = unit
-        return value.detach()  # an argument returned as it is forgets the memory format of one channel
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad if ctx.unit is None else grad / ctx.unit, None, None
-
-
-def straight_through(x: Tensor, value: Tensor, unit: Tensor | None = None) -> Tensor:
-    """`value` in the forward pass, to the bit, and the gradient of `x`, or of x / unit, in the backward pass.
-
-    value and unit have no gradient; unit fits x by broadcasting.
-    """
-    return _StraightThrough.apply(x, value.detach(), unit)
-
-
-def to_codes(x: Tensor, scale: Tensor | float) -> Tensor:
-    """The nearest whole numbers of units of `scale`, shape of x, with the gradient of x / scale."""
-    codes = x / scale
-    return straight_through(codes, codes.round())
-
-
 # ------------------------------------------------------------------------------------------------- layers
 
 
@@ -224,7 +194,8 @@ class PACT(nn.Module):
 
     Calibrate a new network (`calibrate`): alpha is 1 until then. `quantizing` off: it is a plain ReLU. `calibrating`
     on: each call first sets alpha to the best clip for its own input. `tracking` on: each call in training first sets
-    it to the running largest value. `passing` on: the gradient of x is that of ReLU, and alpha has none.
+    it to the running largest value. `passing` on: the gradient of x is that of ReLU, and alpha has none. `inplace` on:
+    x is overwritten, as by nn.ReLU(inplace=True).
 
     bits: 2 to 8, otherwise ValueError; the output has 2^bits levels from 0 to alpha. rounding: off, it only clips.
     """
@@ -235,7 +206,7 @@ class PACT(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("floor", torch.tensor(ALPHA_FLOOR))
         self.quantizing = True
-        self.calibrating = self.tracking = self.passing = False
+        self.calibrating = self.tracking = self.passing = self.inplace = False
 
     @property
     def scale(self) -> Tensor:
@@ -250,9 +221,11 @@ class PACT(nn.Module):
 
     @_exactly
     def forward(self, x: Tensor) -> Tensor:
+        given, x = x, x.clone() if self.inplace else x
         self.adapt(x)
         values = self.clip(x) if self.quantizing else F.relu(x)
-        return straight_through(F.relu(x), values) if self.passing else values
+        values = straight_through(F.relu(x), values) if self.passing else values
+        return given.copy_(values) if self.inplace else values
 
     def clip(self, x: Tensor) -> Tensor:
         """`pact` of x with this alpha."""
@@ -287,7 +260,8 @@ class PACT(nn.Module):
 class _QuantizedLayer:
     """What QuantConv2d and QuantLinear share: low-bit weights, int32 bias codes, exact evaluation.
 
-    The scale of the weights is recomputed in every training call and frozen in evaluation.
+    The scale of the weights is recomputed in every training call. In evaluation it is frozen, or that of the state that
+    was loaded, until the weights are others.
     """
 
     def __init__(self, *args, bits: int, **kwargs):
@@ -295,11 +269,41 @@ class _QuantizedLayer:
         self.bits = check_bits(bits)
         self.quantizing = True
         self.cache: dict[nn.Module, tuple] | None = None  # of quantized_once: values by layer, from its first call
-        self.register_buffer("weight_scale", on_lattice(self.weight, bits)[1])
+        self.register_buffer("weight_scale", None)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Set the scale to that of the weights as they are now."""
+        self.weight_scale, self.scaled = on_lattice(self.weight, self.bits)[1], self.bits_of_weight()
+
+    def refresh(self) -> None:
+        """Set the scale anew if the weights are others than those that it was set for."""
+        if kernels.plain(self.weight) and self.scaled != self.bits_of_weight():
+            self.freeze()
+
+    def bits_of_weight(self) -> list[int]:
+        """A checksum of the weights of each output channel, which tells whether the scale is still theirs."""
+        return torch.hash_tensor(self.weight.detach().flatten(1), 1).tolist()
 
     def codes(self) -> Tensor:
         """The weights' integer codes under the frozen scale, as floats of the weight's shape."""
+        self.refresh()
         return codes_of(self.weight, self.weight_scale, self.bits)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
+        *_, errors = rest
+        weight, scale = (state.get(f"{prefix}{name}") for name in ("weight", "weight_scale"))
+        super()._load_from_state_dict(state, prefix, *rest)
+        if weight is None or scale is None or scale.shape != self.weight_scale.shape:
+            return
+        own = on_lattice(self.weight, self.bits)[1]
+        # The scale of a state was that of its weights, or of those a step before.
+        ratio = (self.weight_scale / own).median()
+        if ratio <= 1 / OTHER_BITS or ratio >= OTHER_BITS:
+            errors.append(
+                f"{prefix}weight_scale is of another precision: not that of these weights with {self.bits} bits"
+            )
+        self.scaled = self.bits_of_weight()
 
     def bias_codes(self, input_scale: Tensor | float) -> Tensor | None:
         """The bias in units of input_scale * weight_scale: whole numbers (int32 range), shape (out,); None without."""
@@ -317,8 +321,8 @@ class _QuantizedLayer:
 
     def train(self, mode: bool = True):
         # Entering evaluation freezes the scale of the weights as they are now, not as the last batch saw them.
-        if self.training and not mode:
-            self.weight_scale = on_lattice(self.weight, self.bits)[1]
+        if not mode:
+            self.freeze() if self.training else self.refresh()
         return super().train(mode)
 
     @_exactly
@@ -399,19 +403,6 @@ def set_quantizing(model: nn.Module, on: bool) -> None:
             module.quantizing = on
 
 
-@contextmanager
-def temporarily(modules: Iterable[nn.Module], **attributes: Any) -> Iterator[None]:
-    """Inside, these plain attributes of the modules have these values; behind it the former ones, whatever happens."""
-    former = [(module, {name: getattr(module, name) for name in attributes}) for module in modules]
-    try:
-        for module, _ in former:
-            vars(module).update(attributes)
-        yield
-    finally:
-        for module, values in former:
-            vars(module).update(values)
-
-
 def quantized_once(model: nn.Module) -> AbstractContextManager[None]:
     """Inside, each layer quantizes its weights in its first call only: for several calls with the same parameters."""
     return temporarily([module for module in model.modules() if isinstance(module, _QuantizedLayer)], cache={})
@@ -425,7 +416,7 @@ def calibrate(model: nn.Module, images: Tensor, layers: Iterable[PACT] | None = 
     layers: those of the network whose alpha is set; all when None.
     """
     with temporarily(pact_layers(model).values() if layers is None else layers, calibrating=True):
-        model(images)
+        model(images.clone())  # which a network may overwrite
 
 
 def quantized(module: nn.Module, bits: int) -> nn.Module:
@@ -449,7 +440,10 @@ def quantized(module: nn.Module, bits: int) -> nn.Module:
         raise ValueError("several layers share one weight; give each its own, since each gets a scale of its own")
     first, last = list(layers)[0], list(layers)[-1]
     new = {name: _quantized(each, EDGE_BITS if name in (first, last) else bits) for name, each in layers.items()}
-    for name, layer in (new | {name: PACT(bits) for name in relus}).items():
+    for name in relus:
+        new[name] = PACT(bits)
+        new[name].inplace = network.get_submodule(name).inplace
+    for name, layer in new.items():
         if not name:  # the network is a single layer
             return layer
         parent, _, child = name.rpartition(".")
@@ -466,5 +460,5 @@ def _quantized(old: nn.Conv2d | nn.Linear, bits: int) -> nn.Module:
     for name, values in new.named_parameters():  # as they are, also where pruning or a norm has computed them
         values.copy_(getattr(old, name))
         values.requires_grad_(getattr(old, name).requires_grad)
-    new.weight_scale = on_lattice(new.weight, bits)[1]
+    new.freeze()
     return new.train(old.training)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from saqlib.errors import one_of
-from saqlib.saliency import evaluating
+from saqlib.evaluation import check_logits, check_uncoupled, evaluating, logits_of
 from saqlib.scores import FILLS, absolute, dead, stable_ranks
 
 NOISE_SEED = 0
@@ -202,13 +202,14 @@ def remains(
         fill: of `fill_images`, (1 or B, C, H, W).
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or the network gives no logits, or couples the images of a batch.
     """
     if images.ndim != 4 or orders.shape[1:] != images[:, 0].flatten(1).shape or targets.shape != images.shape[:1]:
         raise ValueError(
             "images (B, C, H, W), targets (B,) and maps (B, H, W) must fit; "
             f"got images {tuple(images.shape)}, targets {tuple(targets.shape)}, ranks {tuple(orders.shape[1:])}"
         )
+    check_uncoupled(model)
     limits = torch.tensor(counts, device=images.device)[:, None]
     # Written with the channels last, which is the memory format that the network runs fastest in: (B, 1, H * W, C).
     pixels, others = (x.permute(0, 2, 3, 1).flatten(1, 2)[:, None] for x in (images, fill.expand_as(images)))
@@ -220,7 +221,7 @@ def remains(
             left = torch.where((ranks[:, some, None] >= limits)[..., None], pixels[some], others[some])
             shape = left.shape[:3]  # (R, images, K)
             left = left.reshape(-1, *images.shape[2:], images.shape[1]).permute(0, 3, 1, 2)
-            logits = model(left).double().unflatten(0, shape)
+            logits = check_logits(model(left), len(left)).double().unflatten(0, shape)
             chosen = classes[:, some].expand(shape)
             probability.append(logits.softmax(3).gather(3, chosen[..., None]).squeeze(3))
             correct.append(logits.argmax(3) == chosen)
@@ -231,7 +232,7 @@ def remains(
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """The softmax of the logits of images (B, C, H, W): float64 (B, classes)."""
     with evaluating(model):
-        return torch.cat([model(some).double().softmax(1) for some in images.split(FORWARD_IMAGES)])
+        return torch.cat([logits_of(model, some).double().softmax(1) for some in images.split(FORWARD_IMAGES)])
 
 
 def target_probability(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

@@ -33,7 +33,17 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, relu
 
 from saqlib.errors import check_finite, one_of
-from saqlib.quantization import PACT, straight_through, temporarily
+from saqlib.evaluation import (
+    check_logits,
+    check_targets,
+    check_uncoupled,
+    differentiating,
+    evaluating,
+    logits_of,
+    temporarily,
+)
+from saqlib.quantization import PACT
+from saqlib.straight_through import straight_through
 
 OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
 DIFFERENCE_WINDOW = 2
@@ -46,30 +56,6 @@ ROUNDING = 6  # decimals of a count of pixels: 0.29 * 100 is a little less than 
 
 class DeadNetworkError(RuntimeError):
     """The logits do not depend on the input, so there is nothing to explain."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, the former mode of every module afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def differentiating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and gradients also where the caller has switched them off.
-
-    Raises ValueError for a network that was made in inference mode.
-    """
-    if any(value.is_inference() for value in model.parameters()):
-        raise ValueError("the network was made in inference mode, so nothing has a gradient; make it outside")
-    with evaluating(model), torch.enable_grad():
-        yield
 
 
 @contextmanager
@@ -117,13 +103,6 @@ def passing(model: nn.Module, saturated: str = "pass") -> Iterator[None]:
         yield
 
 
-def check_targets(targets: Tensor, count: int) -> None:
-    """Raise ValueError unless there is one class, int64, for each of `count` images."""
-    if targets.shape != (count,) or targets.dtype != torch.int64:
-        given = f"{targets.dtype} {tuple(targets.shape)}"
-        raise ValueError(f"targets must be torch.int64 ({count},), a class for each image, not {given}")
-
-
 @torch.no_grad()
 def check_alive(model: nn.Module, images: Tensor) -> None:
     """Raise DeadNetworkError if the logits are the same for the images, their negatives and a blank image.
@@ -133,7 +112,7 @@ def check_alive(model: nn.Module, images: Tensor) -> None:
     images, _ = _checked_input(model, images, None)
     probes = torch.cat([images, 1 - images, torch.zeros_like(images[:1])])
     with evaluating(model):
-        logits = model(probes)
+        logits = logits_of(model, probes)
     check_finite(logits, "the network's logits are")
     if (logits == logits[0]).all():
         raise DeadNetworkError(
@@ -144,6 +123,8 @@ def check_alive(model: nn.Module, images: Tensor) -> None:
 
 def _checked_input(model: nn.Module, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets as autograd takes them, without history."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the network must be an nn.Module, not a {type(model).__name__}")
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be float (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     if not images.numel():
@@ -153,6 +134,7 @@ def _checked_input(model: nn.Module, images: Tensor, targets: Tensor | None) -> 
     check_finite(images.detach(), "images are")
     for name, value in model.named_parameters():  # which a clip or a ReLU would hide
         check_finite(value.detach(), f"the network's {name} is")
+    check_uncoupled(model)
     return _usable(images).detach(), None if targets is None else _usable(targets)
 
 
@@ -189,14 +171,16 @@ def method(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def logit_gradient(logits: Tensor, images: Tensor, targets: Tensor, *, retain_graph: bool = False) -> Tensor:
     """Map (B, H, W) of each image's target logit; logits (B, classes), computed from images (B, C, H, W).
 
-    Raises ValueError for logits or targets of another shape: of some, autograd makes a map that means something else.
+    Raises ValueError for logits without a gradient, and for logits or targets of another shape: of some, autograd makes
+    a map that means something else.
     """
-    if logits.ndim != 2 or len(logits) != len(images):
-        raise ValueError(f"the network must give logits ({len(images)}, classes), not {tuple(logits.shape)}")
-    check_targets(targets, len(logits))
-    chosen = logits.gather(1, targets[:, None]).sum()
+    check_targets(targets, len(check_logits(logits, len(images))))
+    chosen, gradient = logits.gather(1, targets[:, None]).sum(), None
     with torch.autocast(images.device.type, enabled=False):  # float16 holds no gradient below 6e-8
-        (gradient,) = torch.autograd.grad(chosen, images, retain_graph=retain_graph)
+        if chosen.requires_grad:
+            (gradient,) = torch.autograd.grad(chosen, images, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError("the network's logits have no gradient for the images: its forward cuts it (detach, no_grad)")
     return per_pixel(gradient)
 
 
@@ -211,7 +195,7 @@ def saliency_now(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Maps of float images (B, C, H, W) in the middle of training; a dead network's maps are recorded as they are."""
     watched = images.detach().requires_grad_()
     with evaluating(model):
-        return logit_gradient(model(watched), watched, labels)
+        return logit_gradient(logits_of(model, watched), watched, labels)
 
 
 @method
@@ -230,7 +214,7 @@ def input_gradient(
     """
     with differentiating(model), passing(model, saturated):
         images.requires_grad_()
-        logits = model(images)
+        logits = logits_of(model, images)
         check_finite(logits.detach(), "the network's logits are")
         if (logits == logits[0]).all():
             check_alive(model, images.detach())
@@ -245,7 +229,7 @@ def log_probability_gradient(model: nn.Module, images: Tensor, targets: Tensor) 
     """
     images = images.detach().requires_grad_()
     with differentiating(model):
-        return logit_gradient(log_softmax(model(images), dim=1), images, targets)
+        return logit_gradient(log_softmax(logits_of(model, images), dim=1), images, targets)
 
 
 @method
@@ -271,7 +255,8 @@ def smoothgrad(
     """
     from captum.attr import NoiseTunnel, Saliency  # here and below: captum takes a second
 
-    tunnel, options = NoiseTunnel(Saliency(model)), {"nt_samples": samples, "stdevs": deviation, "abs": False}
+    ask = functools.partial(logits_of, model)
+    tunnel, options = NoiseTunnel(Saliency(ask)), {"nt_samples": samples, "stdevs": deviation, "abs": False}
     chunk = max(1, CHUNK_IMAGES // samples)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     with differentiating(model), passing(model, saturated), torch.random.fork_rng():
@@ -308,7 +293,7 @@ def integrated_gradients(
         )
     from captum.attr import IntegratedGradients
 
-    integrator, chunk = IntegratedGradients(model), max(1, CHUNK_IMAGES // steps)
+    integrator, chunk = IntegratedGradients(functools.partial(logits_of, model)), max(1, CHUNK_IMAGES // steps)
     batches = (each.split(chunk) for each in (images.detach(), baseline.to(images).expand_as(images), targets))
     with evaluating(model), torch.enable_grad():
         maps = [
@@ -328,7 +313,7 @@ def occlusion(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """
     from captum.attr import Occlusion
 
-    occluder, channels = Occlusion(model), images.shape[1]
+    occluder, channels = Occlusion(functools.partial(logits_of, model)), images.shape[1]
     with evaluating(model):
         maps = [
             occluder.attribute(
@@ -374,8 +359,8 @@ def finite_differences(
     with evaluating(model):
         for image, target in zip(images, targets.tolist(), strict=True):
             up, down = ((image + sign * step * masks).clamp_(0, 1) for sign in (1, -1))
-            rise = torch.cat([model(up)[:, target], -model(down)[:, target]]).double().view(2, -1).sum(0)
-            slopes.append(rise / (up - down).double().sum((1, 2, 3)))
+            brighter, darker = (logits_of(model, each)[:, target].double() for each in (up, down))
+            slopes.append((brighter - darker) / (up - down).double().sum((1, 2, 3)))
     maps = torch.stack(slopes).view(-1, rows, columns).to(images)
     return maps.repeat_interleave(window, 1).repeat_interleave(window, 2)
 

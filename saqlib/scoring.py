@@ -318,15 +318,17 @@ def score_network(
     gradient, passed = maps[GRADIENT], maps[PASS_THROUGH]
     of_others, likened = _maps_of_others(own, gradient, others)
     maps |= of_others
-    blind = controls.control_maps(subset.images, draws(seed, "controls"))
+    blind = controls.control_maps(own.images, draws(seed, "controls"))
     slopes = finite_differences(network, subset.images, subset.targets, DIFFERENCE_STEP)
 
-    table = own.table(maps) | subset.table({"finite_differences": slopes} | blind)
+    # The image and its edges are read against a network's maps, so on the same images; what knows nothing is not.
+    maps |= {name: blind.pop(name) for name in (IMAGE, controls.EDGES)}
+    table = own.table(maps) | subset.table({"finite_differences": slopes} | {name: blind[name][:few] for name in blind})
     table[GRADIENT] |= map_scores(own.images, gradient)
-    for name, each in ((GRADIENT, gradient[:few]), (IMAGE, blind[IMAGE])):
-        table[name] |= subset.gains(each, ["zero"])
+    for name in (GRADIENT, IMAGE):
+        table[name] |= subset.gains(maps[name][:few], ["zero"])
     floors = below.table(below.maps(METHODS, seed))
-    for explained, scores in ((subset, table), (below, floors)):
+    for explained, scores in ((own, table), (below, floors)):
         for name, saturated in ((GRADIENT, "stop"), (PASS_THROUGH, "pass")):
             scores[name]["sensitivity_max"] = _sensitivity(explained, scoring.clarity, seed, saturated)
     names, chosen = list(table[GRADIENT]), _candidates(scored.labels)

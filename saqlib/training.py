@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from saqlib.data import as_input
 from saqlib.errors import NotFiniteError, check_finite, one_of
-from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing, temporarily
-from saqlib.saliency import check_targets, evaluating, logit_gradient, mask_least_salient, passing, saliency_now
+from saqlib.evaluation import check_targets, evaluating, logits_of, temporarily
+from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing
+from saqlib.saliency import logit_gradient, mask_least_salient, passing, saliency_now
 from saqlib.stacked import Stacked
 
 RANGES = ("learned", "largest")  # of an activation: PACT's clip, or the running largest value, with nothing clipped
@@ -189,16 +190,17 @@ def guided_step(
         raise ValueError(f"weight must be at least 0, not {weight}")
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     with quantized_once(model):
-        logits = model(watched)
+        logits = logits_of(model, watched)
         # Running statistics and ranges are those of this one pass: masked images ruin them for clean ones.
-        with temporarily(norms, track_running_stats=False), temporarily(pact_layers(model).values(), tracking=False):
+        unmoved = temporarily(norms, track_running_stats=False, momentum=0.0)
+        with unmoved, temporarily(pact_layers(model).values(), tracking=False):
             if saturated == "stop":
                 saliency = logit_gradient(logits, watched, labels, retain_graph=True)
             else:
                 with passing(model, saturated):
-                    saliency = logit_gradient(model(watched), watched, labels)
+                    saliency = logit_gradient(logits_of(model, watched), watched, labels)
             masked_logits = model(mask_least_salient(images, saliency, fraction, generator, ranking=ranking))
     log_clean, log_masked = F.log_softmax(logits, 1), F.log_softmax(masked_logits, 1)
     # F.kl_div with log_target=True would exponentiate log_clean: exp of a whole tensor is MKL's, whose bits hang on the
@@ -238,7 +240,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     right = 0
     with evaluating(model):
         for part, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
-            logits = model(as_input(part))
+            logits = logits_of(model, as_input(part))
             check_finite(logits, "the network's logits are")
             right += int((logits.argmax(1) == truth).sum())
     return 100 * right / len(labels)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saqlib.evaluation import evaluating
 from saqlib.lenet import INPUT_SCALE, KERNEL, POOL, SIDE, Block, LeNet
 from saqlib.quantization import PACT, QuantConv2d, QuantLinear
-from saqlib.saliency import evaluating
 
 INPUT_BITS, FLOAT_BITS = 8, 32
 INT32_LIMIT = 2**31

@@ -14,7 +14,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from saqlib.kernels import operators as kernels
 from saqlib.kernels.library import library, why_not
 from saqlib.precision import Shape
-from saqlib.quantization import PACT, QuantConv2d, QuantLinear, check_clip, output_scale, to_codes
+from saqlib.quantization import PACT, QuantConv2d, QuantLinear, check_clip, output_scale
+from saqlib.straight_through import to_codes
 
 CONVOLUTIONS, LINEARS = (nn.Conv2d, QuantConv2d), (nn.Linear, QuantLinear)
 ACTIVATIONS = (PACT, nn.ReLU, type(None))

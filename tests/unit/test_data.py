@@ -116,6 +116,19 @@ def test_damaged_file_is_never_used(world, damage):
     assert f"{TEST_IMAGES}.gz is truncated or altered" in refusal()
 
 
+def test_a_bomb_is_refused_before_it_fills_the_memory(world, monkeypatch):
+    """Plain or packed: no more is unpacked than a file of a dataset may hold."""
+    put({name: content for name, content in world.items() if name != TEST_IMAGES})
+    monkeypatch.setattr(data, "MOST_BYTES", 1000)
+    for ending, pack in (("", bytes), (".gz", gzip.compress)):
+        path = data.DATA / "mnist" / f"{TEST_IMAGES}{ending}"
+        path.write_bytes(pack(bytes(10**6)))
+        reason = f"{path.name} holds more than 1,000 bytes, so it is no file of a dataset"
+        with pytest.raises(data.DataError, match=f"^{reason}$"):
+            data.content(path.parent, TEST_IMAGES)
+        path.unlink()
+
+
 NO_FILE = {
     "folder": (lambda path: path.mkdir(), "is no file"),
     "pipe": (lambda path: os.mkfifo(path), "is no file"),
@@ -142,7 +155,7 @@ def test_what_may_not_be_read_is_refused(world, monkeypatch):
     def refused(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(Path, "open", lambda path, mode: refused(path))
     with pytest.raises(data.DataError, match=f"{TEST_IMAGES}: Permission denied. Delete .* and run `make data`"):
         data.load("mnist", "test")
 

@@ -188,7 +188,9 @@ OTHER = {
     "no weights": lambda content: {"seeds": {0: {}}},
     "weights of another precision": lambda content: {"seeds": states("fp32")},
     "exchanged seeds": lambda content: {"seeds": {0: content["seeds"][1], 1: content["seeds"][0]}},
-    "a negated weight": lambda content: {"seeds": {0: {name: -each for name, each in content["seeds"][0].items()}}},
+    "a negated bias": lambda content: {
+        "seeds": {0: content["seeds"][0] | {"conv1.bias": -content["seeds"][0]["conv1.bias"]}}
+    },
 }
 
 
@@ -198,7 +200,7 @@ def test_file_without_its_network_is_refused_in_one_sentence(saved, kind):
     path = saved / "models" / f"{CELL}.pt"
     content = torch.load(path, weights_only=True)
     torch.save(content | OTHER[kind](content), path)
-    why = "are not those that were written" if kind in ("exchanged seeds", "a negated weight") else "holds no network"
+    why = "are not those that were written" if kind in ("exchanged seeds", "a negated bias") else "holds no network"
     assert str(CELL) in refusal(saved) and why in refusal(saved)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
@@ -372,23 +372,63 @@ def test_layer_in_evaluation_is_integer_arithmetic(kind, bits, bias):
         assert torch.equal(layer((codes * input_scale)[None], input_scale)[0], found)
 
 
+def _set(layer, weight):
+    layer.weight = nn.Parameter(weight)
+
+
+def _load(layer, weight):
+    layer.load_state_dict({"weight": weight}, strict=False)
+
+
+NEW_WEIGHTS = {
+    "copied": lambda layer, weight: layer.weight.copy_(weight),
+    "behind autograd": lambda layer, weight: layer.weight.data.copy_(weight),
+    "set": _set,
+    "as data": lambda layer, weight: setattr(layer.weight, "data", weight),
+    "loaded": _load,
+    "one channel": lambda layer, weight: layer.weight[0].copy_(weight[0]),
+}
+
+
 @each_kind
-def test_evaluation_freezes_the_scale_as_the_weights_are_then(kind):
-    """Training follows the weights; evaluation keeps the scale of the last ones, not of the last batch."""
+@pytest.mark.parametrize("way", NEW_WEIGHTS)
+@torch.no_grad()
+def test_the_scale_is_that_of_the_weights_as_they_are(kind, way):
+    """Evaluation starts with the scale of the last weights, not of the last batch, and follows whatever sets others."""
     make, shape = LAYERS[kind]
     layer, x = make(4), torch.rand(shape)
     layer(x)
-    with torch.no_grad():
-        layer.weight.mul_(2)  # as an optimiser's last step may
+    layer.weight.mul_(2)  # as an optimiser's last step may
     frozen = quantize_weight(layer.weight, 4)[1]
-    layer.eval()
-    assert torch.equal(layer.weight_scale, frozen)
-    with torch.no_grad():
-        layer.weight.mul_(3)
-    layer(x)
     assert torch.equal(layer.eval().weight_scale, frozen)
-    layer.train()(x)
-    torch.testing.assert_close(layer.weight_scale, 3 * frozen)
+    layer(x, 1 / 255)
+    assert torch.equal(layer.weight_scale, frozen)
+    for call in (lambda: layer(x), lambda: layer(x, 1 / 255), layer.eval):
+        NEW_WEIGHTS[way](layer, 3 * layer.weight)
+        call()
+        codes, scale = quantize_weight(layer.weight, 4)
+        assert torch.equal(layer.weight_scale, scale) and torch.equal(layer.codes(), codes), way
+        assert layer.weight_scale[0] > 2 * frozen[0]
+
+
+@each_kind
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_a_state_is_taken_with_its_bits_and_no_others(kind, bits, others, seed):
+    """To the bit, scales included, also those of the step before its weights; of other bits it is refused by name."""
+    torch.manual_seed(seed)
+    make, shape = LAYERS[kind]
+    saved, layer = make(bits), make(others).eval()
+    saved(torch.rand(shape))
+    with torch.no_grad():
+        saved.weight.add_(1e-3 * torch.randn_like(saved.weight))
+    if bits == others:
+        layer.load_state_dict(saved.state_dict())
+        layer(torch.rand(shape), 1 / 255)
+        assert all(torch.equal(value, saved.state_dict()[name]) for name, value in layer.state_dict().items())
+    else:
+        with pytest.raises(RuntimeError, match=f"weight_scale is of another precision.* with {others} bits"):
+            layer.load_state_dict(saved.state_dict())
 
 
 # ------------------------------------------------------------------------------------------------ whole networks
@@ -454,6 +494,33 @@ def test_a_network_of_ones_own_is_quantized_layer_by_layer():
     calibrate(small, x)
     assert small(x).isfinite().all()
     assert isinstance(quantized(nn.Linear(2, 2), 4), QuantLinear)
+
+
+class Overwriting(nn.Module):
+    """Its activation works in place, and what it returns is dropped."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        self.act(x)
+        return self.last(x)
+
+
+def test_an_activation_in_place_stays_in_place():
+    """The values and the gradients are those of a network that takes what its activation returns."""
+    torch.manual_seed(0)
+    original, x = Overwriting(), torch.rand(4, 6)
+    found = quantized(original, 3)
+    expected = quantized(nn.Sequential(original.first, nn.ReLU(), original.last), 3)
+    for net in (found, expected):
+        calibrate(net, x)
+        net(x).square().sum().backward()
+    assert torch.equal(found(x), expected(x)) and found.act.alpha != 1
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_pruned_weights_are_the_ones_that_are_quantized():

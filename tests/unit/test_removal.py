@@ -12,6 +12,7 @@ from torch import nn
 from saqlib.removal import (
     fill_images,
     inner_curves,
+    probabilities,
     random_ranks,
     relevance_gain,
     remains,
@@ -302,6 +303,14 @@ def test_network_stays_as_it_was(model, batch):
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    overwriting, before = nn.Sequential(nn.ReLU(inplace=True), model), batch[0].clone()
+    images = batch[0].sub_(0.5)
+    targets = probabilities(overwriting, images).argmax(1)
+    relevance_gain(overwriting, images, targets, batch[2], 5)
+    assert torch.equal(images, before - 0.5)
+    coupled = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), model)
+    with pytest.raises(ValueError, match="^0, a BatchNorm2d, has no running statistics"):
+        relevance_gain(coupled, *batch, 5)
 
 
 @pytest.mark.parametrize(

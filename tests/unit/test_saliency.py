@@ -487,6 +487,56 @@ def test_maps_are_the_same_in_inference_mode_and_under_autocast(method, model, i
             assert torch.equal(method(model, images, TARGETS), expected)
 
 
+class Normalising(nn.Module):
+    """It normalises the images that it gets where they lie."""
+
+    def __init__(self, network, inplace):
+        super().__init__()
+        self.network, self.inplace = network, inplace
+
+    def forward(self, images):
+        return self.network((images if self.inplace else images.clone()).sub_(0.3).div_(0.2))
+
+
+def test_images_come_back_as_they_were(method, model, images):
+    """Also from a network that overwrites them, and its maps are those of one that does not."""
+    before, expected = images.clone(), method(Normalising(model, inplace=False), images, TARGETS)
+    assert torch.equal(method(Normalising(model, inplace=True), images, TARGETS), expected)
+    assert torch.equal(images, before)
+
+
+class Answers(nn.Module):
+    """Whatever `change` makes of a network's logits."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, images):
+        return self.change(self.network(images))
+
+
+def test_a_network_that_gives_no_logits_is_refused(method, model, images):
+    """Several outputs, one of another shape, or no module at all; a map of the first of them would be a guess."""
+    for change, what in ((lambda x: (x, x), "not a tuple"), (lambda x: {"out": x}, "not a dict"), (sum, "not (5,)")):
+        refused = refusal(method, Answers(model, change), images, TARGETS)
+        assert refused.startswith("the network must give logits") and refused.endswith(what), refused
+    assert "must be an nn.Module, not a method" in refusal(method, model.forward, images, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["straight_through", "pass_through", "log_probability"])
+def test_a_network_that_cuts_its_gradient_is_refused(name, model, images):
+    """By detach, or because only its parameters have one."""
+    for cut in (torch.detach, lambda logits: logits.detach() * model[-1].bias.sum()):
+        assert "logits have no gradient" in refusal(METHODS[name], Answers(model, cut), images, TARGETS)
+
+
+def test_an_image_has_no_map_that_hangs_on_others(method, images):
+    """Batch norm without running statistics takes those of the batch."""
+    network = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(784, 5))
+    assert refusal(method, network, images, TARGETS).startswith("0, a BatchNorm2d, has no running statistics")
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 28, 28), (5, 28, 28)])
 def test_what_does_not_fit_is_refused(model, images, shape):
     """Baselines and logits of another shape, windows that do not share out the image, a step that is none."""

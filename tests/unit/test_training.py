@@ -218,19 +218,21 @@ def test_masked_images_do_not_enter_running_statistics(saturated, batch):
 
     def with_statistics() -> nn.Module:
         torch.manual_seed(0)
-        layers = [nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), PACT(4), nn.Flatten(), nn.Linear(4 * 576, 10)]
-        net = nn.Sequential(*layers).double()
-        net[2].tracking = True
-        net[2].alpha.requires_grad_(False)
+        norms = nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)
+        net = nn.Sequential(nn.Conv2d(1, 4, 5), *norms, PACT(4), nn.Flatten(), nn.Linear(4 * 576, 10)).double()
+        net[3].tracking = True
+        net[3].alpha.requires_grad_(False)
         return net
 
     guided, clean = with_statistics(), with_statistics()
     options = {"generator": torch.Generator().manual_seed(0), "fraction": 0.9, "saturated": saturated}
     guided_step(guided, adam(guided), x, y, **options)
     clean(x)
-    for layer, name in ((1, "running_mean"), (1, "running_var"), (1, "num_batches_tracked"), (2, "alpha")):
+    moved = [(layer, name) for layer in (1, 2) for name in ("running_mean", "running_var")]
+    for layer, name in (*moved, (1, "num_batches_tracked"), (3, "alpha")):
         assert torch.equal(getattr(guided[layer], name), getattr(clean[layer], name)), name
-    assert guided[1].track_running_stats and guided[2].tracking and guided.training
+    assert all(guided[layer].track_running_stats and guided[layer].momentum == 0.1 for layer in (1, 2))
+    assert guided[3].tracking and guided.training
 
 
 @pytest.mark.parametrize("saturated", SATURATED)
