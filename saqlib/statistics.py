@@ -21,6 +21,7 @@ MOST_PAIRS = 24  # the sign-flip test sorts the 2^(n/2) sums of either half
 MOST_EXACT_ROWS, MOST_EXACT_COLUMNS = 100, 8  # beyond these the exact distribution of Page's L is slow
 MOST_ENUMERATED = 12  # with more pairs the flips are counted and not visited
 MOST_SUMS = 2**15  # sums of flips that are held at once: what stays in the cache of a core, 256 kB
+LOST = 1e-3  # of the largest difference: where rounding takes more, sums say nothing
 ROUNDING = 1e-10  # of all magnitudes together: flips whose sums differ by less are ties
 
 
@@ -99,14 +100,15 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two
     likely; the p-value is the share of flips whose sum is at least as extreme as the observed one.
 
     Args:
-        a, b: (n,), paired, 2 <= n <= 24.
+        a, b: (n,), paired by place, two Series by their index, 2 <= n <= 24.
         alternative: `greater` asks whether a exceeds b.
 
     Returns:
         The p-value; its floor is 2 / 2^n two-sided (5 pairs can never reach .05) and 1 / 2^n one-sided. ValueError for
-        other shapes, fewer or more pairs, or values that are not finite.
+        other shapes, fewer or more pairs, an index that does not pair them, values that are not finite or masked, and
+        values so large that their differences drown in rounding.
     """
-    a, b = _finite(a, "a", ndim=1), _finite(b, "b", ndim=1)
+    a, b = (_finite(each, name, ndim=1) for each, name in zip(_paired(a, b), "ab", strict=True))
     if a.size != b.size:
         raise ValueError(f"a and b must be paired by seed, but have {a.size} and {b.size} values")
     _check_count(a.size)
@@ -114,6 +116,8 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two
         raise ValueError(f"alternative must be two-sided, greater or less, not {alternative!r}")
     # Equal sums that differ by rounding alone must count as ties.
     slack = 8 * np.finfo(float).eps * (np.abs(a) + np.abs(b)).sum()
+    if slack > LOST * (largest := np.abs(a - b).max()) > 0:
+        raise ValueError(f"differences of at most {largest:.3g} are rounding beside values of {np.abs(a).max():.3g}")
     up, down = (float(_flipped(d[:, None], slack)[0]) for d in (a - b, b - a))
     return {"greater": up, "less": down, "two-sided": min(1.0, 2 * min(up, down))}[alternative]
 
@@ -124,7 +128,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     p: (m,) in [0, 1]; NaN (no test was made) does not count, and is NaN in the result, (m,), too. ValueError for other
     values.
     """
-    p = np.asarray(p, dtype=float)
+    p = _numbers(p, "p")
     if p.ndim != 1 or np.any((p < 0) | (p > 1)):
         raise ValueError(f"holm takes a list of p-values between 0 and 1, or NaN; got {p}")
     # statsmodels gives the same numbers, but collects garbage in each call: a tenth of a second, a thousand times.
@@ -178,7 +182,7 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Interval:
     NO_INTERVAL for fewer than two seeds or a value that is not finite, and where the denominator is negative or its own
     interval holds 0: then the ratio is no share.
     """
-    pairs = np.stack([numerator, denominator]).astype(float)
+    pairs = np.stack([_numbers(each, "a mean") for each in _paired(numerator, denominator)])
     count = pairs.shape[1]
     if count < 2 or not np.isfinite(pairs).all():
         return NO_INTERVAL
@@ -192,11 +196,29 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Interval:
     return Interval(float(y / x), float((b - half) / a), float((b + half) / a))
 
 
+def _paired(a: ArrayLike, b: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
+    """Two Series in the order of the first one's index; anything else as it is."""
+    if not (hasattr(a, "reindex") and hasattr(b, "reindex")):
+        return a, b
+    if not (a.index.is_unique and b.index.is_unique and set(a.index) == set(b.index)):
+        raise ValueError("two Series must have the same index, each entry once, to be paired by it")
+    return a, b.reindex(a.index)
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} holds masked values, which no test can leave out; give the others alone")
+    return np.asarray(values, dtype=float)
+
+
 def _finite(values: ArrayLike, name: str, ndim: int) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=float)
+    values = _numbers(values, name)
     if values.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension(s), not shape {values.shape}")
     if not np.isfinite(values).all():
         count = np.count_nonzero(~np.isfinite(values))
         raise ValueError(f"{name} holds {count} value(s) that are not finite")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.square(values).sum()):
+            raise ValueError(f"{name} holds values of {np.abs(values).max():.3g}, too large to be added and squared")
     return values

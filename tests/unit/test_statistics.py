@@ -4,6 +4,7 @@ import itertools
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from saqlib.statistics import (
     interval_if_any,
     page_trend,
     paired_sign_flip,
+    ratio,
     sign_flips,
     t_interval,
 )
@@ -154,6 +156,48 @@ def test_t_interval_equals_statsmodels(level):
     assert t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
     assert interval_if_any(x) == t_interval(x)
     assert interval_if_any([1.0]) is interval_if_any([1.0, np.nan]) is statistics.NO_INTERVAL
+
+
+def test_series_are_paired_by_their_index():
+    """The seeds decide which values are a pair, not their places."""
+    a = pd.Series([1.0, 2, 3, 4, 5], index=[4, 3, 2, 1, 0])
+    b = a.sort_index() - 0.5
+    assert paired_sign_flip(a, b) == paired_sign_flip(a, a - 0.5) == 2 / 2**5
+    assert ratio(a, b) == ratio(a, a - 0.5)
+    for other in (b.rename({0: 9}), pd.concat([b, b]), b.iloc[1:]):
+        for test in (paired_sign_flip, ratio):
+            with pytest.raises(ValueError, match="same index, each entry once"):
+                test(a, other)
+
+
+MASKED = np.ma.masked_equal([0.1, 0.2, 0.3], 0.2)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        lambda x: paired_sign_flip(x, x),
+        t_interval,
+        holm,
+        lambda x: page_trend(np.ma.stack([x, x])),
+        lambda x: ratio(x, x),
+    ],
+)
+def test_masked_values_are_refused(test):
+    """NumPy drops a mask without a word."""
+    with pytest.raises(ValueError, match="holds masked values"):
+        test(MASKED)
+
+
+@pytest.mark.parametrize("shift", [1e16, 1e200])
+def test_what_rounding_takes_is_refused(shift):
+    """Differences beside values so large that their sums are rounded away, or overflow, are no differences."""
+    differences = np.array([2.0, 4, 6, 8])
+    assert paired_sign_flip(differences + 1e6, np.full(4, 1e6)) == 0.125
+    with pytest.raises(ValueError, match="are rounding beside values of 1e\\+16|too large to be added"):
+        paired_sign_flip(differences * (1 if shift < 1e17 else shift) + shift, np.full(4, shift))
+    with pytest.raises(ValueError, match="too large to be added and squared"):
+        t_interval(differences * 1e160)
 
 
 @pytest.mark.parametrize(
