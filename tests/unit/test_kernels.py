@@ -11,7 +11,16 @@ from torch import nn
 
 from saqlib.kernels import fused, library, operators
 from saqlib.lenet import Shape, build
-from saqlib.quantization import SAWB_COEFFICIENTS, _scale, calibrate, codes_of, pact, pact_layers, set_quantizing
+from saqlib.quantization import (
+    SAWB_COEFFICIENTS,
+    QuantConv2d,
+    _scale,
+    calibrate,
+    codes_of,
+    pact,
+    pact_layers,
+    set_quantizing,
+)
 from tests.helpers.networks import PRECISIONS, inputs, precision, sample
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason=f"no kernels here: {library.why_not()}")
@@ -258,34 +267,101 @@ def test_an_activation_that_the_kernels_do_not_compute_is_called(bits, rounding,
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def _patched(layer: nn.Module) -> None:
-    layer.forward = lambda x, *rest: type(layer).forward(layer, x, *rest) * 2
+class Own(nn.Linear):
+    """As LoRA, say: a layer with a forward pass of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
 
 
-EXCHANGED = {
-    "a forward hook": lambda net: net.conv1.register_forward_hook(lambda *_: None),
-    "a pre-hook": lambda net: net.dense1.register_forward_pre_hook(lambda *_: None),
-    "a backward hook": lambda net: net.conv2.register_full_backward_hook(lambda *_: None),
-    "a patched forward": lambda net: _patched(net.dense2),
-    "another kernel": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 3, padding=1)),
-    "dilation": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 5, padding=4, dilation=2)),
-    "groups": lambda net: setattr(net, "conv2", nn.Conv2d(8, 16, 5, groups=2)),
-    "reflection": lambda net: setattr(net, "conv1", nn.Conv2d(1, 8, 5, padding=2, padding_mode="reflect")),
-    "no bias": lambda net: setattr(net, "conv2", nn.Conv2d(8, 16, 5, bias=False)),
-    "a subclass": lambda net: setattr(net, "dense1", type("Own", (nn.Linear,), {})(400, 120)),
-    "another activation": lambda net: setattr(net, "act2", nn.GELU()),
-    "float64": lambda net: net.double(),
-}
+def counting(network: nn.Module, calls: list, register: str, name: str) -> None:
+    """A hook of one kind on one part that writes down its calls."""
+    kinds = {"before": "register_forward_pre_hook", "after": "register_forward_hook"}
+    kinds |= {"backward": "register_full_backward_hook", "before backward": "register_full_backward_pre_hook"}
+    getattr(network.get_submodule(name), kinds[register])(lambda *_: calls.append(name))
+
+
+@st.composite
+def changed_networks(draw):
+    """A network in which one thing is another, what its hooks write to, and whether the kernels still compute it."""
+    network, calls = build(draw(st.sampled_from(["fp32", "w2a2"])), seed=0).eval(), []
+    conv = draw(st.sampled_from(["conv1", "conv2"]))
+    layer, dense = getattr(network, conv), draw(st.sampled_from(["dense1", "dense2", "dense3"]))
+    kind = draw(st.sampled_from(["layer", "hook", "patched", "subclass", "activation", "bias", "layout", "type"]))
+    if kind == "layer":
+        usual = {"kernel_size": 5, "padding": layer.padding[0], "dilation": 1, "stride": 1, "groups": 1, "bias": True}
+        others = {
+            "kernel_size": 3,
+            "padding": 1,
+            "dilation": 2,
+            "stride": 2,
+            "groups": layer.in_channels,
+            "bias": False,
+        }
+        others["padding_mode"] = draw(st.sampled_from(["reflect", "circular", "replicate"]))
+        name = draw(st.sampled_from([name for name, value in others.items() if value != usual.get(name)]))
+        given = usual | {name: others[name]} | ({"bits": 3} if isinstance(layer, QuantConv2d) else {})
+        setattr(network, conv, type(layer)(layer.in_channels, layer.out_channels, **given).eval())
+    if kind == "hook":
+        place = draw(st.sampled_from([conv, dense, "act1", "act3"]))
+        counting(network, calls, draw(st.sampled_from(["before", "after", "backward", "before backward"])), place)
+        return network, calls, place.startswith("act")
+    if kind == "patched":
+        layer.forward = lambda x, *rest: 2 * type(layer).forward(layer, x, *rest)
+    if kind == "subclass":
+        old = getattr(network, dense)
+        setattr(network, dense, Own(old.in_features, old.out_features))
+    if kind == "activation":
+        setattr(
+            network, draw(st.sampled_from(["act1", "act2", "act3"])), draw(st.sampled_from([nn.GELU(), nn.ReLU6()]))
+        )
+    if kind == "bias":
+        getattr(network, dense).bias = None
+    if kind == "type":
+        network.double()
+    if kind == "layout":  # the same numbers, laid out otherwise
+        for each in (layer, getattr(network, dense)):
+            each.weight.data = each.weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+            each.bias.data = each.bias.data.repeat_interleave(2)[::2]
+    return network, calls, False
 
 
 @needs_kernels
-@pytest.mark.parametrize("change", EXCHANGED)
-def test_only_the_layers_that_the_kernels_know_are_computed_by_them(change):
-    """Everything else runs by PyTorch's operators: no other numbers, no memory read behind a weight."""
-    network, images = build("fp32", seed=0), inputs()[:4]
-    assert fused.fits(network, images)
-    EXCHANGED[change](network)
-    images = images.to(network.conv1.weight.dtype)
-    assert not fused.fits(network, images) and torch.equal(network(images), network.run(images))
+@given(changed_networks())
+@settings(max_examples=150, deadline=None)
+def test_what_the_kernels_were_not_written_for_is_computed_by_pytorch(case):
+    """One thing changed, whatever it is: PyTorch's numbers or PyTorch's error, and every hook is called."""
+    network, calls, fits = case
+    images = inputs()[:3].to(network.dense1.weight.dtype)
+    answers = []
+    for forward in (network.run, network):
+        calls.clear()
+        try:
+            pixels = images.clone().requires_grad_()
+            logits = forward(pixels)
+            gradient = torch.autograd.grad(logits.square().sum(), pixels)[0]
+        except RuntimeError as error:
+            answers.append(str(error))
+        else:
+            answers.append((logits.detach(), gradient, list(calls)))
+    expected, found = answers
+    if isinstance(expected, str):
+        assert found == expected
+    else:
+        assert found[2] == expected[2]
+        torch.testing.assert_close(found[:2], expected[:2], rtol=1e-4, atol=1e-5)
+    assert fused.fits(network, images) == fits
+
+
+@needs_kernels
+def test_nor_are_global_hooks_and_autocast_passed_by():
+    """Both want to see PyTorch's operators."""
+    network, images, calls = build("fp32", seed=0), inputs()[:3], []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(module))
+    try:
+        network(images)
+    finally:
+        hook.remove()
+    assert {network.conv1, network.dense3} <= set(calls)
     with torch.autocast("cpu"):
-        assert not fused.fits(build("fp32", seed=0), images)
+        assert not fused.fits(network, images)
