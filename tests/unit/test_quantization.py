@@ -158,6 +158,20 @@ def test_a_clip_that_is_no_positive_number_is_refused(alpha, error, message):
         pact(torch.ones(3), alpha, 2)
 
 
+@pytest.mark.parametrize("alpha", [0.5, -1.0, math.nan, math.inf])
+def test_nor_is_it_taken_when_compiled(alpha):
+    """There the number is not known before the call."""
+    layer, x = PACT(2), torch.linspace(-1, 1, 9)
+    layer.set_alpha(torch.tensor(alpha))
+    torch.compiler.reset()
+    compiled = torch.compile(layer, backend="eager")
+    if alpha == 0.5:
+        assert torch.equal(compiled(x), layer(x))
+    else:
+        with pytest.raises(RuntimeError, match="the clip alpha must be positive"):
+            compiled(x)
+
+
 @pytest.mark.parametrize("quantizing", [True, False])
 def test_pact_module_is_the_function_or_relu_during_the_warm_up(quantizing):
     """The same values and gradients, none for alpha in the warm-up; its scale is that of one code."""
