@@ -33,8 +33,7 @@ SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
 CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
 RANGE_DECAY = 0.99  # of an alpha that tracks the largest value, in each call
-OTHER_BITS = 1.25  # a scale so many times another is not that of the same weights, one training step apart: one bit
-# fewer makes it about 2 times as large
+OTHER_BITS = 1.25  # of a scale and another, one training step apart; one bit fewer makes it about 2 times as large
 
 # ---------------------------------------------------------------------------------------------- activations
 
@@ -426,8 +425,14 @@ def quantized(module: nn.Module, bits: int) -> nn.Module:
     Other modules stay as they are. Calibrate it on a batch before it trains or answers (`calibrate`).
 
     module: any network whose layers are modules; what its forward calls as functions (F.relu) is not found. Raises
-    ValueError for bits outside 2 to 8, a network without such layers, and a ReLU, layer or weight in several places.
+    ValueError for bits outside 2 to 8, a network without such layers, a ReLU, layer or weight in several places, and
+    hooks on what is replaced.
     """
+    for name, each in module.named_modules():
+        hooks = (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks)
+        if type(each) in (nn.Conv2d, nn.Linear, nn.ReLU) and any(hooks):
+            advice = "remove it, or make it permanent (prune.remove, remove_weight_norm)"
+            raise ValueError(f"{name or 'the layer'} has a hook, which would be lost; {advice}")
     network = copy.deepcopy(module)
     places = list(network.named_modules(remove_duplicate=False))
     layers = {name: each for name, each in places if type(each) in (nn.Conv2d, nn.Linear)}
@@ -457,7 +462,7 @@ def _quantized(old: nn.Conv2d | nn.Linear, bits: int) -> nn.Module:
     options = {name: getattr(old, name, None) for name in inspect.signature(type(old)).parameters}
     options |= {"bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
     new = (QuantLinear if isinstance(old, nn.Linear) else QuantConv2d)(**options, bits=bits)
-    for name, values in new.named_parameters():  # as they are, also where pruning or a norm has computed them
+    for name, values in new.named_parameters():  # as they are, also where a parametrization computes them
         values.copy_(getattr(old, name))
         values.requires_grad_(getattr(old, name).requires_grad)
     new.freeze()

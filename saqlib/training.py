@@ -153,7 +153,7 @@ def standard_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Te
     """
     check_targets(labels, len(images))
     optimizer.zero_grad()
-    logits = model(images)
+    logits = logits_of(model, images)
     return _descend(model, optimizer, F.cross_entropy(logits, labels, ignore_index=NONE_IGNORED, reduction="none"))
 
 

@@ -308,6 +308,6 @@ def partner(seed: int, seeds: int) -> int | None:
     return other if other >= 0 else None
 
 
-def deploy_call(cell: Cell, study: Study) -> tuple:
-    """What `deploy_network` is called with for a cell: its first seed is deployed."""
-    return trained(cell, study, 1)[0], study.size.images_deployed
+def deploy_call(cell: Cell, study: Study, seed: int = 0) -> tuple:
+    """What `deploy_network` is called with for a cell and the seed that is deployed."""
+    return trained(cell, study)[seed], study.size.images_deployed

@@ -90,7 +90,7 @@ def _merged(values: dict, edits: dict) -> dict:
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file (of a link: for that to which it leads), or a copy where the file system has no hard links; one that is there stays."""
+    """A second name for a file (to which a link leads), or a copy where there are no hard links; one there stays."""
     try:
         os.link(os.path.realpath(source), target)
     except FileExistsError:

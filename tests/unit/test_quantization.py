@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune, remove_weight_norm, weight_norm
 
 from saqlib.errors import NotFiniteError
 from saqlib.precision import check_bits
@@ -537,11 +537,37 @@ def test_an_activation_in_place_stays_in_place():
         assert torch.equal(one.grad, other.grad)
 
 
-def test_pruned_weights_are_the_ones_that_are_quantized():
-    """What pruning has made of the parameters, not fresh ones."""
-    with torch.no_grad():
-        original = nn.Sequential(prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), nn.Linear(8, 8))
-        assert torch.equal(quantized(original, 4)[0].weight, original[0].weight)
+COMPUTED = {
+    "parametrized": parametrizations.weight_norm,
+    "pruned": lambda layer: prune.remove(prune.l1_unstructured(layer, "weight", 0.5), "weight"),
+    "normed": lambda layer: remove_weight_norm(weight_norm(layer)),
+}
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_computed_weights_are_the_ones_that_are_quantized(how):
+    """What pruning or a parametrization has made of the parameters, not fresh ones."""
+    original = nn.Sequential(COMPUTED[how](nn.Linear(8, 8)), nn.Linear(8, 8))
+    assert torch.equal(quantized(original, 4)[0].weight, original[0].weight)
+
+
+HOOKS = {
+    "pruning": lambda net: prune.l1_unstructured(net[0], "weight", 0.5),
+    "before": lambda net: net[0].register_forward_pre_hook(lambda *_: None),
+    "after": lambda net: net[0].register_forward_hook(lambda *_: None),
+    "backward": lambda net: net[0].register_full_backward_hook(lambda *_: None),
+    "of an activation": lambda net: net[1].register_forward_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_are_not_lost_without_a_word(hook):
+    """Whoever hooked what is replaced is told what to do."""
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    HOOKS[hook](network)
+    with pytest.raises(ValueError, match=f"^{int(hook == 'of an activation')} has a hook"):
+        quantized(network, 4)
 
 
 RELU, LINEAR = nn.ReLU(), nn.Linear(2, 2)
