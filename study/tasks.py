@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saqlib.errors import last_line
+from saqlib.errors import last_line, shown
 from study import cells, files, paths, processes
 from study.cells import Trained
 from study.params import ParamsError
@@ -25,6 +25,7 @@ from study.settings import Study, variant
 
 TRIES = 3  # of a list of jobs, one of whose worker processes was killed
 QUIET_SECONDS = 60  # between two lines where there is no terminal
+CONNECT_SECONDS = 10
 STOPPED = "Stopped. The same command goes on from there."
 
 # Seconds on one core of a machine of 2025, of which only the ratios matter: they decide what begins first.
@@ -35,10 +36,6 @@ SAMPLE = 0.02  # of all images, about
 
 class TasksError(RuntimeError):
     """Some jobs failed; the message names each."""
-
-
-class OtherMachineError(TasksError):
-    """A node would give other bytes than the machine that asks, or runs other code."""
 
 
 @dataclass(frozen=True)
@@ -268,41 +265,76 @@ def _gpus() -> int:
 def _on_ray(jobs: list[Job], progress: Progress) -> Iterator[Result]:
     """Jobs on a Ray cluster: that of RAY_ADDRESS, else one of this machine alone. Its nodes have to see this folder.
 
-    Ray repeats what was lost with a node. Nodes that join later get their share.
+    Ray repeats what was lost with a node. Nodes that join later get their share; one that is another machine is left
+    out, and what it was given goes to the others.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it sends nobody its statistics
     try:
         import ray
     except ImportError:
         raise ParamsError("Ray is not installed: pip install 'saqlib[ray]'") from None
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     ray.init(log_to_driver=False, ignore_reinit_error=True)
     remote = ray.remote(max_retries=-1)(run_on_node)  # which a node imports from the driver's working directory
-    busy = {remote.options(num_gpus=int(job.gpu)).remote(str(paths.ROOT), job): job for job in jobs}
+    others: dict[str, str] = {}  # why a node is left out
+
+    def begin(job: Job) -> Any:
+        options = {"label_selector": {"ray.io/node-id": f"!in({','.join(others)})"}} if others else {}
+        return remote.options(num_gpus=int(job.gpu), **options).remote(str(paths.ROOT), job)
+
+    busy = {begin(job): job for job in jobs}
     while busy:
         (reference,), _ = ray.wait(list(busy), num_returns=1)
-        error = None
+        job, error = busy.pop(reference), None
         try:
-            ray.get(reference)
+            node, why = ray.get(reference)
         except ray.exceptions.RayTaskError as failed:
-            error = failed.cause or failed
-        if isinstance(error, OtherMachineError):
-            raise error
-        yield busy.pop(reference), error
+            node, why, error = "", "", failed.cause or failed
+        if not why:
+            yield job, error
+            continue
+        if node not in others:
+            others[node] = why
+            progress.line(f"{why}; it is left out", lasting=True)
+        if not any(
+            each["Alive"] and each["Resources"].get("CPU") and each["NodeID"] not in others for each in ray.nodes()
+        ):
+            raise TasksError(f"{why}; no other node is left")
+        busy[begin(job)] = job
 
 
-def run_on_node(root: str, job: Job) -> None:
-    """Do a job on a machine that works by the code of `root` and gives the same bytes, or raise OtherMachineError.
+def _check_address(address: str) -> None:
+    """Raise TasksError if no Ray cluster answers there: Ray itself tries for two minutes, and says so in 40 lines."""
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise TasksError(
+            f"no Ray cluster answers at RAY_ADDRESS, {shown(address)} (HOST:PORT): {last_line(error)}"
+        ) from None
+
+
+def run_on_node(root: str, job: Job) -> tuple[str, str]:
+    """Do a job on a node of a Ray cluster; the node's id, and why it is left out, if it is."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), run_elsewhere(root, job)
+
+
+def run_elsewhere(root: str, job: Job) -> str:
+    """Do a job on a machine that works by the code of `root` and gives the same bytes; why it is another, or nothing.
 
     A result's file is named by all that decides it: a machine for which that is another name has other releases of
     packages, another kind of processor, or other code.
     """
-    node = socket.gethostname()
+    name = socket.gethostname()
     if paths.ROOT != Path(root):
-        raise OtherMachineError(f"{node} runs {paths.ROOT}, not the code of {root}")
+        return f"{name} runs {paths.ROOT}, not the code of {root}"
     processes.pin_cpu_level()
     processes.in_one_thread(-1, job.run)
-    if not job.done:
-        raise OtherMachineError(f"{node} has other packages or another processor: what it computes has other bytes")
+    return "" if job.done else f"{name} has other packages or another processor: what it computes has other bytes"
 
 
 ENGINES = {"local": _on_this_machine, "ray": _on_ray}

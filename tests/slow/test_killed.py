@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from study import dvc, files, paths, processes, run
-from study.tasks import OtherMachineError, run_on_node
+from study.tasks import run_elsewhere
 from tests.helpers.jobs import job
 from tests.helpers.workspaces import TINY, digests, finish, kill, start
 
@@ -207,13 +207,43 @@ def test_a_killed_driver_and_a_killed_node_lose_nothing(reference, cluster, tmp_
     assert len(trained) >= 3 and trained.items() <= stamps(folder).items(), "nothing is done twice"
 
 
-def test_a_machine_that_gives_other_bytes_is_refused(tmp_path):
+def test_a_node_that_gives_other_bytes_is_left_out(reference, tmp_path):
+    """One without the kernels, say: what it was given goes to the others; where none is left, that is said."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        found.add_node(num_cpus=1, env_vars={"CC": "no-compiler"})
+        folder = workspace(tmp_path / "cluster")
+        process = tasks(folder, "--engine", "ray", RAY_ADDRESS=found.address, **RAY)
+        assert process.wait() == 1
+        assert (
+            "another processor: what it computes has other bytes; no other node is left" in (folder / "log").read_text()
+        )
+        found.add_node(num_cpus=1)
+        finish(folder, tasks(folder, "--engine", "ray", RAY_ADDRESS=found.address, **RAY))
+        assert "other bytes; it is left out" in (folder / "log").read_text()
+        assert store(reference).items() <= store(folder).items()
+    finally:
+        found.shutdown()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1", "nowhere", "ray://[::1]:1"])
+def test_where_no_cluster_is_there_is_one_line(address, tmp_path):
+    """At once, and not two minutes of silence."""
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY)
+    process = tasks(folder, "--engine", "ray", RAY_ADDRESS=address)
+    assert process.wait() == 1
+    line = (folder / "log").read_text().splitlines()[-1]
+    assert line.startswith(f"no Ray cluster answers at RAY_ADDRESS, {address!r} (HOST:PORT): ")
+
+
+def test_another_machine_says_why_it_is_one(tmp_path):
     """Another folder's code, or packages whose results have other names: nothing of it is taken for done."""
     elsewhere = job(tmp_path, 1, "elsewhere")
-    with pytest.raises(OtherMachineError, match="not the code of /elsewhere"):
-        run_on_node("/elsewhere", elsewhere)
-    with pytest.raises(OtherMachineError, match="what it computes has other bytes"):
-        run_on_node(str(paths.ROOT), elsewhere)
+    assert run_elsewhere("/elsewhere", elsewhere).endswith("not the code of /elsewhere")
+    assert run_elsewhere(str(paths.ROOT), elsewhere).endswith("what it computes has other bytes")
 
 
 def test_without_ray_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
