@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import secrets
 import socket
 import time
 import zipfile
@@ -11,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saqlib.files import PARTIAL, write
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 SIGNIFICANT = "%.8g"  # of a CSV: more than a test or a reader needs, less than what rounding changes
-PARTIAL = ".partial"  # how the name of a file ends that is still being written
 ABANDONED = 3600  # seconds after which an unfinished file of another machine has no writer any more
 DIGEST = "sha256"  # the attribute of a dataset that holds the hash of its file
 BLANK = "0" * 64  # what stands in its place while the hash is taken
@@ -24,29 +23,6 @@ BLANK = "0" * 64  # what stands in its place while the hash is taken
 
 class DamagedError(ValueError):
     """A file is not what was written: cut, or a bit of it has changed."""
-
-
-def write(path: Path, content: bytes | str) -> Path:
-    """Write to a temporary name in the same folder, which is made if need be, then move; the path.
-
-    Whatever goes wrong, a full disk or Ctrl-C included, the temporary file is removed and what was there stays. The
-    file's rights are those that the umask leaves; its content is on the disk before its name is.
-    """
-    data = content.encode() if isinstance(content, str) else memoryview(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk names no file
-        raise
-    return path
 
 
 def sweep(folder: Path) -> None:

@@ -14,7 +14,6 @@ bits in units of a power of two. EXPONENT has the powers of all layers.
 Ternary rows: where a 2-bit weight is -1, saq.c adds top - code in place of -code, and the levels rise by as many tops.
 """
 
-import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from saqlib.deploy.integer import IntegerNetwork, accumulator_bound, integer_network
 from saqlib.deploy.layers import DeploymentError, Layer
 from saqlib.deploy.onnx import pack
+from saqlib.files import write
 from saqlib.lenet import LeNet
 
 SOURCES = Path(__file__).with_name("device")
@@ -57,14 +57,8 @@ def export_c(model: LeNet, folder: Path | str) -> None:
         _check(layer)
     contents = {name: (SOURCES / name).read_bytes() for name in ("saq.c", "saq.h")}
     contents["model.h"] = "\n".join(_header(network)).encode() + b"\n"
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        whole = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            whole.write_bytes(content)
-            whole.replace(folder / name)
-        finally:
-            whole.unlink(missing_ok=True)
+        write(folder / name, content)
 
 
 def _check(layer: Layer) -> None:

@@ -14,7 +14,6 @@ float kernels. It has no sub-byte convolutions in either form, so what low bits 
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from saqlib.deploy.explain import MAPS
 from saqlib.deploy.integer import check_accumulators
 from saqlib.deploy.layers import INPUT_BITS, Layer, read
+from saqlib.files import write
 from saqlib.lenet import CLASSES, INPUT_SCALE, POOL, SIDE, LeNet
 from saqlib.quantization import check_bits
 
@@ -129,13 +129,7 @@ def _export(model: LeNet, path: Path, packed: bool, kind: str, name: str | None,
     metadata |= {"classes": json.dumps(list(classes))} if classes else {}
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:  # whole or not at all: an interrupted export leaves the file that was there
-        whole.write_bytes(proto.SerializeToString(deterministic=True))
-        whole.replace(path)
-    finally:
-        whole.unlink(missing_ok=True)
+    write(path, proto.SerializeToString(deterministic=True))
 
 
 # ------------------------------------------------------------------------------------------------ the graphs

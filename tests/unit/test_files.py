@@ -14,6 +14,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import saqlib.files
 from study import files
 
 DATASET = xr.Dataset(
@@ -63,9 +64,9 @@ def test_whatever_goes_wrong_nothing_half_written_is_left(tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
         if step == "write":
-            patch.setattr(files, "open", failing(error), raising=False)
+            patch.setattr(saqlib.files, "open", failing(error), raising=False)
         else:
-            patch.setattr(files.os, step, fail)
+            patch.setattr(saqlib.files.os, step, fail)
         files.write(path, CONTENTS[content])
     assert caught.value is error or caught.value.args == (error.errno, error.strerror)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([] if before is None else [("there", before)])
@@ -78,7 +79,7 @@ def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
     stay = [files.write(tmp_path / name, "x") for name in ("a.csv", "deep/b.partial", "deep/.c")]
     with monkeypatch.context() as patch, pytest.raises(SystemError):
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
-        patch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(SystemError()))
+        patch.setattr(saqlib.files.os, "replace", lambda *_: (_ for _ in ()).throw(SystemError()))
         files.write(tmp_path / "deep" / "a.csv", "y")
     (own,) = (tmp_path / "deep").glob(f".*{files.PARTIAL}")
     dead = own.with_name(own.name.replace(f".{os.getpid()}.", ".999999999."))
@@ -102,6 +103,9 @@ def test_rights_are_those_that_the_umask_leaves(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
+    path.chmod(0o600)
+    files.write(path, b"y")
+    assert path.stat().st_mode & 0o777 == 0o600, "a person's own rights stay"
 
 
 # --------------------------------------------------------------------------------------------------------------- csv

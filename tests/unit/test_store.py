@@ -17,6 +17,7 @@ import pytest
 import torch
 import xarray as xr
 
+import saqlib.files
 from study import cells, files, paths, store
 
 # A small library in place of saqlib, and a study that computes with it.
@@ -269,7 +270,7 @@ def test_an_interruption_leaves_nothing_half_written(cached, step, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*{"compute": (function, "function")}.get(step, (files.os, step)), interrupted)
+        patch.setattr(*{"compute": (function, "function")}.get(step, (saqlib.files.os, step)), interrupted)
         function(0)
     assert not [path for path in (paths.BUILD / "store").rglob("*") if path.is_file()]
     function(0)
