@@ -58,13 +58,15 @@ def test_load_returns_the_arrays_of_the_files(world, packed):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_sample_is_balanced_and_needs_no_data(dataset, tmp_path, monkeypatch):
-    """The committed sample has its three splits, each class equally often, without any data/."""
+    """The committed sample has its three splits, each class equally often, to the bit, without any data/."""
     monkeypatch.setattr(data, "DATA", tmp_path / "nothing")
     for split, count in {"train": 1100, "validation": 100, "test": 300}.items():
         pixels, labels = data.load(dataset, split, SAMPLE)
         assert pixels.shape == (count, 28, 28) and pixels.dtype == torch.uint8
         assert labels.bincount().tolist() == [count // 10] * 10
         assert pixels.flatten(1).float().std(dim=1).min() > 0, "an image without content"
+    digest = hashlib.sha256("".join(data.fingerprint(dataset, SAMPLE).values()).encode()).hexdigest()
+    assert digest[:16] == {"mnist": "69dc0058e6ce4166", "fashion_mnist": "37502bdd7bc23af2"}[dataset]
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
