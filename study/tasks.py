@@ -30,7 +30,7 @@ STOPPED = "Stopped. The same command goes on from there."
 
 # Seconds on one core of a machine of 2025, of which only the ratios matter: they decide what begins first.
 EPOCH, GUIDED, QUANTIZED = 5.8, 2.8, 1.24  # of all images; factors
-SCORED, DEPLOYED, PART = 22 / 1000, 21 / 10_000, 0.1  # an image; the share of a score in a summary
+SCORED, PART = 40 / 1000, 0.1  # an image; the share of a score in a summary
 SAMPLE = 0.02  # of all images, about
 
 
@@ -99,8 +99,6 @@ def phases(settings: Study) -> list[tuple[str, list[Job]]]:
             score += [job_of(cells.score_network, call, scored, decided) for call in cells.score_calls(cell, settings)]
             course = cells.curves_call(cell, settings)
             score.append(job_of(cells.curves_of, course, PART * scored * size.records / 4, decided))
-            deployed = cells.deploy_call(cell, settings)
-            score.append(job_of(cells.deploy_network, deployed, DEPLOYED * size.images_deployed))
     lists = {"warm-up": warm, "train": train, "fills": fills, "score": score}
     return [(name, _longest_first(jobs)) for name, jobs in lists.items()]
 
@@ -160,16 +158,19 @@ def fill(settings: Study, engine: str = "local", shard: tuple[int, int] = (0, 1)
     """
     files.sweep(paths.BUILD / "store")
     part, parts = shard
-    lists = [jobs[part::parts] for _, jobs in phases(settings)]
-    every = [job for jobs in lists for job in jobs]
+    lists = {name: jobs[part::parts] for name, jobs in phases(settings)}
+    every = [job for jobs in lists.values() for job in jobs]
     progress, failures = Progress(every), []
-    for jobs in lists:
+    for name, jobs in lists.items():
         if not (ready := [job for job in jobs if not job.done and job.ready]):
             continue
+        began = time.monotonic()
         with closing(ENGINES[engine](ready, progress)) as ended:
             for job, error in ended:
                 failures += [f"{job.label}: {last_line(error)}"] if error else []
                 progress(job, error)
+        minutes = (time.monotonic() - began) / 60
+        progress.line(f"{name}: {len(ready)} jobs in {minutes:.1f} min", lasting=True)
     progress.end()
     done, waiting = sum(job.done for job in every), sum(not job.done and not job.ready for job in every)
     if failures:

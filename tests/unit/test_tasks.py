@@ -39,7 +39,7 @@ def finish(job: Job) -> None:
 # -------------------------------------------------------------------------------------------------------- the lists
 
 
-def test_every_network_is_trained_scored_and_deployed_once(study, lists):
+def test_every_network_is_trained_and_scored_once(study, lists):
     """Of the main grid; of an ablation what it changes is trained, and all of it is scored in a summary."""
     seeds, count = study.size.seeds, len(study.grid.cells)
     ablated = {name: len(each.cells) * len(each.seeds_at(study.size)) for name, each in study.ablations.items()}
@@ -47,7 +47,7 @@ def test_every_network_is_trained_scored_and_deployed_once(study, lists):
     changed = 2 * 2 + 3 * 2  # of one seed and two datasets w4a4 and w2a2; guided of three precisions
     assert by_function["train_network"] == count * seeds + changed
     assert by_function["score_network"] == count * seeds
-    assert by_function["deploy_network"] == by_function["curves_of"] == count
+    assert by_function["curves_of"] == count
     assert by_function["fill_gains"] == len(study.grid.datasets) * study.size.exploring
     shared = 2  # summaries of fp32, standard, that neither ablation changes
     assert by_function["summary_scores"] == sum(ablated.values()) - shared
