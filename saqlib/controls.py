@@ -20,11 +20,11 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad
 
 from saqlib.evaluation import temporarily
+from saqlib.lattice import straight_through
 from saqlib.lenet import LAYERS, LeNet, build
 from saqlib.quantization import PACT, calibrate, pact, pact_layers
 from saqlib.saliency import DeadNetworkError, input_gradient, replacing
 from saqlib.scores import IMAGE, dead
-from saqlib.straight_through import straight_through
 
 UNTRAINED_SEED = 1000  # the untrained twin's first seed, none that a network is trained with
 GRADIENT_IMAGES = 2048  # images in one gradient

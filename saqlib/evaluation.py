@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+CUT = "the network's logits have no gradient for the images: its forward cuts it (detach, no_grad)"
+
 
 @contextmanager
 def temporarily(modules: Iterable[nn.Module], **attributes: Any) -> Iterator[None]:
@@ -24,9 +26,22 @@ def temporarily(modules: Iterable[nn.Module], **attributes: Any) -> Iterator[Non
             vars(module).update(values)
 
 
+def check_network(model: Any) -> None:
+    """Raise ValueError for what is no module, and so has neither modes nor parameters, such as a function."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the network must be an nn.Module, not a {type(model).__name__}")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody has hung a hook of any sort on this module."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block, the former mode of every module afterwards."""
+    check_network(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -51,9 +66,13 @@ def differentiating(model: nn.Module) -> Iterator[None]:
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """The logits (B, classes) of images (B, ...), of which the network gets a copy: some overwrite their input.
 
-    Raises ValueError for anything else that a network gives.
+    Raises ValueError for anything else that a network gives, and if the images want a gradient that it cuts.
     """
-    return check_logits(model(images.clone()), len(images))
+    check_network(model)
+    logits = check_logits(model(images.clone()), len(images))
+    if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+        raise ValueError(CUT)
+    return logits
 
 
 def check_logits(logits: Any, count: int) -> Tensor:

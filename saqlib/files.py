@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where they were meant to be."""
 
 import os
 import secrets
 import socket
 import stat
 from pathlib import Path
+
+from saqlib.errors import shown
 
 PARTIAL = ".partial"  # how the name of a file ends that is still being written
 
@@ -33,3 +35,10 @@ def write(path: Path, content: bytes | str) -> Path:
             raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk names no file
         raise
     return path
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of this name in the folder; ValueError for a name that leads anywhere else."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"{shown(name)} is no name of a file in {folder}")
+    return folder / name

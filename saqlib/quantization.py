@@ -12,28 +12,26 @@ would round codes and sums to plausible others: they are refused, and autocast s
 import copy
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from saqlib.errors import check_finite
-from saqlib.evaluation import temporarily
+from saqlib.evaluation import check_network, hooked, temporarily
 from saqlib.kernels import operators as kernels
+from saqlib.lattice import check_exact, codes_of, on_lattice, straight_through, to_codes
+from saqlib.lattice import quantize_weight as quantize_weight  # a public name of this module
 from saqlib.precision import EDGE_BITS, MAX_BITS, check_bits
-from saqlib.straight_through import check_exact, straight_through, to_codes
-
-# clip = c1 * sqrt(E[w^2]) + c2 * E|w|: within 2 % of the least squared error of 2^b - 1 symmetric levels on Gaussian,
-# Laplace and uniform weights. Rows 2 and 4 are SAWB's own, row 3 is fitted in the same form. From 5 bits on no line
-# fits all three; there the largest magnitude is the clip, which for channels of a few hundred weights is the best one.
-SAWB_COEFFICIENTS = {2: (2.6, -1.71), 3: (6.73, -6.011), 4: (12.035, -12.03)}
 
 CALIBRATION_STEPS = 100  # candidate clips between 0 and the largest activation
 ALPHA_FLOOR = 1e-3  # alpha never falls below this fraction of its calibrated value
 RANGE_DECAY = 0.99  # of an alpha that tracks the largest value, in each call
-OTHER_BITS = 1.25  # of a scale and another, one training step apart; one bit fewer makes it about 2 times as large
+SAME_BITS = 1.25  # between two scales of the same bits, one training step apart; one bit fewer about doubles a scale
 
 # ---------------------------------------------------------------------------------------------- activations
 
@@ -108,64 +106,6 @@ def best_clip(x: Tensor, bits: int, *, rounding: bool = True) -> Tensor:
     candidates = top * torch.arange(1, CALIBRATION_STEPS + 1, device=x.device) / CALIBRATION_STEPS
     errors = torch.stack([F.mse_loss(pact(x, alpha, bits, rounding=rounding), x) for alpha in candidates])
     return candidates[errors.argmin()]
-
-
-# -------------------------------------------------------------------------------------------------- weights
-
-
-def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Symmetric integer codes and the scale of each output channel, so that weight ~ codes * scale.
-
-    The scale is that of `on_lattice`.
-
-    weight: float32 or float64 (out, ...). Returns codes, floats that are whole numbers in -(2^(bits-1) - 1) to
-    2^(bits-1) - 1, of the shape of weight; and the scale, the value of one code, positive (out, 1, ...). Raises
-    ValueError for bits outside 2 to 8, a narrower type, or weights that are not finite.
-    """
-    check_exact(weight, "weights")
-    check_finite(weight, "weights are")
-    _, scale = on_lattice(weight, bits)
-    return codes_of(weight, scale, bits), scale
-
-
-def on_lattice(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The nearest values on the lattice, shape of weight, and the value of one code, positive (out, 1, ...).
-
-    The clip is SAWB's (arXiv 1807.06964) up to 4 bits. It never exceeds the channel's largest magnitude, and is that
-    magnitude where SAWB's estimate falls below the mean one (weights of nearly one magnitude, which its line would
-    erase) and from 5 bits on. A channel of all zeros gets scale 1. Neither has a gradient.
-    """
-    if kernels.runs(weight):
-        top, coefficients = 2 ** (check_bits(bits) - 1) - 1, SAWB_COEFFICIENTS.get(bits)
-        values, scale = kernels.quantize(weight, top, coefficients)
-        return values, _broadcast(scale, weight)
-    scale = _scale(weight, bits)
-    return codes_of(weight, scale, bits).mul_(scale), scale
-
-
-def codes_of(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """The integer codes of a weight (out, ...) under a scale (out, 1, ...), as floats of its shape; no gradient."""
-    top = 2 ** (bits - 1) - 1
-    # Written into a tensor like `weight`, since a division would forget the memory format that convolutions follow.
-    return torch.div(weight.detach(), scale, out=torch.empty_like(weight)).round_().clamp_(-top, top)
-
-
-def _scale(weight: Tensor, bits: int) -> Tensor:
-    magnitude = weight.detach().flatten(1).abs()
-    clip = largest = magnitude.amax(1)
-    if check_bits(bits) in SAWB_COEFFICIENTS:
-        c1, c2 = SAWB_COEFFICIENTS[bits]
-        mean = magnitude.mean(1)
-        # Through float64: torch.sqrt of a tensor is MKL's, which rounds by the processor; its last bit is lost here.
-        root = magnitude.square().mean(1).double().sqrt().to(magnitude)
-        estimate = c1 * root + c2 * mean
-        clip = torch.where(estimate >= mean, estimate.minimum(largest), largest)
-    scale = clip / (2 ** (bits - 1) - 1)
-    return _broadcast(torch.where(scale > 0, scale, 1.0), weight)
-
-
-def _broadcast(scale: Tensor, weight: Tensor) -> Tensor:
-    return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -273,15 +213,15 @@ class _QuantizedLayer:
 
     def freeze(self) -> None:
         """Set the scale to that of the weights as they are now."""
-        self.weight_scale, self.scaled = on_lattice(self.weight, self.bits)[1], self.bits_of_weight()
+        self.weight_scale, self.scaled = on_lattice(self.weight, self.bits)[1], self.checksum()
 
     def refresh(self) -> None:
         """Set the scale anew if the weights are others than those that it was set for."""
-        if kernels.plain(self.weight) and self.scaled != self.bits_of_weight():
+        if kernels.plain(self.weight) and self.scaled != self.checksum():
             self.freeze()
 
-    def bits_of_weight(self) -> list[int]:
-        """A checksum of the weights of each output channel, which tells whether the scale is still theirs."""
+    def checksum(self) -> list[int]:
+        """Of the weights of each output channel; it tells whether the scale is still theirs."""
         return torch.hash_tensor(self.weight.detach().flatten(1), 1).tolist()
 
     def codes(self) -> Tensor:
@@ -298,11 +238,11 @@ class _QuantizedLayer:
         own = on_lattice(self.weight, self.bits)[1]
         # The scale of a state was that of its weights, or of those a step before.
         ratio = (self.weight_scale / own).median()
-        if ratio <= 1 / OTHER_BITS or ratio >= OTHER_BITS:
+        if ratio <= 1 / SAME_BITS or ratio >= SAME_BITS:
             errors.append(
                 f"{prefix}weight_scale is of another precision: not that of these weights with {self.bits} bits"
             )
-        self.scaled = self.bits_of_weight()
+        self.scaled = self.checksum()
 
     def bias_codes(self, input_scale: Tensor | float) -> Tensor | None:
         """The bias in units of input_scale * weight_scale: whole numbers (int32 range), shape (out,); None without."""
@@ -418,6 +358,9 @@ def calibrate(model: nn.Module, images: Tensor, layers: Iterable[PACT] | None = 
         model(images.clone())  # which a network may overwrite
 
 
+LAYERS = (nn.Conv2d, nn.Linear)  # that `quantized` replaces
+
+
 def quantized(module: nn.Module, bits: int) -> nn.Module:
     """A copy of a network whose weights and activations have so many bits, with the weights that it had.
 
@@ -425,24 +368,26 @@ def quantized(module: nn.Module, bits: int) -> nn.Module:
     Other modules stay as they are. Calibrate it on a batch before it trains or answers (`calibrate`).
 
     module: any network whose layers are modules; what its forward calls as functions (F.relu) is not found. Raises
-    ValueError for bits outside 2 to 8, a network without such layers, a ReLU, layer or weight in several places, and
+    ValueError for bits outside 2 to 8, a network without such layers, a ReLU, layer or parameter in several places, and
     hooks on what is replaced.
     """
+    check_network(module)
     for name, each in module.named_modules():
-        hooks = (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks)
-        if type(each) in (nn.Conv2d, nn.Linear, nn.ReLU) and any(hooks):
+        if type_before_parametrizations(each) in (*LAYERS, nn.ReLU) and hooked(each):
             advice = "remove it, or make it permanent (prune.remove, remove_weight_norm)"
             raise ValueError(f"{name or 'the layer'} has a hook, which would be lost; {advice}")
     network = copy.deepcopy(module)
     places = list(network.named_modules(remove_duplicate=False))
-    layers = {name: each for name, each in places if type(each) in (nn.Conv2d, nn.Linear)}
+    layers = {name: each for name, each in places if type_before_parametrizations(each) in LAYERS}
+    owners = Counter(id(value) for _, each in places for value in each._parameters.values())
     relus = [name for name, each in places if type(each) is nn.ReLU]
     if not layers:
         raise ValueError("the network holds no nn.Conv2d and no nn.Linear to quantize")
     if len({id(network.get_submodule(name)) for name in relus}) < len(relus):
         raise ValueError("one nn.ReLU stands in several places; give each its own, since each gets a clip of its own")
-    if len({id(layer.weight) for layer in layers.values()}) < len(layers):
-        raise ValueError("several layers share one weight; give each its own, since each gets a scale of its own")
+    shared = [name for name, each in layers.items() if any(owners[id(value)] > 1 for value in each.parameters())]
+    if shared:
+        raise ValueError(f"{shared[0]} or its weight or bias stands in several places; give each place its own")
     first, last = list(layers)[0], list(layers)[-1]
     new = {name: _quantized(each, EDGE_BITS if name in (first, last) else bits) for name, each in layers.items()}
     for name in relus:
@@ -459,11 +404,14 @@ def quantized(module: nn.Module, bits: int) -> nn.Module:
 @torch.no_grad()
 def _quantized(old: nn.Conv2d | nn.Linear, bits: int) -> nn.Module:
     # A layer of PyTorch has its sizes and options as attributes of the arguments' names.
-    options = {name: getattr(old, name, None) for name in inspect.signature(type(old)).parameters}
+    options = {
+        name: getattr(old, name, None) for name in inspect.signature(type_before_parametrizations(old)).parameters
+    }
     options |= {"bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
     new = (QuantLinear if isinstance(old, nn.Linear) else QuantConv2d)(**options, bits=bits)
-    for name, values in new.named_parameters():  # as they are, also where a parametrization computes them
-        values.copy_(getattr(old, name))
-        values.requires_grad_(getattr(old, name).requires_grad)
+    for name, values in new.named_parameters():
+        values.copy_(getattr(old, name))  # as it is, also where a parametrization computes it from others
+        source = old.parametrizations[name].parameters() if is_parametrized(old, name) else [getattr(old, name)]
+        values.requires_grad_(any(each.requires_grad for each in source))
     new.freeze()
     return new.train(old.training)

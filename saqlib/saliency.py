@@ -34,7 +34,9 @@ from torch.nn.functional import log_softmax, relu
 
 from saqlib.errors import check_finite, one_of
 from saqlib.evaluation import (
+    CUT,
     check_logits,
+    check_network,
     check_targets,
     check_uncoupled,
     differentiating,
@@ -42,8 +44,8 @@ from saqlib.evaluation import (
     logits_of,
     temporarily,
 )
+from saqlib.lattice import straight_through
 from saqlib.quantization import PACT
-from saqlib.straight_through import straight_through
 
 OCCLUSION_WINDOW, OCCLUSION_STRIDE = 4, 2
 DIFFERENCE_WINDOW = 2
@@ -123,8 +125,7 @@ def check_alive(model: nn.Module, images: Tensor) -> None:
 
 def _checked_input(model: nn.Module, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets as autograd takes them, without history."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the network must be an nn.Module, not a {type(model).__name__}")
+    check_network(model)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be float (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     if not images.numel():
@@ -175,12 +176,11 @@ def logit_gradient(logits: Tensor, images: Tensor, targets: Tensor, *, retain_gr
     a map that means something else.
     """
     check_targets(targets, len(check_logits(logits, len(images))))
-    chosen, gradient = logits.gather(1, targets[:, None]).sum(), None
+    chosen = logits.gather(1, targets[:, None]).sum()
     with torch.autocast(images.device.type, enabled=False):  # float16 holds no gradient below 6e-8
-        if chosen.requires_grad:
-            (gradient,) = torch.autograd.grad(chosen, images, retain_graph=retain_graph, allow_unused=True)
+        (gradient,) = torch.autograd.grad(chosen, images, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
-        raise ValueError("the network's logits have no gradient for the images: its forward cuts it (detach, no_grad)")
+        raise ValueError(CUT)
     return per_pixel(gradient)
 
 

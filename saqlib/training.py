@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from saqlib.data import as_input
 from saqlib.errors import NotFiniteError, check_finite, one_of
-from saqlib.evaluation import check_targets, evaluating, logits_of, temporarily
+from saqlib.evaluation import check_network, check_targets, evaluating, logits_of, temporarily
 from saqlib.quantization import PACT, calibrate, pact_layers, quantized_once, set_quantizing
 from saqlib.saliency import logit_gradient, mask_least_salient, passing, saliency_now
 from saqlib.stacked import Stacked
@@ -188,6 +188,7 @@ def guided_step(
     """
     if not weight >= 0:
         raise ValueError(f"weight must be at least 0, not {weight}")
+    check_network(model)
     optimizer.zero_grad()
     watched = images.detach().requires_grad_()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]

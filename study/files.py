@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saqlib.files import PARTIAL, write
+from saqlib.files import inside as inside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,9 @@ def sweep(folder: Path) -> None:
 
     for path in folder.rglob(f".*{PARTIAL}"):
         host, _, writer = path.name[1:].removesuffix(PARTIAL).rpartition(".")[0].rpartition(".")
-        here = host == socket.gethostname() and writer.isdecimal()
+        here = host == socket.gethostname() and writer.isdecimal() and len(writer) < 10  # else no number of a process
+        if not path.is_file():
+            continue
         try:
             if not psutil.pid_exists(int(writer)) if here else time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()

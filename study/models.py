@@ -6,12 +6,13 @@ for git.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saqlib.errors import last_line, shown
+from saqlib.errors import last_line, of_the_system, shown
 from saqlib.precision import Bits, Precision, Shape
 from study import files, paths
 from study.settings import Cell, Recipe
@@ -86,8 +87,10 @@ def read_cell(path: Path) -> dict[str, Any]:
     try:
         content = files.read(path, files.from_torch_bytes)
         cell, of_seeds = content["cell"], all(type(seed) is int for seed in content["seeds"].keys())
-    except (files.DamagedError, OSError, AttributeError, LookupError, TypeError):
+    except (files.DamagedError, IsADirectoryError, AttributeError, LookupError, TypeError):
         of_seeds = False
+    except OSError as error:  # it may be whole
+        raise ModelFileError(f"the file of {path.stem} cannot be read: {of_the_system(error)}") from None
     if not of_seeds:
         raise ModelFileError(f"{path} is not a model file of this project, or not a whole one; {mended}")
     if cell != path.stem:
@@ -113,7 +116,7 @@ def restore(content: dict[str, Any], seed: int) -> "LeNet":
         precision = Precision(bits["name"], layers, bits.get("rounding", True))
         shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
         network = lenet.restore(precision, shape, state)
-        written = "digests" not in content or content["digests"][seed] == _digest(seed, state)  # the first had none
+        written = "digests" not in content or content["digests"][seed] == _digest(content, seed)  # the first had none
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the file of {cell} holds no network of it: {last_line(error)}") from None
     if not written:
@@ -143,12 +146,13 @@ def _write(folder: Path, recipe: Recipe, states: "dict[int, dict[str, Tensor]]",
         "precision": precision,
         "network": asdict(recipe.shape),
         "seeds": states,
-        "digests": {seed: _digest(seed, state) for seed, state in states.items()},
     }
-    return files.write(folder / f"{recipe.cell}.pt", files.torch_bytes(content | more))
+    digests = {seed: _digest(content, seed) for seed in states}
+    return files.write(folder / f"{recipe.cell}.pt", files.torch_bytes(content | {"digests": digests} | more))
 
 
-def _digest(seed: int, state: "dict[str, Tensor]") -> str:
-    """What changes with the seed and with every bit of its weights."""
-    values = [value.numpy().tobytes() for _, value in sorted(state.items())]
-    return hashlib.sha256(b"".join([f"{seed} ".encode(), *values])).hexdigest()
+def _digest(content: dict[str, Any], seed: int) -> str:
+    """What changes with the cell, its bits and widths, the seed, and every bit of its weights."""
+    known = json.dumps([content["cell"], content["precision"], content["network"], seed])
+    values = [value.numpy().tobytes() for _, value in sorted(content["seeds"][seed].items())]
+    return hashlib.sha256(b"".join([known.encode(), *values])).hexdigest()

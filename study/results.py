@@ -209,7 +209,7 @@ def deploy_cells(chosen: Iterable[Cell], study: Study, root: Path = paths.ROOT) 
     for (network, _), each in zip(calls, deployed, strict=True):
         models.publish(network.recipe, network.seed, network.run().state, root)
         for name, content in each["files"].items():
-            files.write(folder / name, content.numpy().tobytes())
+            files.write(files.inside(folder, name), content.numpy().tobytes())
     deploy_untrained(study.precisions[study.grid.precisions[0]], study.shape, folder)
     costs = pd.DataFrame([each["row"] for each in deployed])
     files.write(root / "results" / "deployment.csv", files.csv(costs))

@@ -25,7 +25,7 @@ from study.settings import Study, variant
 
 TRIES = 3  # of a list of jobs, one of whose worker processes was killed
 QUIET_SECONDS = 60  # between two lines where there is no terminal
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 10  # in which a cluster's address has to answer
 STOPPED = "Stopped. The same command goes on from there."
 
 # Seconds on one core of a machine of 2025, of which only the ratios matter: they decide what begins first.

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from saqlib.evaluation import hooked
 from saqlib.kernels import operators as kernels
 from saqlib.kernels.library import library, why_not
+from saqlib.lattice import to_codes
 from saqlib.precision import Shape
 from saqlib.quantization import PACT, QuantConv2d, QuantLinear, check_clip, output_scale
-from saqlib.straight_through import to_codes
 
 CONVOLUTIONS, LINEARS = (nn.Conv2d, QuantConv2d), (nn.Linear, QuantLinear)
 ACTIVATIONS = (PACT, nn.ReLU, type(None))
@@ -74,8 +75,9 @@ def _is_convolution(layer: nn.Module, inputs: int, place: int) -> bool:
 
 
 def _customized(layer: nn.Module) -> bool:
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(layer)
+    """Whether it has a hook, or a method of its own in place of its class's."""
+    kind, own = type(layer), vars(layer).items()
+    return hooked(layer) or any(callable(value) and callable(getattr(kind, name, None)) for name, value in own)
 
 
 class _Signal(NamedTuple):

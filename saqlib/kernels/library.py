@@ -21,7 +21,10 @@ SOURCE = Path(__file__).with_name("lenet.c")
 CHECKOUT = Path(__file__).resolve().parents[2]
 # No product is fused that the source does not fuse, and nothing is reordered, whatever CC itself asks for: every
 # compiler gives the same bits.
-FLAGS = ("-O3", "-std=gnu11", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
+FLAGS = (
+    "-O3", "-std=gnu11", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-ffp-contract=off", "-fno-math-errno",
+    "-fPIC", "-shared",
+)  # fmt: skip
 X86, WIDE = ("-mavx2", "-mfma"), ("-mavx512f", "-mavx512vl", "-mavx512dq")
 SECONDS = 120  # a compiler that takes longer does not end
 
@@ -71,6 +74,9 @@ def compiler() -> list[str]:
         raise LookupError(f"no C compiler: CC is {given!r} ({error})") from None
     if not command or shutil.which(command[0]) is None:
         raise LookupError(f"no C compiler: {' '.join(command) or 'CC is empty'} was not found")
+    if machine_flags := [part for part in command[1:] if part.startswith("-m")]:
+        # What the processor lacks would end the process without a word.
+        raise LookupError(f"CC asks for a processor ({' '.join(machine_flags)}), which is chosen here; leave that away")
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         there = processor_flags()

@@ -61,7 +61,7 @@ def metrics(runs: pd.DataFrame, folder: Path) -> list[Path]:
     names = {name: words for name, words in labels.QUESTIONS.items() if name in runs} | {"amplitude": "amplitude"}
     means = runs.groupby(["dataset", "precision", "training"], sort=False)[list(names)].mean().rename(columns=names)
     written = [
-        files.write(folder / f"{'-'.join(cell)}.json", json.dumps(row.round(4).to_dict(), indent=1) + "\n")
+        files.write(files.inside(folder, f"{'-'.join(cell)}.json"), json.dumps(row.round(4).to_dict(), indent=1) + "\n")
         for cell, row in means.iterrows()
     ]
     for old in set(folder.glob("*.json")) - set(written):  # last, so that a full disk takes nothing

@@ -82,6 +82,9 @@ def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
         patch.setattr(saqlib.files.os, "replace", lambda *_: (_ for _ in ()).throw(SystemError()))
         files.write(tmp_path / "deep" / "a.csv", "y")
     (own,) = (tmp_path / "deep").glob(f".*{files.PARTIAL}")
+    odd = tmp_path / f".{socket.gethostname()}.{'9' * 31}.ab{files.PARTIAL}", tmp_path / f".folder{files.PARTIAL}"
+    odd[0].write_text("no process has such a number")
+    odd[1].mkdir()
     dead = own.with_name(own.name.replace(f".{os.getpid()}.", ".999999999."))
     other = own.with_name(own.name.replace(socket.gethostname(), "another.machine"))
     for path in (dead, other):
@@ -92,7 +95,15 @@ def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
     files.sweep(tmp_path)
     assert not other.exists()
     own.unlink()
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(stay)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*stay, odd[0]])
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "/etc/passwd", "..", ".", ""])
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
+    """It may come from a file that somebody else wrote."""
+    assert files.inside(tmp_path, "a-b.json") == tmp_path / "a-b.json"
+    with pytest.raises(ValueError, match="is no name of a file in"):
+        files.inside(tmp_path, name)
 
 
 def test_rights_are_those_that_the_umask_leaves(tmp_path):

@@ -1,9 +1,11 @@
 """study.models: the network that was saved, of the cell that the name says, or one sentence that says why not."""
 
+import errno
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -180,6 +182,13 @@ def test_foreign_model_file_is_refused_in_one_sentence(saved, kind, monkeypatch)
     assert not (saved / "was here").exists()
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(saved, monkeypatch):
+    """It may be whole, and belong to somebody else."""
+    error = PermissionError(errno.EACCES, "Permission denied", "x.pt")
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=error))
+    assert refusal(saved) == f"the file of {CELL} cannot be read: x.pt: Permission denied"
+
+
 # Contents of a file that is whole and of the right cell, and does not hold what was written as the network of seed 0.
 OTHER = {
     "precision of text": lambda content: {"precision": "w2a2"},
@@ -188,6 +197,7 @@ OTHER = {
     "no weights": lambda content: {"seeds": {0: {}}},
     "weights of another precision": lambda content: {"seeds": states("fp32")},
     "exchanged seeds": lambda content: {"seeds": {0: content["seeds"][1], 1: content["seeds"][0]}},
+    "other rounding": lambda content: {"precision": content["precision"] | {"rounding": False}},
     "a negated bias": lambda content: {
         "seeds": {0: content["seeds"][0] | {"conv1.bias": -content["seeds"][0]["conv1.bias"]}}
     },
@@ -200,7 +210,11 @@ def test_file_without_its_network_is_refused_in_one_sentence(saved, kind):
     path = saved / "models" / f"{CELL}.pt"
     content = torch.load(path, weights_only=True)
     torch.save(content | OTHER[kind](content), path)
-    why = "are not those that were written" if kind in ("exchanged seeds", "a negated bias") else "holds no network"
+    why = (
+        "are not those that were written"
+        if kind in ("exchanged seeds", "other rounding", "a negated bias")
+        else "holds no network"
+    )
     assert str(CELL) in refusal(saved) and why in refusal(saved)
 
 

@@ -549,7 +549,9 @@ COMPUTED = {
 def test_computed_weights_are_the_ones_that_are_quantized(how):
     """What pruning or a parametrization has made of the parameters, not fresh ones."""
     original = nn.Sequential(COMPUTED[how](nn.Linear(8, 8)), nn.Linear(8, 8))
-    assert torch.equal(quantized(original, 4)[0].weight, original[0].weight)
+    found, weight = quantized(original, 4), original[0].weight
+    assert type(found[0]) is QuantLinear and torch.equal(found[0].weight, weight) and found[0].weight.requires_grad
+    assert torch.equal(original[0].weight, weight)
 
 
 HOOKS = {
@@ -570,6 +572,12 @@ def test_hooks_are_not_lost_without_a_word(hook):
         quantized(network, 4)
 
 
+def tied(name: str, one: nn.Module, other: nn.Module) -> nn.Sequential:
+    """Two layers that share a parameter."""
+    setattr(other, name, getattr(one, name))
+    return nn.Sequential(one, other)
+
+
 RELU, LINEAR = nn.ReLU(), nn.Linear(2, 2)
 
 
@@ -578,7 +586,10 @@ RELU, LINEAR = nn.ReLU(), nn.Linear(2, 2)
     [
         (nn.Sequential(nn.Flatten()), "holds no nn.Conv2d and no nn.Linear"),
         (nn.Sequential(nn.Linear(2, 2), RELU, nn.Linear(2, 2), RELU), "one nn.ReLU stands in several places"),
-        (nn.Sequential(LINEAR, nn.ReLU(), LINEAR), "several layers share one weight"),
+        (nn.Sequential(LINEAR, nn.ReLU(), LINEAR), "^0 or its weight or bias stands in several places"),
+        (tied("weight", nn.Embedding(2, 2), nn.Linear(2, 2)), "^1 or its weight or bias stands in several places"),
+        (tied("bias", nn.Linear(3, 2), nn.Linear(2, 2)), "^0 or its weight or bias stands in several places"),
+        (nn.Linear(2, 2).forward, "must be an nn.Module, not a method"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused(network, message):
