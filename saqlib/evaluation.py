@@ -86,6 +86,7 @@ def check_logits(logits: Any, count: int) -> Tensor:
 
 def check_uncoupled(model: nn.Module) -> None:
     """Raise ValueError if an image's logits hang on the other images of its batch, which no map of it may."""
+    check_network(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ValueError(

@@ -36,7 +36,6 @@ from saqlib.errors import check_finite, one_of
 from saqlib.evaluation import (
     CUT,
     check_logits,
-    check_network,
     check_targets,
     check_uncoupled,
     differentiating,
@@ -125,7 +124,7 @@ def check_alive(model: nn.Module, images: Tensor) -> None:
 
 def _checked_input(model: nn.Module, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets as autograd takes them, without history."""
-    check_network(model)
+    check_uncoupled(model)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be float (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     if not images.numel():
@@ -135,7 +134,6 @@ def _checked_input(model: nn.Module, images: Tensor, targets: Tensor | None) -> 
     check_finite(images.detach(), "images are")
     for name, value in model.named_parameters():  # which a clip or a ReLU would hide
         check_finite(value.detach(), f"the network's {name} is")
-    check_uncoupled(model)
     return _usable(images).detach(), None if targets is None else _usable(targets)
 
 

@@ -85,6 +85,7 @@ def test_what_a_killed_writer_has_left_is_swept(tmp_path, monkeypatch):
     odd = tmp_path / f".{socket.gethostname()}.{'9' * 31}.ab{files.PARTIAL}", tmp_path / f".folder{files.PARTIAL}"
     odd[0].write_text("no process has such a number")
     odd[1].mkdir()
+    os.utime(odd[1], (1, 1))
     dead = own.with_name(own.name.replace(f".{os.getpid()}.", ".999999999."))
     other = own.with_name(own.name.replace(socket.gethostname(), "another.machine"))
     for path in (dead, other):

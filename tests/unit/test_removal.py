@@ -311,6 +311,9 @@ def test_network_stays_as_it_was(model, batch):
     coupled = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), model)
     with pytest.raises(ValueError, match="^0, a BatchNorm2d, has no running statistics"):
         relevance_gain(coupled, *batch, 5)
+    for ask in (lambda: relevance_gain(model.forward, *batch, 5), lambda: probabilities(model.forward, images)):
+        with pytest.raises(ValueError, match="^the network must be an nn.Module, not a method$"):
+            ask()
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,15 @@ def test_labels_that_do_not_fit_are_refused(step, labels, batch):
         training.accuracy(net, pictures, labels)
 
 
+def test_a_function_is_no_network(step, batch):
+    """It has no mode to be put into, and no parameters to learn."""
+    net = network("fp32")
+    for ask in (lambda: step(net.forward, adam(net), *batch),
+                lambda: training.accuracy(net.forward, (255 * batch[0]).byte()[:, 0], batch[1])):  # fmt: skip
+        with pytest.raises(ValueError, match="^the network must be an nn.Module, not a method$"):
+            ask()
+
+
 def test_accuracy_is_the_percentage_of_right_answers(images, monkeypatch):
     """Counted in chunks, in evaluation mode, as one pass would count; of none or of NaN there is no number."""
     pictures, labels = images.validation, images.validation_labels
