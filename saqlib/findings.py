@@ -1,8 +1,8 @@
 """What is left of the maps at few bits, whether they follow the network, how faithful each map is, what ablations leave
 of the conclusions, and claims as readings of the grid.
 
-The four verdict words of a claim need all of its comparisons to agree (saqlib.verdicts); its readings do not: each
-comparison is read from the grid, where it has a word and a size of its own.
+A claim is no verdict of its own: each of its comparisons is read from the grid, where it has a word and a size. Only
+whether guidance makes up for a loss compares differences with each other, and is tested here.
 
 The words follow rules that were fixed before anything was scored. A map *follows the network* if it is less like
 itself, once layers are drawn anew, than the maps of two networks that share nothing but the data. A *conclusion* is the
@@ -11,23 +11,40 @@ that sign in every ablation that changes one of its two networks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from saqlib.claims import RULES, Claims, Comparison
-from saqlib.grid import HIGHER, LOWER, OPEN, UNDECIDED, WITHIN
-from saqlib.registered import REFUTED, SUPPORTED
+from saqlib.claims import ACCURACY, RULES, Claims
+from saqlib.grid import (
+    EQUIVALENT,
+    HIGHER,
+    KEYS,
+    LOWER,
+    OPEN,
+    TO_REFERENCE,
+    UNDECIDED,
+    WITHIN,
+    Difference,
+    Fills,
+    differences,
+    p_values,
+    parts_of,
+    untrained_rows,
+)
+from saqlib.registered import REFUTED, SUPPORTED, signs
 from saqlib.scores import FAITHFULNESS, GRADIENT, PRESERVATION, PRIMARY, RELEVANCE_GAIN, SEED_TO_SEED, UNTRAINED
 from saqlib.statistics import NO_INTERVAL, interval_if_any, ratio, t_interval
-from saqlib.verdicts import COLUMNS, NO_LOSS, OPPOSITE, Answers, judge
 
-TESTED = ["estimate", "low", "high", "p", "p_holm", "verdict"]
-Fills = Mapping[str, Sequence[str]]  # of each dataset those that qualify
 Key = tuple[str, str, str]  # dataset, precision, training
-LOST, KEPT = "lost", "kept"
-MITIGATED = {"supported": "loses less", "opposite": "loses more", "equivalent": "loses as much", "undecided": OPEN}
-VERDICT_OF = {SUPPORTED: "supported", REFUTED: OPPOSITE, OPEN: UNDECIDED}  # of a registered word
+OPPOSITE = "opposite"
+VERDICTS = (SUPPORTED, OPPOSITE, EQUIVALENT, UNDECIDED)
+VERDICT_OF = {SUPPORTED: SUPPORTED, REFUTED: OPPOSITE, OPEN: UNDECIDED}  # of a registered word
+NUMBERS = ["estimate", "low", "high", "p", "p_holm"]
+COLUMNS = ["claim", "group", *KEYS, *NUMBERS, "verdict", "reading"]  # of results/tables/claims.csv
+LOST, KEPT, NO_LOSS = "lost", "kept", "no loss"
+MITIGATED = {HIGHER: "loses less", LOWER: "loses more", EQUIVALENT: "loses as much", UNDECIDED: OPEN}
 MAPS_COLUMNS = ["dataset", "training", "precision", "map", "fill", "seeds", "mean", "low", "high", "floor"]
 
 
@@ -87,10 +104,12 @@ def randomized(cascade: pd.DataFrame, claims: Claims) -> pd.DataFrame:
             column = f"preservation_{likeness}"
             beside = pairs[column]
             maps = {name: own.set_index("seed")[column] for name, own in group.groupby("precision", sort=False)}
-            found = _tested([(beside - own).to_frame() for own in maps.values()], claims.level)
-            for (name, own), row in zip(maps.items(), found, strict=True):
-                rows.append([dataset, training, likeness, redrawn, name, own.mean(), beside.mean(), *row])
-    names = ["dataset", "training", "likeness", "redrawn", "precision", "alike", "beside", *TESTED]
+            apart = pd.concat([beside - own for own in maps.values()], axis=1).to_numpy()
+            found = signs(np.repeat(apart, 2, axis=1), len(maps), level=claims.level, sides=2)  # shown, and tested
+            for (name, own), (*numbers, word) in zip(maps.items(), found, strict=True):
+                means = own.mean(), beside.mean()
+                rows.append([dataset, training, likeness, redrawn, name, *means, *numbers, VERDICT_OF[word]])
+    names = ["dataset", "training", "likeness", "redrawn", "precision", "alike", "beside", *NUMBERS, "verdict"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -99,20 +118,6 @@ def _by_seed(frame: pd.DataFrame, **keys: str) -> pd.DataFrame:
     for name, value in keys.items():
         frame = frame[frame[name] == value]
     return frame.set_index("seed")
-
-
-def _gains(fills: Sequence[str]) -> list[str]:
-    return [f"{RELEVANCE_GAIN}_{fill}" for fill in fills]
-
-
-def _tested(family: Sequence[pd.DataFrame], level: float) -> list[list]:
-    """A family of frames (seeds, parts) that are to lie above 0 in every part: of each the columns TESTED."""
-    arrays = [frame.to_numpy() for frame in family]
-    nothing = Comparison.missing("", "no fill qualifies")
-    found = [Comparison(each.mean(1), each, (-each,)) if each.size else nothing for each in arrays]
-    (judged,) = judge([found], level)
-    pairs = zip(found, judged, strict=True)
-    return [[*interval_if_any(each.shown), own.p, own.p_holm, own.verdict] for each, own in pairs]
 
 
 # ----------------------------------------------------------------------------------------------------- ablations
@@ -170,7 +175,7 @@ def _by_cell(frame: pd.DataFrame, fills: Fills) -> dict[Key, pd.DataFrame]:
     """The rows of each cell by seed, with faithfulness; NaN where no fill qualifies."""
     found = {}
     for key, group in frame.groupby(["dataset", "precision", "training"], sort=False):
-        gains = group[_gains(fills.get(key[0], ()))]
+        gains = group[parts_of(RELEVANCE_GAIN, fills.get(key[0], ()))]
         faithfulness = gains.mean(axis=1, skipna=False) if gains.shape[1] else np.nan
         found[key] = group.assign(**{FAITHFULNESS: faithfulness}).set_index("seed")
     return found
@@ -225,33 +230,91 @@ def both(of_map: str, accuracy: str) -> str:
     return f"map {of_map}, accuracy {accuracy}"
 
 
-def readings(answers: Answers, claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison of every claim, with the columns of Answers.tests, and `reading`.
+def readings(
+    verdicts: pd.DataFrame, runs: pd.DataFrame, maps: pd.DataFrame, fills: Fills, claims: Claims
+) -> pd.DataFrame:
+    """Every comparison of every claim, in the order of the grid; one whose networks were not run has no row.
 
-    A loss, a step or a gain is read as `size_of` has it, the joint loss as `both`. Of mitigation, which compares two
-    differences and stands in no cell of the grid, it is the verdict in other words, `no loss` where standard training
-    was shown to lose nothing. Empty where the grid lacks the comparison.
+    Args:
+        verdicts: as of saqlib.grid.grid, of all seeds.
+        runs, maps, fills, claims: what they were made of.
 
-    verdicts: as of saqlib.grid.grid, of the same seeds.
+    Returns:
+        The columns COLUMNS; estimate, interval and p-values are the grid's. verdict: `supported` if the change is
+        significant and goes the way that is claimed, `opposite` if it goes the other way, `equivalent`, `undecided`. A
+        loss, a step or a gain is read as `size_of` has it, the joint loss as `both`, of mitigation MITIGATED, or
+        `no loss` where standard training was not shown to lose anything.
     """
-    tests = answers.tests()
-    notes = [each.note for judged in answers.judged for each in judged]
-    keys = ["dataset", "training", "question", "comparison"]
-    cells = verdicts[keys].itertuples(index=False, name=None)
-    said = dict(zip(cells, zip(verdicts.word, verdicts["size"], strict=True), strict=True))
-    rules = {claim.id: claim.test for claim in claims.hypotheses}
-    found = []
-    for row, note in zip(tests.itertuples(), notes, strict=True):
-        comparison = row.comparison.removesuffix(", and accuracy")
-        own = said.get((row.dataset, row.training, row.question, comparison))
-        accuracy = said.get((row.dataset, row.training, "accuracy", comparison))
-        if RULES[rules[row.claim]].lenient:
-            found.append(both(state(*own), state(*accuracy)) if own and accuracy else "")
-        elif rules[row.claim] == "mitigation":
-            found.append("no loss" if note == NO_LOSS else MITIGATED[row.verdict])
-        else:
-            found.append(size_of(*own) if own else "")
-    return tests.assign(reading=found)
+    sizes = [size_of(*each) for each in zip(verdicts.word, verdicts["size"], strict=True)]
+    parts = verdicts.assign(reading=sizes), _joint(verdicts, claims), mitigation(verdicts, runs, maps, fills, claims)
+    known = pd.concat([part[[*KEYS, *NUMBERS, "word", "reading"]] for part in parts if len(part)] or [parts[0]])
+    rows = []
+    for claim in claims.hypotheses:
+        rule = RULES[claim.test]
+        labels = rule.comparisons(claim.precisions, claims.reference)
+        own = known[known.question.isin(claim.questions) & known.comparison.isin(labels)]
+        words = {(LOWER, HIGHER)[rule.side > 0]: SUPPORTED, (LOWER, HIGHER)[rule.side < 0]: OPPOSITE}
+        rows.append(own.assign(claim=claim.id, group=claim.group, verdict=own.word.replace(words)))
+    return pd.concat(rows, ignore_index=True)[COLUMNS] if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def _joint(verdicts: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+    """Of each comparison of a score the same of accuracy with it: the word `lower` if both are, `higher` if one of them
+    is and the other lower, and `equivalent` if both are; the larger p-value.
+    """
+    asked = verdicts.question.map(claims.questions) == ACCURACY
+    found = verdicts[~asked].merge(verdicts[asked], on=["dataset", "training", "comparison"], suffixes=("", "_points"))
+    words = found[["word", "word_points"]]
+    lower, higher, same = (words == word for word in (LOWER, HIGHER, EQUIVALENT))
+    apart = lower.any(axis=1) & higher.any(axis=1)
+    word = np.select([lower.all(axis=1), apart, same.all(axis=1)], [LOWER, HIGHER, EQUIVALENT], UNDECIDED)
+    sizes = [zip(found[f"word{end}"], found[f"size{end}"], strict=True) for end in ("", "_points")]
+    reading = [both(state(*own), state(*points)) for own, points in zip(*sizes, strict=True)]
+    largest = {p: found[[p, f"{p}_points"]].max(axis=1, skipna=False) for p in ("p", "p_holm")}
+    return found.assign(comparison=found.comparison + ", and accuracy", word=word, reading=reading, **largest)
+
+
+def mitigation(
+    verdicts: pd.DataFrame, runs: pd.DataFrame, maps: pd.DataFrame, fills: Fills, claims: Claims
+) -> pd.DataFrame:
+    """What guided training loses minus what standard training loses, from the reference to each precision: in units of
+    the score, and as the share that is kept of what training gives.
+
+    Tested as comparisons of the grid are, all of one dataset and question in one family; only where standard training
+    has the word `lower`, since otherwise there is nothing to make up for. No share where the margin is refused, or
+    training gives nothing in some seed.
+
+    Arguments as of `readings`. Returns KEYS, NUMBERS, word and reading.
+    """
+    found = differences(runs, untrained_rows(maps, claims.reference), fills, claims)
+    losses = {each.key: each for each in found if each.kind == TO_REFERENCE}
+    lower = set(verdicts[verdicts.word == LOWER][KEYS].itertuples(index=False, name=None))
+    pairs, asked = [], []
+    for (dataset, training, question, comparison), guided in losses.items():
+        standard = losses.get((dataset, "standard", question, comparison))
+        if training == "guided" and standard is not None and claims.questions[question] != ACCURACY:
+            precision, kept = comparison.split(" - ")[0], [_kept(each, claims) for each in (guided, standard)]
+            points = guided.change, standard.change, standard.margin
+            shares = *kept, np.full_like(standard.margin, claims.margins.maps)
+            for label, arrays in zip(RULES["mitigation"].labels, (points, shares), strict=True):
+                label = label.format(precision, reference=claims.reference)
+                pairs.append(Difference(dataset, training, question, label, "mitigation", *arrays))
+                asked.append(standard.key in lower)
+    results = p_values(pairs)
+    tested = {name: np.where(asked, getattr(results, name), np.nan) for name in ("p", "p_equivalent")}
+    results = replace(results, **tested)
+    rows = []
+    numbers = zip(results.p, results.corrected(results.p), results.words(claims.level)[0], strict=True)
+    for each, there, (p, p_holm, word) in zip(pairs, asked, numbers, strict=True):
+        reading = MITIGATED[word] if there else NO_LOSS
+        rows.append([*each.key, *interval_if_any(each.change.mean(1)), p, p_holm, word, reading])
+    return pd.DataFrame(rows, columns=[*KEYS, *NUMBERS, "word", "reading"])
+
+
+def _kept(loss: Difference, claims: Claims) -> np.ndarray:
+    """The share that is kept of what training gives: (seeds, parts)."""
+    given = loss.margin / claims.margins.maps
+    return 1 + loss.change / (given if (given > 0).all() else np.nan)
 
 
 def registered_rows(found: pd.DataFrame) -> pd.DataFrame:
@@ -265,7 +328,7 @@ def registered_rows(found: pd.DataFrame) -> pd.DataFrame:
     other = np.where(found.word != found.expected, ", expected " + found.expected.astype(str), "")
     reading = found.word.astype(str) + np.where(found.expected != "", other, "")
     own = found.assign(group="ours", verdict=found.word.map(VERDICT_OF).fillna(""), reading=reading)
-    return own[[*COLUMNS, "reading"]]
+    return own[COLUMNS]
 
 
 # ----------------------------------------------------------------------------------------------------- every map

@@ -20,7 +20,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from saqlib.claims import IMAGE_SETS, Evidence
 from saqlib.data import DATASETS
 from saqlib.errors import last_line, one_of
 from saqlib.scores import (
@@ -37,6 +36,7 @@ from saqlib.scores import (
 from study import files, paths
 from study.settings import Cell, Grid
 
+IMAGE_SETS = ("primary", "all", "matched")
 CELL = ["dataset", "precision", "training", "seed"]
 COURSE = ["dataset", "training", "precision", "step"]
 AXES = ["map", "network", "redrawn"]
@@ -146,11 +146,6 @@ class Collection:
         """The main grid in the form of an ablation's table: over all images, and with `pass_through_<score>`."""
         passed = _of_map(self.by_images["all"], PASS_THROUGH)[[*CELL, *PRIMARY, *GAINS, "amplitude"]]
         return self.runs["all"].merge(passed.set_index(CELL).add_prefix(f"{PASS_THROUGH}_").reset_index(), on=CELL)
-
-    @property
-    def evidence(self) -> Evidence:
-        """What verdicts rest on."""
-        return Evidence(self.runs["primary"], self.untrained["primary"], self.fills)
 
     def per_seed(self, exploring: int) -> dict[str, pd.DataFrame]:
         """The numbers from which every verdict and table can be computed again, by the name of their CSV.

@@ -1,12 +1,18 @@
 """A fresh run beside the committed one: python -m study.run verify [--fresh FOLDER] [--committed FOLDER]
 
-Compares every verdict, and every number of results/tables that has an interval: by how many half-widths of the
-committed 95 % interval the fresh one differs. Without --committed the committed one is what git has of results/, and
-without --fresh the fresh one is results/ in the checkout, as `make reproduce` leaves it. A run on part of the grid is
-compared with that part. Writes build/verify.csv; exit code 1 if a verdict has changed.
+Compares what claims rest on: params.yaml beside results/, and cell by cell every CSV of FILES. Words, counts of seeds,
+settings, and what is there at all must be the same. Numbers may differ, as between two processors
+(docs/determinism.md): one with a 95 % interval, and the ends of that, by half the committed width; those of single
+networks so far that their mean over the seeds does not differ by more; p-values by a factor of 10; others by a fifth of
+the mean magnitude in their column. Differences are counted in these units; on one machine there are none.
+
+A run on part of the grid, by its params.yaml, is compared with that part: smaller families of Holm's correction and
+other primary images may change words there. Without --committed the committed run is what git has, and without --fresh
+the fresh one is results/ in the checkout. build/verify.csv has all differences; exit code 1 if one is too large.
 """
 
 import io
+import re
 import subprocess
 import tempfile
 import zipfile
@@ -14,124 +20,131 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from saqlib.errors import last_line, of_the_system
-from study import files, paths
-from study.report import labels, tables
+from study import files, paths, settings
+from study.report import tables
 
-# With mean, low and high in each row.
-MEASURED = ("accuracy", "clarity", "relevance_gain", "retained", "preservation", "secondary", "maps")
-REPORT = paths.BUILD / "verify.csv"
+FILES = ("runs.csv", "tables/*.csv", "evidence/*.csv", "fills/*.csv", "ablations/*.csv")
+NEEDED = ("runs.csv", "tables/grid.csv", "tables/claims.csv", "evidence/maps.csv")  # no claim rests on less
+KEYS = ("level", "step", "distance", "seed")  # numbers that tell rows apart; so does all text but for these words:
+WORDS = ("word", "size", "verdict", "reading", "expected", "sign")
+REPORT, SHOWN = paths.BUILD / "verify.csv", 6  # so many lines are printed of each file
+COLUMNS = ["file", "what", "fresh", "committed", "size"]  # of differences; size: in units, or infinite
+EXECUTED = Path("executed") / "05_compare.ipynb"  # in build/, from the stage that writes the tables; git has none of it
+ARCHIVE = "archive --format=zip HEAD params.yaml :(glob)results/**/*.csv"
+OTHERWISE = "name the folder to compare with: --committed FOLDER"
 
 
 class VerifyError(RuntimeError):
     """There is nothing to compare; the message says what is missing."""
 
 
-# ------------------------------------------------------------------------------------------------- comparing
+def compare(fresh: pd.DataFrame, committed: pd.DataFrame) -> tuple[str, int, list[tuple]]:
+    """How many rows and numbers of two tables, both as text, were compared, and all that differs."""
+    keys = sorted((name for name in committed if _is_key(name, committed[name])), key="seed".__eq__)
+    complete = fresh.reindex(columns=[*{*keys, *fresh}], fill_value="?")
+    new, old = _labelled(complete, keys), _labelled(committed, keys)
+    gaps = [("column", fresh.columns, committed.columns), ("row", new.index, old.index)]
+    found = [(f"{what} {each}", *(("there", "missing")[each not in side] for side in (one, two)), np.inf)
+             for what, one, two in gaps for each in one.symmetric_difference(two)]  # fmt: skip
+    both = old.index.intersection(new.index, sort=False), old.columns.intersection(new.columns, sort=False)
+    new, old = new.loc[both], old.loc[both]
+    size, numbers = _sizes(new, old, "seed" in keys)
+    for i, j in zip(*np.nonzero(size), strict=True):
+        found.append((f"{old.index[i]}: {old.columns[j]}", new.iat[i, j], old.iat[i, j], float(size[i, j])))
+    return f"{len(old)} of {len(committed)}", numbers, found
 
 
-def verdicts(fresh: Path, committed: Path) -> pd.DataFrame:
-    """One row per claim, dataset, training and question: the committed verdict, the fresh one, whether it changed."""
-    keys = ["claim", "dataset", "training", "question"]
-    both = _joined(fresh, committed, "verdicts", keys)
-    both = both.rename(columns={"verdict_committed": "committed", "verdict_fresh": "fresh"})
-    return both.assign(changed=both.committed != both.fresh)[[*keys, "committed", "fresh", "changed"]]
+def _is_key(name: str, column: pd.Series) -> bool:
+    """Whether it tells rows apart: one of the named numbers, or text that is no result."""
+    filled = column[column != ""]
+    number = pd.to_numeric(filled, errors="coerce").notna().all()  # also of an empty one
+    return name in KEYS or not (number or name in WORDS or filled.isin(("True", "False")).all())
 
 
-def numbers(fresh: Path, committed: Path) -> pd.DataFrame:
-    """One row per number that has an interval: both values, half the committed interval, the difference in units of it.
-
-    Equal numbers, or two that could not be measured, differ by 0; one that only one run could measure by infinity.
-    """
-    found = []
-    for name in ("claims", *MEASURED):
-        value = "estimate" if name == "claims" else "mean"
-        keys = ["claim", "dataset", "training", "question", "comparison"] if name == "claims" else None
-        both = _joined(fresh, committed, name, keys)
-        named = both[[column for column in both if not column.endswith(("_fresh", "_committed"))]]
-        old, new = both[f"{value}_committed"], both[f"{value}_fresh"]
-        half = (both.high_committed - both.low_committed) / 2
-        difference = ((new - old).abs() / half).fillna(np.inf).mask((new == old) | (new.isna() & old.isna()), 0.0)
-        number = named.astype(str).agg(" ".join, axis=1)
-        columns = {"table": name, "number": number, "committed": old, "fresh": new, "half_width": half}
-        found.append(pd.DataFrame(columns | {"difference": difference}))
-    return pd.concat(found, ignore_index=True)
+def _labelled(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The other columns, with the keys as the index, counted where they stand twice."""
+    labels = pd.Series([" ".join(row) for row in table[keys].fillna("?").to_numpy(str)], dtype=object)
+    again = labels.groupby(labels).cumcount().map(lambda count: f"({count + 1}) " if count else "")
+    return table.drop(columns=keys).set_axis(pd.Index(again.astype(object) + labels, dtype=object))
 
 
-def _joined(fresh: Path, committed: Path, name: str, keys: list[str] | None) -> pd.DataFrame:
-    """One table of both runs, row beside row; the committed one's further rows are left out."""
-    new, old = (_table(folder, name) for folder in (fresh, committed))
-    keys = keys or list(old.columns[: list(old.columns).index("mean")])
-    for folder, table in ((fresh, new), (committed, old)):
-        if missing := [key for key in keys if key not in table]:
-            raise VerifyError(f"{name}.csv of {folder} has no column {missing[0]}: another version wrote it")
-    both = new.merge(old, on=keys, how="left", suffixes=("_fresh", "_committed"), indicator=True, validate="1:1")
-    if (unmatched := both[both._merge == "left_only"][keys]).size:
-        raise VerifyError(
-            f"{name}.csv of {committed} has no row {' '.join(unmatched.iloc[0])}: these are runs of other settings"
-        )
-    return both.drop(columns="_merge")
+def _sizes(new: pd.DataFrame, old: pd.DataFrame, of_seeds: bool) -> tuple[np.ndarray, int]:
+    """By how much each cell differs: 0, in units of what is allowed, or infinite; and how many are numbers."""
+    x, y = (each.apply(pd.to_numeric, errors="coerce").astype(float) for each in (new, old))
+    apart, unit, p = (x - y).abs(), y * np.nan, y.columns[y.columns.str.match("p$|p_")]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if of_seeds:
+            group = y.index.str.rsplit(" ", n=1).str[0]
+            spread, count = (y.groupby(group).transform(what) for what in ("sem", "count"))
+            apart, unit = (x - y).groupby(group).transform("mean").abs(), spread * stats.t.ppf(0.975, count - 1)
+        elif {"low", "high"} <= {*y}:
+            ends = y.columns.intersection(["mean", "estimate", "low", "high"])
+            unit[ends] = np.outer((y.high - y.low) / 2, np.ones(len(ends)))
+        apart[p], unit[p] = np.log10(x[p] / y[p]).abs(), 1.0
+        unit.loc[:, unit.columns.str.endswith("seeds")] = 0.0
+        size = (apart / unit.fillna(0.2 * y.abs().mean())).fillna(np.inf).clip(lower=np.finfo(float).tiny)
+    size = np.where(x.isna() | y.isna(), np.where(new == old, 0.0, np.inf), size)
+    return np.where(np.isclose(x, y, rtol=1e-7, atol=1e-12), 0.0, size), int(y.notna().sum().sum())
 
 
-def _table(results: Path, name: str) -> pd.DataFrame:
-    path = results / "tables" / f"{name}.csv"
-    if not path.exists():
-        raise VerifyError(f"{path} does not exist; `make reproduce` writes it")
-    return pd.read_csv(path)
+def _table(path: Path, gone: set[str]) -> pd.DataFrame:
+    """A CSV as text, without what names or pools what was not run; VerifyError for one that cannot be read."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError) as error:  # also one that is empty, cut, or no text
+        raise VerifyError(f"{path} cannot be read: {last_line(error)}") from None
+    if not gone:
+        return table
+    there = [not gone & {*re.findall(r"\w+", " ".join(row))} for row in table.to_numpy(str)]
+    return table[np.array(there, dtype=bool) & (table.get("dataset") != "all")].drop(columns="p_bh", errors="ignore")
 
 
-# ------------------------------------------------------------------------------------------------- reporting
+def _settings(fresh: Path, committed: Path) -> tuple[list[tuple], set[str]]:
+    """Every section that differs and may decide something, and what of the grid was not run."""
+    try:
+        new, old = (vars(settings.load(path)) for path in (fresh, committed))
+    except settings.ParamsError as error:
+        return [(f"beside results/: {error}", "", "", np.inf)], set()
+    axes = [({*getattr(new["grid"], axis)}, {*before}) for axis, before in vars(old["grid"]).items()]
+    other = [name for name in old if name not in ("grid", "device", "scales") and new[name] != old[name]]
+    other += ["grid"] * any(now - before for now, before in axes)
+    return [(f"{name} is another", "", "", np.inf) for name in other], set().union(*(b - now for now, b in axes))
 
 
 def report(fresh: Path, committed: Path) -> tuple[str, bool]:
-    """The table to print, and whether every verdict is the same. Writes build/verify.csv with every single number."""
-    changes, differences = verdicts(fresh, committed), numbers(fresh, committed)
-    files.write(REPORT, files.csv(differences))
-    changed, equal = int(changes.changed.sum()), int((differences.difference == 0).sum())
-    known = len(_table(committed, "verdicts"))
-    part = "" if len(changes) == known else f" (of {known} committed ones, the others were not run)"
-    summary = (
-        f"{changed or 'None'} of {len(changes)} verdicts changed{part}; {equal} of {len(differences)} numbers equal."
-    )
-    text = tables.markdown(_summary(changes, differences))
-    return f"{text}\n{summary}\nEvery number: {REPORT.relative_to(paths.ROOT)}", not changed
-
-
-def _summary(changes: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim, dataset, training and question, with the largest difference among its tests; one per table."""
-    rows, claims = [], differences[differences.table == "claims"]
-    for row in changes.itertuples():
-        what = f"{row.claim}, {labels.dataset(row.dataset)}, {row.training}, {row.question}"
-        now = f"{row.fresh} (CHANGED)" if row.changed else row.fresh
-        own = claims[claims.number.str.startswith(f"{row.claim} {row.dataset} {row.training} {row.question} ")]
-        rows.append({"what": what, "committed": row.committed, "fresh": now} | _largest(own))
-    for name in MEASURED:
-        own = differences[differences.table == name]
-        rows.append({"what": f"table {name}", "committed": "", "fresh": ""} | _largest(own))
-    return pd.DataFrame(rows)
-
-
-def _largest(differences: pd.DataFrame) -> dict[str, str]:
-    largest, at = tables.MISSING, ""
-    if not differences.empty:
-        worst = differences.loc[differences.difference.idxmax()]
-        largest, at = f"{worst.difference:.2f}", worst.number if worst.difference > 0 else ""
-    return {"numbers": str(len(differences)), "largest difference (half-widths)": largest, "at": at}
-
-
-# ------------------------------------------------------------------------------------------ where results are
-
-
-EXECUTED = Path("executed") / "05_compare.ipynb"  # in build/, from the stage that writes the tables; git has none of it
-OTHERWISE = "name the folder to compare with: --committed FOLDER"
+    """The text to print, and whether nothing differs by too much. Writes build/verify.csv."""
+    found, gone = _settings(fresh.parent / "params.yaml", committed.parent / "params.yaml")
+    found, rows, folders = {"params.yaml": found}, [], (fresh, committed)
+    names = [str(path.relative_to(f)) for f in folders[::-1] for form in FILES for path in sorted(f.glob(form))]
+    names = [name for name in [*NEEDED, *names] if Path(name).stem.removesuffix("_seeds") not in gone]  # of a dataset
+    for name in dict.fromkeys(names):
+        try:
+            *counts, own = compare(*(_table(folder / name, gone) for folder in folders))
+        except VerifyError as error:
+            counts, own = ["0", 0], [(str(error), "", "", np.inf)]
+        found[name] = own = [("no row is in both", "", "", np.inf)] * (name in NEEDED and not counts[1]) + own
+        sizes = [size for *_, size in own if size < np.inf]
+        rows.append([name, *counts, len(sizes), f"{max(sizes, default=0):.2f}", sum(size > 1 for *_, size in own)])
+    every = pd.DataFrame([(name, *each) for name, own in found.items() for each in own], columns=COLUMNS)
+    files.write(REPORT, files.csv(every))
+    table = pd.DataFrame(rows, columns=["file", "rows", "numbers", "that differ", "at most, half-widths", "too much"])
+    lines, wrong = [tables.markdown(table)], every[every["size"] > 1]
+    for name, own in wrong.groupby("file", sort=False):
+        lines += [f"{name}: {each.what}" + f": {each.fresh or '-'} (committed: {each.committed or '-'})" * (
+            each.fresh != each.committed) for each in own.head(SHOWN).itertuples()]  # fmt: skip
+        lines += [f"{name}: and {len(own) - SHOWN} more"] * (len(own) > SHOWN)
+    lines += [f"Not in the fresh run's grid, and left out: {', '.join(sorted(gone))}."] * bool(gone)
+    lines.append(f"{len(rows)} files: {table['that differ'].sum()} of {table.numbers.sum()} numbers differ.")
+    return "\n".join([*lines, f"{len(wrong)} differences are too large. Each one: build/{REPORT.name}"]), wrong.empty
 
 
 def committed_results(folder: Path) -> Path:
-    """results/ as git has it, unpacked into a folder; VerifyError outside git or before anything was committed."""
-    command = ["git", "-C", str(paths.ROOT), "archive", "--format=zip", "HEAD", "results/tables"]
+    """What git has of it, unpacked into a folder; VerifyError outside git or before anything was committed."""
     try:
-        done = subprocess.run(command, capture_output=True)
+        done = subprocess.run(["git", "-C", str(paths.ROOT), *ARCHIVE.split()], capture_output=True)
     except OSError as error:
         raise VerifyError(f"git cannot be run ({of_the_system(error)}); {OTHERWISE}") from None
     if done.returncode:
@@ -143,17 +156,15 @@ def committed_results(folder: Path) -> Path:
 
 
 def own_results() -> Path:
-    """results/ in the checkout, as a run here wrote it; VerifyError where none did, as in an untouched clone."""
-    if not (paths.BUILD / EXECUTED).exists():
-        raise VerifyError(
-            "nothing has been run here: results/ are the committed ones, which would be compared with themselves."
-            " Run `make reproduce` first, or name the results of another run: --fresh FOLDER"
-        )
-    return paths.RESULTS
+    """results/ in the checkout, as a run here wrote it; VerifyError where none did, or they have changed since."""
+    run, known = paths.BUILD / EXECUTED, [path for path in map(paths.RESULTS.joinpath, NEEDED) if path.exists()]
+    if run.exists() and all(path.stat().st_mtime <= run.stat().st_mtime + 1 for path in known):
+        return paths.RESULTS
+    why = "results/ have changed since the run here" if run.exists() else "nothing has been run here"
+    raise VerifyError(f"{why}: they may be the committed ones. Run `make reproduce`, or name others: --fresh FOLDER")
 
 
 def verify(fresh: Path | None = None, committed: Path | None = None) -> tuple[str, bool]:
     """What `report` says of a fresh run and the committed one, each found where the module's docstring says."""
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = fresh or own_results()
-        return report(fresh, committed or committed_results(Path(scratch)))
+        return report(fresh or own_results(), committed or committed_results(Path(scratch)))

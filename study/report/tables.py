@@ -396,7 +396,6 @@ LISTED = {
        "p (Holm)": "p_holm", "Word": "word", "Expected": "expected", "Came": "came"},
     "power": _CLAIM | {"Comparison": "comparison", "Supported": ("supported", 1, 2), "Refuted": ("refuted", 1, 2),
                        "Expected": "expected"},
-    "verdicts": _CLAIM | {"Claim": "{claim} {text}", "Verdict": "verdict", "Because": "why"},
     "randomization": _CELL
     | {"Score": "likeness", "Layers drawn anew, to": "redrawn", "Likeness": "alike", "Seed to seed": "beside",
        ESTIMATE: "estimate", "p (Holm)": "p_holm", "Verdict": "verdict"},
@@ -414,7 +413,7 @@ def listed(name: str, frame: pd.DataFrame, questions: Mapping[str, str] | None =
     Args:
         name: `grid_tests` and `grid_confirming_tests` show the second frame of saqlib.grid.grid; `claims` readings and
             registered_rows of saqlib.findings; `registered` evaluate of saqlib.registered with `came`, `power` power;
-            `verdicts` Answers.verdicts of saqlib.verdicts; `randomization` randomized of saqlib.findings.
+            `randomization` randomized of saqlib.findings.
         questions: the column that answers each, which decides how many decimals its estimates have; three when None.
     """
     headings = LISTED[name.replace("_confirming", "")]

@@ -7,23 +7,22 @@ Every word and number that a result decides is made here from results/, and a te
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from saqlib.errors import exit_with_message
+from saqlib.findings import VERDICTS
+from saqlib.registered import SUPPORTED
 from saqlib.scores import ANSWERS, FAITHFULNESS, SCORES
 from saqlib.statistics import t_interval
-from saqlib.verdicts import EQUIVALENT, OPPOSITE, SUPPORTED, UNDECIDED
-from study import files, paths
+from study import files, paths, settings
 from study.report import labels
 from study.report.tables import markdown
 
 ABSTRACT = "abstract"  # the group of claims that the first screen lists
 MITIGATION = "B2"  # our own claim that it adds: guidance makes up for part of what quantization costs the maps
-AXES = ("dataset", "training", "question")
 BEGIN = "<!-- answer: written by `python -m study.site.front` from results/ -->\n"
 END = "<!-- end of answer -->\n"
 PICTURE = "results/figures/glance.png"
@@ -38,17 +37,9 @@ beyond chance (95 % interval), ≈ where it does not.
 {picture}
 
 {claims}
-A claim holds where all its comparisons do, such as each quantized precision with full precision;
-*undecided* is no evidence against it. {robust}
-[All verdicts](results/tables/verdicts.md), [every test](results/tables/claims.md).
+*Undecided* is no evidence against a claim. {robust}
+[Every comparison](results/tables/claims.md).
 """
-# What a verdict says of guidance and the faithfulness that fewer bits cost, on some datasets or on all.
-GUIDANCE = {
-    SUPPORTED: "saliency-guided training makes up for part of that{}",
-    EQUIVALENT: "saliency-guided training changes nothing that matters in that{}",
-    OPPOSITE: "saliency-guided training loses more{}",
-    UNDECIDED: "whether saliency-guided training makes up for part of that{} is undecided",
-}
 ARROWS = {1: "↗", 0: "≈", -1: "↘"}
 
 
@@ -111,16 +102,16 @@ def text(root: Path, picture: str, number: Callable[[Number], str] = str) -> str
         number: how a number of the table is written; the site makes it a link to its line.
     """
     results = root / "results"
-    runs, verdicts = Runs(results), _table(results, "verdicts")
+    runs, found = Runs(results), _table(results, "claims")
     return TEXT.format(
-        answer=f"**{answer(runs, verdicts)}**",
+        answer=f"**{answer(runs, found)}**",
         table=table(runs, number),
         seeds=runs.frame.seed.nunique(),
         order=" → ".join(runs.precisions),
         reference=runs.precisions[0],
         lowest=runs.precisions[-1],
         picture=picture,
-        claims=claims(verdicts),
+        claims=claims(found),
         robust=robust(runs, _table(results, "ablations")),
     )
 
@@ -133,21 +124,23 @@ def listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def answer(runs: Runs, verdicts: pd.DataFrame) -> str:
-    """The answer in one sentence: what fewer bits cost, and whether guidance makes up for it."""
+def answer(runs: Runs, found: pd.DataFrame) -> str:
+    """The answer in one sentence: what fewer bits cost, and how often guidance makes up for part of it.
+
+    found: results/tables/claims.csv; comparisons without a p-value were not asked, since there was nothing to make up.
+    """
     first = runs.trainings[0]
     accuracy = {dataset: runs.chain("test_accuracy", dataset, first) for dataset in runs.datasets}
     faithful = {dataset: runs.chain(FAITHFULNESS, dataset, first) for dataset in runs.datasets}
-    clauses = [
+    words = (
         f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}, and the"
         f" faithfulness of the saliency map {_moves(faithful, '')}"
-    ]
-    own = verdicts[(verdicts.claim == MITIGATION) & (verdicts.question == FAITHFULNESS)]
-    for word, clause in GUIDANCE.items():
-        there = [labels.dataset(dataset) for dataset in own.dataset[own.verdict == word]]
-        if there:
-            clauses.append(clause.format("" if len(there) == len(own) else f" on {listed(there)}"))
-    return "; ".join(clauses) + "."
+    )
+    asked = found[(found.claim == MITIGATION) & (found.question == FAITHFULNESS) & (found.p != "")]
+    counts = [f"in {(own.verdict == SUPPORTED).sum()} of {len(own)} comparisons on {labels.dataset(dataset)}"
+              for dataset, own in asked.groupby("dataset", sort=False)]  # fmt: skip
+    guidance = f"; saliency-guided training surely makes up for part of that {listed(counts)}" if counts else ""
+    return f"{words}{guidance}."
 
 
 def _moves(chains: Mapping[str, Chain], unit: str) -> str:
@@ -206,41 +199,22 @@ def table(runs: Runs, number: Callable[[Number], str] = str) -> str:
     return markdown(pd.DataFrame(shown))
 
 
-def claims(verdicts: pd.DataFrame) -> str:
-    """A row for each claim of the abstract: its text, how it stands, and where it holds if that depends."""
-    own = verdicts[verdicts.group == ABSTRACT].groupby("claim")
-    rows = [(f"{claim} {found.text.iloc[0]}", standing(found)) for claim, found in own]
-    return markdown(pd.DataFrame(rows, columns=["Claim of the abstract", "Found"]))
+def claims(found: pd.DataFrame) -> str:
+    """A row for each claim of the abstract: its text, and how many of its comparisons bear it out."""
+    texts = {claim.id: claim.text for claim in settings.load().claims.hypotheses}
+    own = found[found.group == ABSTRACT].groupby("claim")
+    rows = [(f"{claim} {texts.get(claim, '')}", standing(rows)) for claim, rows in own]
+    return markdown(pd.DataFrame(rows, columns=["Claim of the abstract", "Comparisons that bear it out"]))
 
 
-def standing(verdicts: pd.DataFrame) -> str:
-    """How a claim stands over all its verdicts, with dataset, training, question and verdict.
-
-    `reproduced`, `not reproduced`, `opposite`, or `depends on dataset: holds for MNIST; elsewhere undecided`: of the
-    axes the fewest that decide, and of the places those of the side that has fewer.
-    """
-    holds = verdicts.verdict == SUPPORTED
-    if holds.all():
-        return "reproduced"
-    if not holds.any():
-        return "opposite" if (verdicts.verdict == OPPOSITE).all() else "not reproduced"
-    choices = (list(axes) for count in range(1, len(AXES) + 1) for axes in combinations(AXES, count))
-    axes = next(axes for axes in choices if holds.groupby([verdicts[axis] for axis in axes]).nunique().max() == 1)
-    there, elsewhere = _places(verdicts[holds], axes), _places(verdicts[~holds], axes)
-    others = " or ".join(sorted(set(verdicts.verdict[~holds])))
-    where = f"holds for {'; '.join(there)}; elsewhere {others}"
-    if len(there) > len(elsewhere):
-        where = f"all but {'; '.join(elsewhere)}: {others} there"
-    return f"depends on {listed(axes)}: {where}"
-
-
-def _places(verdicts: pd.DataFrame, axes: list[str]) -> list[str]:
-    """The places of some verdicts in words; questions of one place in brackets behind it."""
-    there = verdicts.drop_duplicates(axes)
-    there = there.assign(dataset=there.dataset.map(labels.dataset), training=there.training + " training")
-    outer = [axis for axis in axes if axis != "question"] or axes
-    groups = there.groupby(outer, sort=False)
-    return [", ".join(place) + (f" ({listed(list(rows.question))})" if outer != axes else "") for place, rows in groups]
+def standing(found: pd.DataFrame) -> str:
+    """`focus: 4 of 12 (6 equivalent, 2 undecided); faithfulness: 12 of 12`, of the comparisons of one claim."""
+    parts = []
+    for question, own in found.groupby("question", sort=False):
+        counts = {word: (own.verdict == word).sum() for word in VERDICTS}
+        others = ", ".join(f"{count} {word}" for word, count in counts.items() if count and word != SUPPORTED)
+        parts.append(f"{question}: {counts[SUPPORTED]} of {len(own)}" + (f" ({others})" if others else ""))
+    return "; ".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------- the README

@@ -6,7 +6,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from saqlib.claims import Evidence
 from saqlib.scores import FAITHFULNESS, GAINS, PRESERVATION, PRIMARY
 
 DATASETS = ("mnist", "fashion_mnist")
@@ -59,10 +58,3 @@ def make_runs(
 def of_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
     """Its networks, without their precision: untrained networks, or pairs of seeds."""
     return frame[frame.precision == "fp32"].drop(columns="precision")
-
-
-def evidence(runs: pd.DataFrame, *, given: float = 0.5, fills: Sequence[str] = ("mean", "noise", "blur")) -> Evidence:
-    """The runs, above untrained networks that score `given` less than the reference."""
-    reference = of_the_reference(runs).drop(columns="test_accuracy")
-    untrained = reference.assign(**{name: reference[name] - given for name in SCORES})
-    return Evidence(runs, untrained, dict.fromkeys(runs.dataset.unique(), tuple(fills)))

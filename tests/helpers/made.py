@@ -14,7 +14,6 @@ from study.frames import Maps
 from study.report import effects, figures, labels, pictures, tables, training
 from tests.helpers import frames
 from tests.helpers.frames import DATASETS, PRECISIONS, SCORES, TRAININGS, of_the_reference
-from tests.helpers.frames import evidence as evidence
 
 FIVE = ("fp32", "w4a4", "w3a3", "mixed", "w2a2")  # one that params.yaml does not have
 QUESTIONS = {

@@ -10,7 +10,6 @@ from saqlib.firmness import alternatives
 from saqlib.grid import grid
 from saqlib.registered import Frames, Registered, evaluate, power
 from saqlib.scores import CANDIDATE_FILLS
-from saqlib.verdicts import evaluate as evaluate_claims
 from study import settings
 from study.report import tables
 from tests.helpers import made
@@ -48,14 +47,14 @@ def every_table(precisions: Sequence[str] = made.PRECISIONS) -> dict[str, tables
     boards = pd.DataFrame(dict.fromkeys(DEVICE, 1e4), index=[0, 1]).assign(core=["Cortex-M0", "Cortex-M4"])
     on_boards = costs[tables.CELL].merge(boards, how="cross")
     around = made.during(precisions).query("step in (30, 100)")
-    answers = evaluate_claims(made.evidence(networks), CLAIMS)
     verdicts, tests = grid(networks, maps, FILLS, CLAIMS)
     frames = Frames(maps, pd.DataFrame(), networks, {}, FILLS)
     ours = registered(precisions)
     found = evaluate(ours, frames, CLAIMS, EXPLORING)
     chances = power(ours, frames, CLAIMS, range(EXPLORING), repeats=2)
     edges = alternatives(networks, maps, FILLS, CLAIMS, resamples=2)
-    read = pd.concat([readings(answers, CLAIMS, verdicts), registered_rows(found)], ignore_index=True)
+    read = readings(verdicts, networks, maps, FILLS, CLAIMS)
+    read = pd.concat([read, registered_rows(found)], ignore_index=True)
     every = [
         tables.accuracy(networks), tables.clarity(networks, controls), tables.relevance_gain(maps, controls),
         tables.secondary(networks), tables.focus(networks), tables.preservation(networks, reference, "fp32"),
@@ -65,7 +64,7 @@ def every_table(precisions: Sequence[str] = made.PRECISIONS) -> dict[str, tables
         tables.listed("grid_confirming_tests", tests), tables.maps(made.map_means(precisions)),
         tables.listed("randomization", made.randomized(precisions)), tables.alternatives(edges),
         tables.listed("claims", read, CLAIMS.questions), tables.registered(found, CLAIMS.questions),
-        tables.listed("power", chances), tables.listed("verdicts", answers.verdicts()),
+        tables.listed("power", chances),
         tables.ablations(made.ablated(), CLAIMS.questions),
     ]  # fmt: skip
     return {table.name: table for table in every}

@@ -82,14 +82,19 @@ def comparison(n: Numbers, columns: Sequence[str], training: str, pair: tuple) -
     kind, label, a, b = pair
     changes = [n.of(n.trained, *a, column) - n.of(n.trained, *b, column) for column in columns]
     margins = [n.margin("standard" if kind == "gain" else training, column) for column in columns]
-    refused = not columns or any(margin is None for margin in margins)
-    shown = np.mean(changes, axis=0) if columns else np.full(len(n.seeds), np.nan)
+    return {"kind": kind, "training": training, "comparison": label} | tested(changes, margins, len(n.seeds))
+
+
+def tested(changes: Sequence[np.ndarray], margins: Sequence[np.ndarray | None], seeds: int) -> dict:
+    """Numbers of a comparison, of which there is a change and a margin, (seeds,) or None, for each fill."""
+    refused = not changes or any(margin is None for margin in margins)
+    shown = np.mean(changes, axis=0) if changes else np.full(seeds, np.nan)
     low, high = np.nan, np.nan
     if len(shown) > 1 and np.isfinite(shown).all():
         low, high = shown.mean() + np.array([-1, 1]) * stats.sem(shown) * stats.t.ppf(0.975, len(shown) - 1)
     ways = {np.sign(change.mean()) for change in changes}
     p, same, beyond = np.nan, np.nan, np.nan
-    if columns:
+    if changes:
         p = np.max([np.min([1.0, 2 * share_above(c), 2 * share_above(-c)]) for c in changes])
         if not np.isnan(p) and len(ways) > 1:
             p = 1.0
@@ -100,8 +105,8 @@ def comparison(n: Numbers, columns: Sequence[str], training: str, pair: tuple) -
         beyond = 1.0 if len(ways) > 1 and not np.isnan(beyond) else beyond
     whole = len(shown) > 1 and np.isfinite(shown).all()
     return {
-        "kind": kind, "training": training, "comparison": label, "estimate": shown.mean() if whole else np.nan,
-        "low": low, "high": high, "p": p, "same": same, "beyond": beyond, "seeds": int(np.isfinite(shown).sum()),
+        "estimate": shown.mean() if whole else np.nan, "low": low, "high": high, "p": p, "same": same,
+        "beyond": beyond, "seeds": int(np.isfinite(shown).sum()),
         "margin": np.nan if refused else np.mean(margins), "side": ways.pop() if len(ways) == 1 else 0.0,
     }  # fmt: skip
 
@@ -151,11 +156,16 @@ def worded(table: pd.DataFrame, level: float) -> pd.DataFrame:
     return table.assign(word=words, size=sizes)
 
 
-def recomputed(results: Path, claims: Mapping, seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """The grid of the committed numbers: what results/tables/grid.csv has, or grid_confirming.csv of these seeds."""
+def read(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[str]]]:
+    """Networks, maps, and of each dataset the fills that qualify."""
     runs, maps = pd.read_csv(results / "runs.csv"), pd.read_csv(results / "evidence" / "maps.csv")
     fills = {}
     for dataset in runs["dataset"].unique():
         table = pd.read_csv(results / "fills" / f"{dataset}.csv")
         fills[dataset] = table["fill"][table["qualifies"]].tolist()
-    return grid(runs, maps, fills, claims, seeds)
+    return runs, maps, fills
+
+
+def recomputed(results: Path, claims: Mapping, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """The grid of the committed numbers: what results/tables/grid.csv has, or grid_confirming.csv of these seeds."""
+    return grid(*read(results), claims, seeds)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tests.helpers.twin import corrected, flips
+from tests.helpers.twin_grid import adjusted, share_above
 
 
 def check(found: pd.DataFrame, cascade: pd.DataFrame, claims) -> None:
@@ -27,8 +27,8 @@ def seeds_of(frame: dict[frozenset, pd.DataFrame], **keys) -> pd.DataFrame:
 
 
 def apart(cascade, claims, dataset, training, likeness, redrawn, precision) -> np.ndarray:
-    """Likeness of two networks of the reference, less that of a map to itself: (seeds, 1)."""
-    where, column = {"dataset": dataset, "training": training}, [f"preservation_{likeness}"]
+    """Likeness of two networks of the reference, less that of a map to itself: (seeds,)."""
+    where, column = {"dataset": dataset, "training": training}, f"preservation_{likeness}"
     two = seeds_of(cascade, **where, precision=claims.reference, redrawn="seed_to_seed")[column]
     return (two - seeds_of(cascade, **where, precision=precision, redrawn=redrawn)[column]).to_numpy()
 
@@ -36,9 +36,9 @@ def apart(cascade, claims, dataset, training, likeness, redrawn, precision) -> n
 def check_family(group: pd.DataFrame, arrays: list[np.ndarray], level: float) -> None:
     """P-values, correction and words of one family."""
     many = len(arrays[0]) > 1
-    ways = [[flips(x).max() if many else np.nan for x in (array, -array)] for array in arrays]
+    ways = [(share_above(array), share_above(-array)) for array in arrays]
     p = [min(1.0, 2 * min(way)) if many else np.nan for way in ways]
-    holm = corrected(p)
+    holm = adjusted(p, "holm")
     words = []
     for own, (above, below) in zip(holm, ways, strict=True):
         decided = own <= level and above != below

@@ -75,7 +75,7 @@ TABLE = {
     "scoring code": (
         appended("saqlib.scoring"), SCORED, []),
     "a rule of the verdicts": (
-        appended("saqlib.verdicts"), {"compare"}, []),
+        appended("saqlib.findings"), {"compare"}, []),
     "C for a device": (
         text("benchmarks/device/fp32.c", "sums[i] > sums[best]", "sums[i] >= sums[best]"), {"device"}, []),
     "where and how fast": (

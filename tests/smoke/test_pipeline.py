@@ -53,7 +53,7 @@ def test_it_leaves_what_a_reader_looks_for(calm):
     for cell in cells:
         assert {f"models/{cell}.pt", f"results/runs/{cell}.json", f"scores/{cell}.nc", f"results/during/{cell}.csv",
                 f"results/models/{cell}.qcdq.onnx"} <= names  # fmt: skip
-    assert {"results/runs.csv", "results/tables/claims.csv", "results/tables/verdicts.csv", "results/deployment.csv",
+    assert {"results/runs.csv", "results/tables/claims.csv", "results/tables/grid.csv", "results/deployment.csv",
             "results/device/measured.csv", "results/device/model.h", "results/tables/device.csv",
             "results/fills/mnist.csv", "results/ablations/edges_same.csv", "results/figures/data.png",
             "paper/paper.pdf"} <= names  # fmt: skip
@@ -93,7 +93,7 @@ def test_check_needs_no_models_and_names_what_is_stale(copy):
     for name in ("models", "scores", "data", "build", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(copy / name, ignore_errors=True)
     assert check(copy) == (0, dvc.UP_TO_DATE)
-    module, notebook = copy / "saqlib" / "verdicts.py", copy / "notebooks" / "03_clarity.ipynb"
+    module, notebook = copy / "saqlib" / "findings.py", copy / "notebooks" / "03_clarity.ipynb"
     code = module.read_text()
     module.write_text(code + "# a comment\n")
     notebook.write_text(notebook.read_text().replace("# ", "# The ", 1))

@@ -1,8 +1,8 @@
 """The first screen of README and site says what results/ say; and what the README names exists and runs."""
 
 import importlib.util
-import itertools
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -14,7 +14,6 @@ from study.site import front
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.relative_to(paths.ROOT): path.read_text(encoding="utf-8") for path in (paths.ROOT / "docs").glob("*.md")}
-PLACES = list(itertools.product(("mnist", "fashion_mnist"), ("standard", "guided")))
 
 
 @pytest.fixture
@@ -38,32 +37,29 @@ def runs(tmp_path):
     return front.Runs(folder)
 
 
-def guidance(**words: str) -> pd.DataFrame:
-    """Verdicts on guidance by dataset, and others that are not on it."""
-    rows = [("B2", dataset, "faithfulness", word) for dataset, word in words.items()]
-    rows += [("B2", "mnist", "focus", "opposite"), ("A2", "mnist", "faithfulness", "opposite")]
-    return pd.DataFrame(rows, columns=["claim", "dataset", "question", "verdict"])
+def guidance(**words: Sequence[str]) -> pd.DataFrame:
+    """Verdicts on guidance by dataset, one that was not asked, and others that are not on it."""
+    rows = [("B2", dataset, "faithfulness", word, "0.1") for dataset, own in words.items() for word in own]
+    rows += [("B2", "mnist", "faithfulness", "undecided", ""), ("B2", "mnist", "focus", "supported", "0.1"),
+             ("A2", "mnist", "faithfulness", "supported", "0.1")]  # fmt: skip
+    return pd.DataFrame(rows, columns=["claim", "dataset", "question", "verdict", "p"])
 
 
 # ------------------------------------------------------------------------------------------------- the first screen
 
 
 def test_the_answer_is_one_sentence_that_turns_with_the_results(runs):
-    """Sizes, directions, the verdict on guidance; what rises is said to rise, what chance explains is no change."""
-    assert front.answer(runs, guidance(mnist="supported")) == (
+    """Sizes, directions, counts of guidance; what rises is said to rise, what chance explains is no change."""
+    assert front.answer(runs, guidance(mnist=["supported", "opposite"], fashion_mnist=["undecided"])) == (
         "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
-        "0.21 on MNIST; saliency-guided training makes up for part of that."
+        "0.21 on MNIST; saliency-guided training surely makes up for part of that in 1 of 2 comparisons on MNIST and "
+        "in 0 of 1 comparisons on FashionMNIST."
     )
     frame = runs.frame
     runs.frame = frame.assign(test_accuracy=-frame.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
-    answer = front.answer(runs, guidance(mnist="equivalent", fashion_mnist="undecided"))
+    answer = front.answer(runs, guidance())
     assert "accuracy rises by 1.00 points on MNIST" in answer
-    assert "the saliency map does not change beyond chance on MNIST" in answer
-    assert answer.endswith(
-        "; saliency-guided training changes nothing that matters in that on MNIST; "
-        "whether saliency-guided training makes up for part of that on FashionMNIST is undecided."
-    )
-    assert front.answer(runs, guidance(mnist="opposite")).endswith("; saliency-guided training loses more.")
+    assert answer.endswith("the saliency map does not change beyond chance on MNIST.")
 
 
 def test_each_number_of_the_table_is_that_of_its_line(runs, tmp_path):
@@ -102,38 +98,17 @@ def test_the_ablations_are_summed_up(runs):
     assert words(ABLATED, sign="") == words(ABLATED, question="focus") == words([]) == ""
 
 
-@pytest.mark.parametrize(
-    ("supported", "words"),
-    [
-        (PLACES, "reproduced"),
-        ([], "not reproduced"),
-        (PLACES[:2], "depends on dataset: holds for MNIST; elsewhere undecided"),
-        (PLACES[1::2], "depends on training: holds for guided training; elsewhere undecided"),
-        (PLACES[:1], "depends on dataset and training: holds for MNIST, standard training; elsewhere undecided"),
-        (PLACES[:3], "depends on dataset and training: all but FashionMNIST, guided training: undecided there"),
-    ],
-)
-def test_a_claim_is_reproduced_or_not_or_depends(supported, words):
-    """The fewest axes that decide are named, and the places, whichever are fewer."""
-    rows = [(*place, "", "supported" if place in supported else "undecided") for place in PLACES]
-    assert front.standing(pd.DataFrame(rows, columns=["dataset", "training", "question", "verdict"])) == words
-
-
-def test_questions_of_one_place_stand_together():
-    """Each place is named once, and elsewhere every other word that occurs; an opposite everywhere says so."""
-    places = itertools.product(("mnist", "fashion_mnist"), ("focus", "coherence", "faithfulness"))
-    words = dict.fromkeys(places, "supported") | {
-        ("mnist", "focus"): "undecided", ("mnist", "coherence"): "opposite", ("fashion_mnist", "focus"): "undecided",
-    }  # fmt: skip
-    rows = [(*place, training, word) for place, word in words.items() for training in ("standard", "guided")]
-    verdicts = pd.DataFrame(rows, columns=["dataset", "question", "training", "verdict"])
-    assert front.standing(verdicts) == (
-        "depends on dataset and question: holds for MNIST (faithfulness); FashionMNIST (coherence and faithfulness); "
-        "elsewhere opposite or undecided"
+def test_how_a_claim_stands_is_counted():
+    """Of each question by itself: how many bear it out, what the others say; the abstract's claims alone."""
+    words = {"focus": ["supported"] * 2, "coherence": ["undecided", "equivalent", "opposite", "undecided"]}
+    rows = [("A2", "abstract", question, word) for question, own in words.items() for word in own]
+    found = pd.DataFrame(
+        [*rows, ("B2", "ours", "focus", "opposite")], columns=["claim", "group", "question", "verdict"]
     )
-    one = front.standing(verdicts[verdicts.dataset == "mnist"])
-    assert one == "depends on question: holds for faithfulness; elsewhere opposite or undecided"
-    assert front.standing(verdicts.assign(verdict="opposite")) == "opposite"
+    assert front.claims(found).splitlines()[2:] == [
+        "| A2 Quantization makes saliency maps less clear. "
+        "| focus: 2 of 2; coherence: 0 of 4 (1 opposite, 1 equivalent, 2 undecided) |"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- the README

@@ -9,7 +9,6 @@ from scipy import stats
 
 from saqlib import findings, grid
 from saqlib.scores import CANDIDATE_FILLS, SEED_TO_SEED, UNTRAINED
-from saqlib.verdicts import COLUMNS
 from study.report import tables
 from tests.helpers import made, made_tables
 from tests.helpers.made import FIVE, PRECISIONS
@@ -190,7 +189,7 @@ def test_during_is_told_in_the_words_of_the_figure(every):
 def test_the_claims_csv_has_the_columns_of_the_contract(every):
     """Those that others read; points of accuracy with two decimals, scores with three, and both ends of intervals."""
     shown, numbers = every["claims"].shown, every["claims"].numbers
-    assert list(numbers.columns) == [*COLUMNS, "reading"]
+    assert list(numbers.columns) == findings.COLUMNS
     for question, digits in (("accuracy", 2), ("focus", 3)):
         place = numbers.index[numbers.question == question][0]
         row = numbers.loc[place]

@@ -1,125 +1,150 @@
-"""A fresh run beside the committed one: a changed verdict fails, differences count in half-widths, parts compare."""
+"""A fresh run beside the committed one: whatever a claim rests on is compared, and what differs too much is named."""
 
+import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from study import paths, verify
-from study.verify import VerifyError
+from saqlib.claims import Claim
+from saqlib.findings import readings
+from saqlib.grid import grid
+from study import files, paths, run, verify
+from tests.helpers import made_evidence as made
+from tests.helpers.parameters import RAW
 
-CELLS = [(dataset, training) for dataset in ("mnist", "fashion_mnist") for training in ("standard", "guided")]
 
-
-@pytest.fixture(autouse=True)
-def scratch(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(verify, "REPORT", tmp_path / "build" / "verify.csv")
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """params.yaml, and results/ of made-up networks as the pipeline writes them."""
+    root, fills = tmp_path_factory.mktemp("committed"), dict.fromkeys(RAW["grid"]["datasets"], made.FILLS)
+    claims = made.claims(hypotheses=[Claim("A1", "abstract", "", "loss", ("accuracy",), made.PRECISIONS[1:])])
+    maps = made.maps(lambda t, p, m, c: -0.2 * (p != "fp32"), datasets=list(fills))
+    runs = made.runs(maps, lambda t, p: -3.0 * (p == "w2a2"))
+    verdicts, tests = grid(runs, maps, fills, claims)
+    means = runs.groupby(["dataset", "training", "precision"]).test_accuracy.mean().reset_index(name="mean")
+    frames = {
+        "runs": runs, "evidence/networks": runs, "evidence/maps": maps, "tables/grid": verdicts, "tables/tests": tests,
+        "tables/claims": readings(verdicts, runs, maps, fills, claims), "ablations/edges": runs.assign(changed=True),
+        "tables/accuracy": means.assign(low=means["mean"] - 0.1, high=means["mean"] + 0.1, seeds=10),
+    } | {f"fills/{name}": pd.DataFrame({"fill": made.FILLS, "qualifies": True}) for name in fills}  # fmt: skip
+    for name, frame in frames.items():
+        files.write(root / "results" / f"{name}.csv", files.csv(frame))
+    shutil.copy(paths.PARAMS, root)
+    return root / "results"
 
 
 @pytest.fixture
-def committed(tmp_path):
-    """results/ with one claim of two tests, and one row per cell in every other table."""
-    cells = pd.DataFrame(CELLS, columns=["dataset", "training"])
-    claim = cells.assign(claim="A1", question="accuracy")[["claim", "dataset", "training", "question"]]
-    pairs = [claim.assign(comparison=f"{name} - fp32", estimate=-1.0, low=-1.5, high=-0.5) for name in ("w4a4", "w2a2")]
-    write(tmp_path / "committed", "claims", pd.concat(pairs))
-    write(tmp_path / "committed", "verdicts", claim.assign(verdict="supported"))
-    for name in verify.MEASURED:
-        write(tmp_path / "committed", name, cells.assign(precision="fp32", mean=90.0, low=88.0, high=92.0))
-    return tmp_path / "committed"
+def fresh(committed, tmp_path, monkeypatch):
+    """A copy of it, to be edited."""
+    monkeypatch.setattr(verify, "REPORT", tmp_path / "verify.csv")
+    return shutil.copytree(committed.parent, tmp_path / "fresh") / "results"
 
 
-def write(folder, name, frame) -> None:
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
+def cells(folder, name, column, rows, value):
+    table = pd.read_csv(path := folder / f"{name}.csv", dtype=str, keep_default_na=False)
+    for row in np.atleast_1d(table.index[rows]) if rows is not None else ():
+        table.loc[row, column] = str(value(float(table.loc[row, column]))) if callable(value) else value
+    table.drop(columns=[] if rows is not None else column).to_csv(path, index=False)
 
 
-def edited(committed, name, edit):
-    """A copy of the committed results in which `edit` has changed the frame of one table."""
-    fresh = shutil.copytree(committed, committed.parent / "fresh")
-    frame = pd.read_csv(fresh / "tables" / f"{name}.csv")
-    changed = edit(frame)
-    write(fresh, name, frame if changed is None else changed)
-    return fresh
+def lines(folder, keep, *names):
+    for path in [folder / f"{name}.csv" for name in names]:
+        path.write_text("".join(keep(path.read_text().splitlines(True))))
 
 
-def test_the_same_results_verify(committed, tmp_path):
-    """Every verdict and number is compared, and every number is written down."""
-    text, same = verify.verify(committed, committed)
-    assert same and text.endswith("None of 4 verdicts changed; 36 of 36 numbers equal.\nEvery number: build/verify.csv")
-    assert len(pd.read_csv(tmp_path / "build" / "verify.csv")) == 36
+def gone(folder, *names):
+    for path in map(folder.joinpath, names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def test_a_changed_verdict_fails_and_is_marked(committed):
-    """One of four is enough, and it is the one that is marked."""
-    words = ["supported", "supported", "undecided", "supported"]
-    fresh = edited(committed, "verdicts", lambda frame: frame.__setitem__("verdict", words))
+def params(folder, **sections):
+    raw = yaml.safe_load((path := folder.parent / "params.yaml").read_text())
+    path.write_text(yaml.safe_dump(raw | sections))
+
+
+GRID, CLAIMS, ACCURACY, TABLES = "tables/grid", "tables/claims", "tables/accuracy", ("accuracy", "claims", "grid")
+EMPTY, ALL, CELL = lambda every: every[:1], slice(None), slice(0, 10)  # noqa: E731  ten seeds of one network
+EDITS = {  # and what is said of each
+    "grid emptied": ((lines, EMPTY, GRID), "grid.csv: row fashion_mnist guided accuracy mixed - fp32: missing"),
+    "every table emptied": ((lines, EMPTY, *(f"tables/{t}" for t in TABLES)), "claims.csv: no row is in both"),
+    "networks emptied": ((lines, EMPTY, "runs"), "runs.csv: no row is in both"),
+    "a measured table gone": ((gone, f"{ACCURACY}.csv"), "accuracy.csv cannot be read"),
+    "evidence gone": ((gone, "evidence"), "maps.csv cannot be read"),
+    "everything gone": ((gone, "tables", "evidence", "fills", "ablations", "runs.csv"), "runs.csv cannot be read"),
+    "nothing in a file": ((lines, lambda x: [], CLAIMS), "claims.csv cannot be read: No columns"),
+    "a file cut": ((lines, lambda x: ["".join(x)[:900]], CLAIMS), "tables/claims.csv"),
+    "no text": ((lambda folder: (folder / "runs.csv").write_bytes(b"\xff\x00"),), "runs.csv cannot be read"),
+    "a row gone": ((lines, lambda x: x[:-1], GRID), "guided - standard, w2a2: missing (committed: there)"),
+    "a row more": ((lines, lambda x: [*x, x[-1]], GRID), "guided - standard, w2a2: there (committed: missing)"),
+    "a dataset gone": ((lines, lambda x: [line for line in x if line[0] != "m"], "runs"), "runs.csv: row mnist"),
+    "a column gone": ((cells, GRID, "p_holm", None, ""), "grid.csv: column p_holm: missing (committed: there)"),
+    "a key gone": ((cells, GRID, "question", None, ""), "grid.csv: column question: missing (committed: there)"),
+    "a word": ((cells, GRID, "word", 2, "higher"), "w2a2 - fp32: word: higher (committed: lower)"),
+    "a verdict": ((cells, CLAIMS, "verdict", 2, "undecided"), "verdict: undecided (committed: supported)"),
+    "p": ((cells, GRID, "p_holm", 2, "0.9"), "p_holm: 0.9"),
+    "an interval": ((cells, CLAIMS, "low", 2, lambda x: x - 1), "w2a2 - fp32: low"),
+    "an estimate": ((cells, CLAIMS, "estimate", 2, lambda x: -x), "w2a2 - fp32: estimate"),
+    "a mean 20 points off": ((cells, ACCURACY, "mean", 0, lambda x: x - 20), "fashion_mnist guided fp32: mean"),
+    "means not measured": ((cells, ACCURACY, "mean", ALL, ""), "mean: - (committed: 9"),
+    "seeds": ((cells, GRID, "seeds", 0, "9"), "seeds: 9 (committed: 10)"),
+    "a margin": ((cells, GRID, "margin", 0, lambda x: x / 2), "margin: 0.25 (committed: 0.5)"),
+    "one accuracy": ((cells, "runs", "test_accuracy", 3, lambda x: x - 20), "standard fp32 3: test_accuracy"),
+    "no accuracy": ((cells, "runs", "test_accuracy", 3, ""), "3: test_accuracy: - (committed: 9"),
+    "evidence": ((cells, "evidence/networks", "gini", CELL, lambda x: x + 0.5), "networks.csv: mnist standard fp32"),
+    "a fill": ((cells, "fills/mnist", "qualifies", 0, "False"), "mean: qualifies: False (committed: True)"),
+    "an ablation": ((cells, "ablations/edges", "gini", CELL, lambda x: x + 0.5), "ablations/edges.csv: mnist"),
+    "a setting": ((params,) , "params.yaml: claims is another"),
+    "settings gone": ((gone, "../params.yaml"), "params.yaml: beside results/: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_whatever_differs_is_named_and_fails(fresh, committed, kind, capsys):
+    """One edit of each kind: a line, exit code 1, and no traceback."""
+    (edit, *what), words = EDITS[kind]
+    edit(fresh, *what, **{"claims": RAW["claims"] | {"level": 0.1}} if edit is params else {})
+    with pytest.raises(SystemExit, match="1"):
+        run.main(["verify", "--fresh", str(fresh), "--committed", str(committed)])
+    assert words in capsys.readouterr().out
+
+
+def test_what_may_differ_is_counted(fresh, committed):
+    """Nothing; a number within its interval, in half-widths; two seeds exchanged; what decides nothing."""
     text, same = verify.verify(fresh, committed)
-    assert not same and "1 of 4 verdicts changed" in text
-    assert [line for line in text.splitlines() if "CHANGED" in line] == [
-        "| A1, FashionMNIST, standard, accuracy | supported | undecided (CHANGED) | 2 | 0.00 |  |"
-    ]
-
-
-@pytest.mark.parametrize("name, column, half", [("claims", "estimate", 0.5), ("accuracy", "mean", 2.0)])
-def test_difference_is_in_half_widths_of_the_committed_interval(committed, name, column, half):
-    """A number that moves by a quarter of its interval's half-width moves by 0.25, up or down, in its own row only."""
-
-    def edit(frame):
-        frame.loc[1, column] -= 0.25 * half
-        return frame.assign(low=-100.0, high=100.0)  # the fresh interval does not count
-
-    found = verify.numbers(edited(committed, name, edit), committed)
-    moved = found[found.difference > 0]
-    assert list(moved.table) == [name] and moved.difference.item() == pytest.approx(0.25)
-    assert moved.half_width.item() == pytest.approx(half)
-
-
-def test_numbers_without_an_interval(committed):
-    """Two that were not measured are equal; one alone, or a difference where there was no spread, is infinite."""
-    frame = pd.read_csv(committed / "tables" / "accuracy.csv")
-    frame.loc[0, "mean"], frame.loc[1:, ["low", "high"]] = np.nan, 90.0
-    write(committed, "accuracy", frame)
-    fresh = edited(committed, "accuracy", lambda frame: frame.__setitem__("mean", [np.nan, np.nan, 90.1, 90.0]))
-    found = verify.numbers(fresh, committed)
-    assert found[found.table == "accuracy"].difference.tolist() == [0.0, np.inf, np.inf, 0.0]
-
-
-def test_a_run_on_one_dataset_is_compared_with_its_part(committed):
-    """The other dataset is neither missing nor changed, and the text says that it was not run."""
-    fresh = shutil.copytree(committed, committed.parent / "fresh")
-    for path in (fresh / "tables").iterdir():
-        frame = pd.read_csv(path)
-        frame[frame.dataset == "mnist"].to_csv(path, index=False)
+    every = [pd.read_csv(path).drop(columns="seed", errors="ignore") for path in committed.rglob("*.csv")]
+    numbers = sum(frame.select_dtypes("number").notna().to_numpy().sum() for frame in every)
+    assert same and f"10 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
+    cells(fresh, ACCURACY, "mean", 1, lambda x: x + 0.025)
+    cells(fresh, "runs", "seed", slice(0, 2), lambda seed: 1 - int(seed))
+    params(fresh, device="cpu", scales=RAW["scales"] | {"smoke": RAW["scales"]["smoke"] | {"images": 30}})
     text, same = verify.verify(fresh, committed)
-    assert same and "None of 2 verdicts changed (of 4 committed ones, the others were not run); 18 of 18" in text
+    assert same and "| tables/accuracy.csv | 16 of 16 | 64 | 1 | 0.25 | 0 |" in text
+    assert "| runs.csv | 160 of 160 | 1120 | 14 | 0.00 | 0 |" in text and len(pd.read_csv(verify.REPORT)) == 15
 
 
-@pytest.mark.parametrize(
-    ("name", "edit", "message"),
-    [
-        ("accuracy", lambda frame: frame.assign(precision="w3a3"), "accuracy.csv.*no row mnist standard w3a3.*setting"),
-        ("verdicts", lambda frame: frame.drop(columns="question"), "verdicts.csv of .* has no column question"),
-    ],
-)
-def test_a_run_of_other_settings_or_another_version_is_refused(committed, name, edit, message):
-    """What cannot be compared is named, with its file."""
-    with pytest.raises(VerifyError, match=message):
-        verify.verify(edited(committed, name, edit), committed)
+def test_a_run_on_part_of_the_grid_is_compared_with_that(fresh, committed):
+    """The other dataset is left out, which is said; where params.yaml has it, it is missing (above)."""
+    for path in fresh.rglob("*.csv"):
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if "fashion" not in line))
+    gone(fresh, "fills/fashion_mnist.csv")
+    params(fresh, grid=RAW["grid"] | {"datasets": ["mnist"]})
+    text, same = verify.verify(fresh, committed)
+    assert same and "left out: fashion_mnist." in text and "| runs.csv | 80 of 80 |" in text
 
 
-def test_what_is_missing_is_named(committed, monkeypatch, tmp_path):
-    """A folder without tables, no git, and an untouched clone, which would be compared with itself."""
-    with pytest.raises(VerifyError, match="verdicts.csv does not exist; `make reproduce` writes it"):
-        verify.verify(tmp_path / "nothing", committed)
-    with pytest.raises(VerifyError, match="git has no results/ here .*; name the folder"):
-        verify.verify(committed)
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(paths, "RESULTS", committed)
-    with pytest.raises(VerifyError, match="nothing has been run here"):
+def test_there_must_be_something_to_compare(fresh, committed, monkeypatch, tmp_path):
+    """No git; an untouched clone; results that were restored after the run."""
+    for name, place in (("ROOT", tmp_path), ("BUILD", tmp_path), ("RESULTS", fresh)):
+        monkeypatch.setattr(paths, name, place)
+    with pytest.raises(verify.VerifyError, match="git has no results/ here .*; name the folder"):
+        verify.verify(fresh)
+    with pytest.raises(verify.VerifyError, match="nothing has been run here"):
         verify.verify(committed=committed)
-    (tmp_path / "build" / "executed").mkdir(parents=True)
-    (tmp_path / "build" / "executed" / "05_compare.ipynb").touch()
+    files.write(tmp_path / verify.EXECUTED, "{}")
     assert verify.verify(committed=committed)[1]
+    os.utime(fresh / "runs.csv", (later := (tmp_path / verify.EXECUTED).stat().st_mtime + 10, later))
+    with pytest.raises(verify.VerifyError, match="results/ have changed since the run here"):
+        verify.verify(committed=committed)
