@@ -77,8 +77,9 @@ test-all: env  ## all tests: also faults, clusters, compilers, browsers, and eve
 bench: .venv/.stamp-bench  ## time the training step beside its peers
 	$(VENV) -m benchmarks
 
-lab: env  ## open the notebooks in JupyterLab
-	$(VENV) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
+lab: env  ## open the notebooks in JupyterLab, which asks for neither news nor updates
+	$(VENV) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 notebooks: env  ## run every notebook at its defaults, keep the outputs as the reference, renew prose in results/notebooks/
 	$(VENV) -m study.run refresh

@@ -14,6 +14,7 @@ the hashes of a release's every file, where pip tells that of the one that it wo
 guarded otherwise: the releases stand in every key of the store, and the data have hashes.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write locks/ from pyproject.toml.").parse_args()
     main()

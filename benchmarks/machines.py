@@ -4,6 +4,7 @@ Each level is a process of its own, since libraries choose their code when they 
 operator gives that training and scoring use, then whole trainings and their scores.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -131,4 +132,5 @@ def _digest(*tensors: Tensor) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.machines", description="Hashes, as JSON.").parse_args()
     print(json.dumps(hashes()))

@@ -171,7 +171,7 @@ def _is_there(dataset: str, name: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: fetch the named datasets, both if none is named; one readable message where something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m study.download", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m study.download", description="Fetch the raw files.")
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=", ".join(DATASETS))
     with exit_with_message(DataError, ParamsError):
         for dataset in parser.parse_args(arguments).datasets or DATASETS:

@@ -24,6 +24,7 @@ from saqlib.data import DATASETS, IMAGES, LABELS, content
 from saqlib.deploy.explain import MAP_NAMES, MAPS, SIDE, as_input, open_model, softmax
 from saqlib.errors import one_of
 from saqlib.precision import LAYERS
+from saqlib.scores import FILLS
 from study import paths
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 UNTRAINED, SUFFIX = "untrained", ".explain.onnx"
 TRAININGS = ("standard", "guided")  # of study.settings, which needs pydantic
-ORDERS, FILLS = ("most", "least"), ("zero", "mean")
+ORDERS = ("most", "least")
+BLUR = 0.1 * SIDE  # as saqlib.removal, which needs PyTorch
 COLOURS, PERCENTILE = "inferno", 99  # as study.report.pictures shows maps
 TILE = 92  # pixels of a side on the screen
 EPOCHS, WARM_UP = 12, 4  # of a network with bits of your own
@@ -117,16 +119,16 @@ def ask(networks: Mapping[str, Path], dataset: str, image: NDArray[np.uint8], sa
 
 
 def remove(
-    dataset: str, image: NDArray[np.uint8], saliency: NDArray, share: float, first: str = "most", fill: str = "zero"
+    dataset: str, image: NDArray[np.uint8], saliency: NDArray, share: float, first: str = "most", fill: str = "mean"
 ) -> NDArray[np.uint8]:
     """The image, uint8 (28, 28), without a share of its pixels, from 0 to 1; the saliency's magnitude ranks them.
 
-    first: most | least, the salient pixels that go first. fill: what takes their place, zero | mean, which is that of
-    the pixel over the dataset's sample.
+    first: most | least, the salient pixels that go first. fill: what takes their place, as in `saqlib.removal`; the
+    mean is that of the pixel over the dataset's sample.
     """
     sign = -1 if one_of(first, ORDERS, "order") == "most" else 1
     gone = np.argsort(sign * np.abs(saliency).ravel(), kind="stable")[: round(share * image.size)]
-    others = mean_image(dataset) if one_of(fill, FILLS, "fill") == "mean" else np.zeros_like(image)
+    others = _FILLINGS[one_of(fill, FILLS, "fill")](dataset, image)
     left = image.copy()
     left.ravel()[gone] = others.ravel()[gone]
     return left
@@ -136,6 +138,23 @@ def remove(
 def mean_image(dataset: str) -> NDArray[np.uint8]:
     """The mean of the sample's training images, uint8 (28, 28)."""
     return np.rint(sample(dataset, "train")[0].mean(0)).astype(np.uint8)
+
+
+def _noise(dataset: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(image.min(), image.max(), image.shape, np.uint8, endpoint=True)
+
+
+def _blurred(dataset: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The weighted mean of all other pixels."""
+    places = np.arange(SIDE)
+    weights = np.exp(-(((places[:, None] - places) / BLUR) ** 2) / 2)
+    return np.rint((weights @ image @ weights - image) / (np.outer(weights.sum(0), weights.sum(0)) - 1)).astype(
+        np.uint8
+    )
+
+
+_FILLINGS = {"zero": lambda _, image: np.zeros_like(image), "mean": lambda dataset, _: mean_image(dataset),
+             "noise": _noise, "blur": _blurred}  # fmt: skip
 
 
 def confidence(path: Path, image: NDArray[np.uint8], label: int) -> float:
@@ -169,7 +188,7 @@ def morans_i(saliency: NDArray) -> float:
 
 def table(
     dataset: str, training: str, image: NDArray[np.uint8], truth: str = "", share: float = 0.0, first: str = "most",
-    fill: str = "zero", saturated: str = "stop",
+    fill: str = "mean", saturated: str = "stop",
 ) -> str:  # fmt: skip
     """What every network says of an image, side by side, as HTML: class, map, scores, and what is left without pixels.
 
@@ -232,7 +251,7 @@ class Desk(widgets.VBox):
             "picture": widgets.IntSlider(value=picture, max=last, description="picture"),
             "share": widgets.FloatSlider(max=1, step=0.02, readout_format=".0%", description="remove"),
             "first": buttons(options=ORDERS, description="salient first"),
-            "fill": buttons(options=FILLS, description="becomes"),
+            "fill": buttons(options=FILLS, value="mean", description="becomes"),
         }
         if not pass_through(files(dataset, training).values()):
             del self.handles["saturated"]

@@ -241,7 +241,7 @@ def _verify(fresh: Path | None, committed: Path | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m study.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m study.run", description="The one command line of the study.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, does: Callable[..., str | None], words: str) -> argparse.ArgumentParser:

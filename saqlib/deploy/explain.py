@@ -6,10 +6,8 @@ Two maps are drawn side by side, where they differ: the straight-through one, an
 through clipped activations, which shows more of what a network of few bits has used.
 
 It needs onnxruntime, numpy and pillow. The files are those of `saqlib.deploy.export_explanation`; one of an earlier
-version has the first map only. A picture has 28 x 28 pixels, bright on black, in a format of FORMATS, turned as its
-EXIF orientation says. Refused, with what to do, are other sizes, colours, transparent pixels and more than 8 bits,
-since to make them grey is a choice that is the person's; a blank picture; and one with a bright ground: none of the
-140,000 images of both datasets has a border that is brighter than half on average, and each of their negatives has.
+version has the first map only. A picture may have any size and colours, in a format of FORMATS; `as_image` says how it
+becomes what the networks know.
 """
 
 import argparse
@@ -32,17 +30,11 @@ MAP_NAMES = {"stop": "straight-through", "pass": "pass-through"}
 SILENT = 4  # of ONNX Runtime's log: its errors come back as exceptions
 LONGEST_NAME = 40  # letters of a class
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of their decoders starts another program
-GREY_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of these, pillow's conversion to 8 bits loses nothing
-HALF = 127.5
+LARGEST = 4096 * 4096  # pixels of a picture: no browser's canvas must hold more
+BOX = 20  # the longer side of what is drawn, as MNIST's authors scaled digits
+FAINT = 32  # the largest grey value that still counts as ground
 ZOOM, MARGIN, CAPTION = 10, 16, 56  # of the drawing: enlargement; pixels around the panels, and above them for words
 INK, AGAINST, NEUTRAL, FOR = (40, 40, 40), (33, 102, 172), (247, 247, 247), (178, 24, 43)
-
-# What to do about an unfit picture, as Python with the picture as `image`; the tests follow each advice.
-GREY = "image.convert('RGB').convert('L')"
-SCALED = "Image.fromarray((np.asarray(image) / 257).round().astype('uint8'))"
-DRAWN_IN_ALPHA = "image.convert('RGBA').getchannel('A')"
-ON_BLACK = "Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image.convert('RGBA')).convert('L')"
-NEGATIVE = "ImageOps.invert(image.convert('L'))"
 
 
 class ExplainError(ValueError):
@@ -153,46 +145,97 @@ def explain(session: onnxruntime.InferenceSession, image: np.ndarray) -> Explana
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The grey values of a picture, uint8 (28, 28).
+    """A picture file as the networks take it, uint8 (28, 28): `as_image` of what a viewer shows.
 
-    Raises ExplainError if it is missing, no picture, of another size, not grey, transparent, blank, or dark on bright.
+    Raises ExplainError if it is missing, no picture, larger than LARGEST, of more than 16 bits, or blank.
     """
-    name, image = _file(path), _opened(path)
-    mode = image.mode
-    if mode not in GREY_MODES:
-        deep = mode.startswith(("I", "F"))  # 16 or 32 bits
-        advice = f"scale its values to 0 to 255, of 16 bits by {SCALED}" if deep else f"make it grey: {GREY}"
-        raise ExplainError(f"{name} has {'more than 8 bits a pixel' if deep else f'pixels of type {mode}'}; {advice}")
-    pixels = np.asarray(image.convert("RGBA"))
-    colours, alpha, grey = pixels[..., :3], pixels[..., 3], pixels[..., 0].copy()
-    drawn = (colours[alpha > 0] == colours[alpha > 0][:1]).all()  # in one tone: the picture is what is opaque
-    border = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-    on_black = f"put it on black, so that what it shows is bright: {DRAWN_IN_ALPHA if drawn else ON_BLACK}"
-    for unfit, message in (
-        ((alpha < 255).any(), f"has transparent pixels; {on_black}"),
-        ((colours != colours[..., :1]).any(), f"has colours; make it grey: {GREY}"),
-        ((grey == grey[0, 0]).all(), f"is blank: every pixel has the value {grey[0, 0]}; there is nothing to explain"),
-        (border.mean() > HALF, f"has a bright ground, and the networks know bright on black; turn it: {NEGATIVE}"),
-    ):
-        if unfit:
-            raise ExplainError(f"{name} {message}")
-    return grey
+    image = as_image(_pixels(path))
+    if image is None:
+        raise ExplainError(f"{printable(path)} is blank: there is nothing to explain")
+    return image
 
 
-def _opened(path: Path) -> Image.Image:
-    """The picture as it is shown, decoded only once its header has told the right size."""
-    name = printable(path)
+def _pixels(path: Path) -> np.ndarray:
+    """The picture turned as its EXIF orientation says, uint8 (H, W, 4): red, green, blue, opacity."""
+    name, kinds = _file(path), ", ".join(FORMATS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pillow, about size and metadata; what matters is checked here
-            with Image.open(path, formats=FORMATS) as file:
-                width, height = file.size
-                if (width, height) == (SIDE, SIDE):
-                    return ImageOps.exif_transpose(file)
+            with Image.open(path, formats=FORMATS) as image:  # it has read the header alone
+                if image.width * image.height > LARGEST:
+                    raise ExplainError(
+                        f"{name} has {image.width} x {image.height} pixels; save it with fewer than 4096 x 4096"
+                    )
+                if image.mode in ("I", "F"):
+                    raise ExplainError(f"{name} has 32 bits a pixel; save it with 8 or 16")
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I;16"):
+                    image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+                return np.asarray(image.convert("RGBA"))
+    except ExplainError:
+        raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
-        kinds = ", ".join(FORMATS)
         raise ExplainError(f"{name} is not a picture that can be read ({kinds}): {last_line(error)}") from None
-    raise ExplainError(f"{name} is {width} x {height} pixels; the network takes {SIDE} x {SIDE}. Scale it first")
+
+
+def as_image(pixels: np.ndarray) -> np.ndarray | None:
+    """A picture, uint8 (H, W, 4) of red, green, blue and opacity, as the networks know images: uint8 (28, 28).
+
+    Grey, bright on black, what is drawn scaled into a box of 20 x 20 with its centre of mass in the middle. One of
+    28 x 28 pixels keeps its size, place and contrast, so an image of a dataset stays what it is. None for a blank one.
+    The page *Draw a digit* does the same in site/static/pixels.js; whole numbers keep both equal.
+    """
+    ink = _ink(pixels)
+    if ink.shape != (SIDE, SIDE):
+        ground, top = np.sort(_border(ink))[_border(ink).size // 2], ink.max()
+        if top <= ground:
+            return None
+        ink = _centred((510 * (np.maximum(ink, ground) - ground) + top - ground) // (2 * (top - ground)))
+    return None if (ink == ink[0, 0]).all() else ink.astype(np.uint8)
+
+
+def _ink(pixels: np.ndarray) -> np.ndarray:
+    """Grey values, int32, of a picture on black or white, whichever it stands out from; a bright ground is turned.
+
+    None of the 140,000 images of both datasets has a border that is brighter than half on average, and each of their
+    negatives has.
+    """
+    red, green, blue, opaque = (pixels[..., channel].astype(np.int32) for channel in range(4))
+    grey = (299 * red + 587 * green + 114 * blue + 500) // 1000
+    behind = 255 * int(2 * (grey * opaque).sum() < 255 * opaque.sum())
+    grey = (2 * (grey * opaque + behind * (255 - opaque)) + 255) // 510
+    return 255 - grey if 2 * _border(grey).sum() > 255 * _border(grey).size else grey
+
+
+def _border(grey: np.ndarray) -> np.ndarray:
+    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+
+
+def _centred(ink: np.ndarray) -> np.ndarray:
+    """What is not ground, its longer side BOX, with the centre of mass in the middle; (28, 28)."""
+    rows, columns = (np.flatnonzero((ink > FAINT).any(axis)) for axis in (1, 0))
+    drawn = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX / max(drawn.shape)
+    down, across = (_means(side, max(1, int(side * scale + 0.5))) for side in drawn.shape)
+    small = np.floor(down @ drawn @ across.T + 0.5 + 1e-6)  # a half goes up, whatever the order of the sums made of it
+    image = np.zeros((SIDE, SIDE))
+    if small.any():  # not of specks that the means lose
+        top, left = (_start(small.sum(axis)) for axis in (1, 0))
+        image[top : top + len(small), left : left + small.shape[1]] = small
+    return image
+
+
+def _start(mass: np.ndarray) -> int:
+    """Where along a side of the image this begins, so that its centre of mass lies nearest to the middle."""
+    middle = (mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum()
+    return min(max(int(np.floor(SIDE / 2 - middle + 0.5)), 0), SIDE - len(mass))
+
+
+def _means(size: int, cells: int) -> np.ndarray:
+    """How much each of `size` pixels in a row counts in the mean of each of `cells` equal parts: (cells, size)."""
+    edges, pixel = size / cells * np.arange(cells + 1)[:, None], np.arange(size)
+    shares = np.minimum(pixel + 1, edges[1:]) - np.maximum(pixel, edges[:-1])
+    return np.maximum(shares, 0) * (cells / size)
 
 
 def draw(image: np.ndarray, explanation: Explanation) -> Image.Image:
@@ -222,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Class and saliency maps of one picture, from an ONNX file alone."
     parser = argparse.ArgumentParser(prog="python -m saqlib.deploy.explain", description=about)
     parser.add_argument("model", type=Path, help="a file that ends in .explain.onnx, of results/models")
-    parser.add_argument("image", type=Path, help=f"a grey picture of {SIDE} x {SIDE} pixels, bright on black")
+    parser.add_argument("image", type=Path, help="any picture of one thing: it is made grey, scaled and centred")
     parser.add_argument("-o", "--output", type=Path, help="the picture to write (default: IMAGE.map.png)")
     options = parser.parse_args(arguments)
     with exit_with_message(ExplainError):

@@ -1,7 +1,7 @@
 // The drawing page: what a reader draws or picks, what the networks answer, and what is left when pixels go.
 "use strict";
 (() => {
-  const { PIXELS, prepared, order, fill, removed } = globalThis.saqPixels;
+  const { PIXELS, LARGEST, prepared, pictured, order, fill, removed } = globalThis.saqPixels;
   const { data, bytes, ready, run, probabilities } = globalThis.saqNetworks;
   const paint = globalThis.saqPaint;
   const STEPS = 14; // as many as in the study's curves
@@ -22,7 +22,7 @@
   const say = text => { find(".status").textContent = text; };
   const nameOf = kind => kind === "untrained" ? kind : `${chosen("dataset")}-${kind}-${chosen("training")}`;
   const set = (card, selector, text) => { card.querySelector(selector).textContent = text; };
-  const percent = value => `${(100 * value).toFixed(value > .9995 || value < .0995 ? 1 : 0)} %`;
+  const percent = value => `${(100 * value).toFixed(1)} %`;
 
   // ----------------------------------------------------------------------------------------------- what is answered
   // Class, confidence and map of every network for the image in the pad; a later image overtakes an earlier one.
@@ -87,7 +87,7 @@
 
   // The image of each network without the share of pixels that the slider says, and its confidence in the class it named.
   async function showRemoved() {
-    find("output").textContent = percent(share());
+    find("output").textContent = `${Math.round(100 * share())} %`;
     if (!state.answers) return;
     const current = latest("removed"), count = Math.round(share() * PIXELS), instead = filling();
     for (const kind of kinds) {
@@ -130,6 +130,7 @@
     state.image = image;
     return answer();
   }
+  const takeFirst = () => take(bytes(pictures[chosen("dataset")].images[pictures[chosen("dataset")].first]));
   function showPictures() {
     const { images, classes } = pictures[chosen("dataset")];
     find(".pictures").replaceChildren(...images.map((packed, label) => {
@@ -167,6 +168,23 @@
   pad.addEventListener("pointermove", event => { if (last) stroke(event); });
   for (const kind of ["pointerup", "pointercancel"]) pad.addEventListener(kind, () => { last = null; });
 
+  // A picture file as an image. Its size is known before it is decoded; its colours are taken as the file has them.
+  async function opened(file) {
+    const image = new Image(), address = URL.createObjectURL(file);
+    try {
+      image.src = address;
+      await new Promise((done, failed) => { image.onload = done; image.onerror = failed; });
+      const { naturalWidth: width, naturalHeight: height } = image;
+      if (width * height > LARGEST) return say(`${file.name} has ${width} × ${height} pixels; save it with fewer than 4096 × 4096.`);
+      const canvas = Object.assign(document.createElement("canvas"), { width, height }), brush = canvas.getContext("2d");
+      brush.drawImage(await createImageBitmap(image, { colorSpaceConversion: "none", premultiplyAlpha: "none" }), 0, 0);
+      const found = pictured(brush.getImageData(0, 0, width, height).data, width);
+      return found ? take(found) : say(`${file.name} is blank: there is nothing to explain.`);
+    } catch {
+      say(`${file.name} is not a picture that this browser can read.`);
+    } finally { URL.revokeObjectURL(address); }
+  }
+
   // ------------------------------------------------------------------------------------------------------------ controls
   async function compare() {
     const { compared, sentence } = globalThis.saqCompare, shown = find(".compared");
@@ -179,14 +197,16 @@
     throw error;
   });
   const changed = {
-    dataset: () => { showPictures(); return take(bytes(pictures[chosen("dataset")].images[3])); },
+    dataset: () => { showPictures(); return takeFirst(); },
+    file: input => { const [file] = input.files; input.value = ""; return file && opened(file); },
     training: answer,
     view: () => { if (state.answers) kinds.forEach(showAnswer); },
     gradient: async () => { changed.view(); await showRemoved(); return curves(); },
     fill: async () => { await showRemoved(); return curves(); },
     first: async () => { await showRemoved(); return curves(); },
   };
-  root.addEventListener("change", guarded(event => changed[event.target.name]?.()));
+  root.addEventListener("change", guarded(event => changed[event.target.name]?.(event.target)));
+  root.addEventListener("submit", event => event.preventDefault());
   find("[name=share]").addEventListener("input", guarded(showRemoved));
   find("[data-do=clear]").addEventListener("click", () => { clear(); blank(); latest("answer"); });
   find("[data-do=compare]").addEventListener("click", guarded(compare));
@@ -195,6 +215,6 @@
     [pictures, sizes] = await Promise.all([data("data-pictures"), data("data-sizes")]);
     clear(); blank(); showPictures();
     say("Loading the runtime, 5 MB …");
-    await take(bytes(pictures[chosen("dataset")].images[3]));
+    await takeFirst();
   })();
 })();

@@ -17,6 +17,7 @@ import jinja2
 
 from saqlib.data import DATASETS
 from saqlib.errors import exit_with_message
+from saqlib.scores import FILLS
 from study import explore, paths
 from study.report import labels
 from study.report.paper import PaperError
@@ -105,6 +106,8 @@ def _known(root: Path, static: Path) -> dict[str, object]:
         "trainings": runs.trainings,
         "kinds": colours | {labels.UNTRAINED: GREY},
         "pass_through": explore.pass_through(networks.models(results).values()),
+        "fills": FILLS,
+        "removed": round(100 * networks.REMOVED),
     }
 
 

@@ -1,43 +1,27 @@
 """Pages of the committed CSV files, line by line: where a number of the paper links to.
 
-Every CSV of results/ has a page; a line of it is an anchor, `table_accuracy.html#L5`.
+Every CSV of results/ has a page; a line of it is an anchor, `table_accuracy.html#L5`. What each holds, and what its
+columns are, stands in site/tables.yaml.
 """
 
 import csv
+import functools
 import html
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from study.report import tables
+import yaml
+
+from saqlib.scores import SCORES
+from study import paths
+from study.report import labels
 
 KINDS = {"tables": "table", "figures": "figure", "fills": "fills"}  # how the name of a page begins, by folder
 FOLDERS = ("tables", "", "fills", "evidence", "figures")
-TITLES = {"runs": "All networks"}
-# What a file holds, where no function is there for it alone.
-ABOUT = {
-    "runs": "One row for each trained network: its accuracy and the means of its scores.",
-    "deployment": "Bytes and operations of each network, as the deployment notebook wrote them.",
-    "grid_confirming": "The same grid of the confirming seeds alone.",
-    "grid_tests": "Behind each verdict: equivalence and size against the margin, the range over the fills.",
-    "grid_confirming_tests": "The same of the confirming seeds alone.",
-    "power": "How often each registered claim would get which word, if new seeds were like the exploring ones.",
-    "claims": "Every comparison of each claim: mean paired difference, interval, p-values, and how it is read.",
-    "verdicts": "The conjunctions: one word for all comparisons of a claim, dataset, training and question, and why.",
-    "randomization": "How alike maps stay as layers are drawn anew, from the last to the first.",
-    # Tables of the second run, which go with its results.
-    "equivalence": "The same comparisons, tested for a change that is smaller than the margin stated beforehand.",
-    "by_fill": "Every comparison of faithfulness with one fill alone in place of all that qualify.",
-    "switched": "How much of a lost score comes back when quantizers are switched off in the map alone.",
-    "surrogate": "How much more faithful finite differences are than the straight-through gradient.",
-    "robustness": "Every conjunction under every alternative: how often it stays the same.",
-    "other_methods": "Every comparison of maps by several methods of saliency.",
-    "convergence": "Each precision minus the reference, seed by seed, by method of saliency.",
-    "figures": "What the figure `{}` plots.",
-    "evidence": "The numbers of every seed, from which tables and verdicts can be computed again.",
-    "fills": "By validation images: what a removed pixel may become, and whether it qualifies.",
-}
+TITLES = {"file_runs": "All networks", "file_deployment": "All costs"}  # of pages
+LONG = 30  # letters of a cell whose words may go on below
 
 
 def sources(results: Path) -> Iterator[Path]:
@@ -59,15 +43,35 @@ def address(line: str) -> str:
 
 def title(path: Path) -> str:
     """The heading of a page."""
-    name = TITLES.get(path.stem, path.stem.replace("_", " ").capitalize())
-    return {"figures": f"{name} (figure)", "fills": f"Fills, {path.stem}"}.get(path.parent.name, name)
+    name = TITLES.get(page(path), labels.plain(path.stem).capitalize())
+    special = {"figures": f"{name} (figure)", "evidence": f"{name} (each network)", "fills": f"Fills, {path.stem}"}
+    return special.get(path.parent.name, name)
+
+
+@functools.cache
+def _words() -> dict[str, dict[str, str]]:
+    found = yaml.safe_load((paths.ROOT / "site" / "tables.yaml").read_text(encoding="utf-8"))
+    columns = {name: words for names, words in found["columns"].items() for name in names.split(", ")}
+    return found | {"columns": columns}
 
 
 def about(path: Path) -> str:
-    """One sentence on what a file holds: of a table, that of the function that makes it; empty for an unknown one."""
-    made = getattr(tables, path.stem, None) if path.parent.name == "tables" else None
-    known = ABOUT.get(path.parent.name, ABOUT.get(path.stem, ""))
-    return " ".join(re.split(r"(?<=\.)\s", made.__doc__)[0].split()) if made else known.format(path.stem)
+    """One sentence on what a file holds; empty for an unknown one."""
+    folder, stem = path.parent.name, path.stem
+    if folder == "fills":
+        dataset, per_seed, _ = stem.partition("_seeds")
+        return _words()["tables"][f"fills{per_seed}"].format(labels.dataset(dataset))
+    return _words()["tables"].get(f"{folder}/{stem}" if folder in FOLDERS else stem, "")
+
+
+def explained(column: str) -> str:
+    """What a column of a CSV holds; empty where its name says it."""
+    if column.endswith("_se"):
+        return f"the standard error of {column.removesuffix('_se')}"
+    if column.startswith("retained_"):
+        return f"the share of {column.removeprefix('retained_')} that is kept of what training gives"
+    score = SCORES.get(labels.score_id(column))
+    return _words()["columns"].get(column) or (f"{labels.name(column)}. {score.question}" if score else "")
 
 
 def write(results: Path, pages: Path) -> list[Path]:
@@ -82,24 +86,52 @@ def write(results: Path, pages: Path) -> list[Path]:
 
 
 def _text(path: Path, results: Path) -> str:
-    inside = path.relative_to(results).as_posix()
-    parts = [f"# {title(path)}\n", about(path), f"[`results/{inside}`](_static/results/{inside})"]
-    shown = path.with_suffix(".md")
+    inside, shown = path.relative_to(results).as_posix(), path.with_suffix(".md")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        heads = next(reader)
+        lines = [(reader.line_num, row) for row in reader]
+    parts = [f"# {title(path)}\n", about(path), f"[`results/{inside}`](_static/results/{inside})", _columns(heads)]
     if shown.exists():
-        parts += [shown.read_text(encoding="utf-8"), "## Line by line"]
-    return "\n\n".join([*parts, f"```{{raw}} html\n{_listing(path)}\n```\n"])
-
-
-def _listing(path: Path) -> str:
-    """The CSV as a table in which a row knows its line."""
-    rows = csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True))
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in next(rows))
-    lines = []
-    for row in rows:
-        number = rows.line_num
-        values = "".join(f"<td>{html.escape(value)}</td>" for value in row)
-        lines.append(f'<tr id="L{number}"><th><a href="#L{number}">{number}</a></th>{values}</tr>\n')
+        of_people, _, *rows = [_cells(line) for line in shown.read_text(encoding="utf-8").splitlines()]
+        parts += [_table(of_people, rows, title(path)), "## Line by line"]
+    rows = ([f'<a href="#L{number}">{number}</a>', *map(_escaped, row)] for number, row in lines)
     return (
-        '<div class="table-wrapper"><table class="lines"><thead><tr><th>line</th>'
-        f"{heads}</tr></thead><tbody>\n{''.join(lines)}</tbody></table></div>"
+        "\n\n".join([*parts, _table(["line", *map(_escaped, heads)], rows, "Line by line", [n for n, _ in lines])])
+        + "\n"
     )
+
+
+def _escaped(value: str) -> str:
+    """Text of a file as text of the page: neither HTML, nor the end of the block that HTML stands in."""
+    return html.escape(value).replace("`", "&#96;")
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table, as HTML; the strong ones are bold."""
+    cells = [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", _escaped(cell)) for cell in cells]
+
+
+def _columns(heads: Iterable[str]) -> str:
+    known = {name: explained(name) for name in heads}
+    listed = "".join(f"<dt>{name}</dt><dd>{_escaped(words)}</dd>" for name, words in known.items() if words)
+    return _raw(f'<details class="columns"><summary>What the columns hold</summary><dl>{listed}</dl></details>')
+
+
+def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str, numbers: Iterable[int] = ()) -> str:
+    """A table in a frame that scrolls, all of HTML. numbers: of the lines, which become anchors."""
+    anchors = (f' id="L{number}"' for number in numbers)
+    head = "".join(f'<th title="{_escaped(explained(each))}">{each}</th>' for each in heads)
+    body = "\n".join(f"<tr{next(anchors, '')}>{''.join(map(_cell, row))}</tr>" for row in rows)
+    frame = f'<div class="frame" tabindex="0" role="region" aria-label="{html.escape(name)}">'
+    return _raw(f'{frame}<table class="lines"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>')
+
+
+def _cell(content: str) -> str:
+    words = re.sub(r"<[^>]+>", "", content)
+    return f'<td class="long">{content}</td>' if len(words) > LONG else f"<td>{content}</td>"
+
+
+def _raw(content: str) -> str:
+    return f"```{{raw}} html\n{content}\n```"

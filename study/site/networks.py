@@ -7,7 +7,7 @@ needs is a script that sets one value: bytes as base64 of gzip, the rest as JSON
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saqlib.data import DATASETS
+from saqlib.deploy.explain import MAPS
 from study import explore, files
-from study.explore import SUFFIX, UNTRAINED
+from study.explore import SUFFIX, TRAININGS, UNTRAINED
+
+REMOVED = 0.15  # share of the pixels that the page removes at first; they become the mean image's
 
 
 def models(results: Path) -> dict[str, Path]:
@@ -27,7 +30,8 @@ def models(results: Path) -> dict[str, Path]:
 def write(results: Path, modules: Path, static: Path) -> None:
     """Write the scripts of data that the drawing page loads.
 
-    Its pictures are of each dataset's sample the first test image of each class, and the mean training image.
+    Its pictures are of each dataset's sample the first test image of each class, and the mean training image. The page
+    opens with the one of `first`.
 
     Args:
         results: the folder results/.
@@ -49,12 +53,41 @@ def write(results: Path, modules: Path, static: Path) -> None:
             "name": DATASETS[dataset].title,
             "classes": classes,
             "images": [_base64(image.tobytes()) for image in shown],
+            "first": first(dataset, shown, explore.files(dataset, TRAININGS[0], results)),
             "mean": _base64(explore.mean_image(dataset).tobytes()),
         }
         own = {name: path for name, path in found.items() if name.split("-")[0] in (dataset, UNTRAINED)}
         expected[dataset] = {name: _answers(path, shown) for name, path in own.items()}
     _script(static, "data-pictures", pictures)
     _script(static, "data-answers", expected)
+
+
+def first(dataset: str, shown: Sequence[NDArray[np.uint8]], networks: Mapping[str, Path]) -> int:
+    """Which picture the page opens with, the one that shows best what the paper found: its place among `shown`.
+
+    Every network is right about it. Each loses confidence with the pixels that its map marks, whichever gradient makes
+    the map; and the network of the fewest bits loses more by the pass-through map, where the files have it. Of the
+    pictures that one is taken whose least such figure is the largest.
+
+    Args:
+        shown: an image of each class, uint8 (28, 28), in their order.
+        networks: as of `explore.files`.
+    """
+    trained = {name: path for name, path in networks.items() if name != UNTRAINED}
+    gradients = list(MAPS) if explore.pass_through(trained.values()) else ["stop"]
+
+    def least(label: int) -> float:
+        lost = []
+        for gradient in gradients:
+            answers = explore.ask(trained, dataset, shown[label], gradient)
+            if any(answer.label != label for answer in answers):
+                return -1.0
+            left = [explore.remove(dataset, shown[label], answer.map, REMOVED) for answer in answers]
+            then = [explore.confidence(path, image, label) for path, image in zip(trained.values(), left, strict=True)]
+            lost.append(np.subtract([answer.confidence for answer in answers], then))
+        return min(*np.ravel(lost), *(lost[-1][-1] - each[-1] for each in lost[:-1]))
+
+    return max(range(len(shown)), key=least)
 
 
 def _answers(model: Path, images: Iterable[NDArray[np.uint8]]) -> dict[str, str]:

@@ -16,6 +16,9 @@ from study.report.style import alternative
 from study.site import pictures
 
 Notebook = dict[str, Any]
+LONGEST = 12  # rows of a table that is shown at once
+TALLEST = 480  # pixels of a figure: it stands on the screen with what is said of it
+ROWS = {"text/html": "<tr", "text/markdown": r"^\|(?! ?-)"}  # how the rows of a table begin, its head included
 
 
 def write(results: Path, pages: Path) -> dict[str, str]:
@@ -51,6 +54,13 @@ def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, lis
     return notebook | {"cells": [cells[0], _origin(notebook, stem), *cells[1:]]}, figures
 
 
+def _folded(content: str, row: str) -> str:
+    """Markdown or HTML, under a line to click on where it is a table of many rows."""
+    rows = len(re.findall(row, content, flags=re.MULTILINE)) - 1
+    summary = f"<summary>Show the table, {rows} rows</summary>"
+    return f"<details>{summary}\n\n{content}\n\n</details>" if rows > LONGEST else content
+
+
 def _tagged(cell: Notebook, tag: str) -> bool:
     return tag in cell["metadata"].get("tags", [])
 
@@ -65,12 +75,16 @@ def _origin(notebook: Notebook, stem: str) -> Notebook:
 
 
 def _with_words(output: Notebook, cell: str, counts: Counter, static: Path) -> Notebook:
-    """An output; a picture as an element with words, size and anchor. cell: its name where it has none of its own."""
-    if PICTURE not in output.get("data", {}):
-        return output
+    """An output; a long table folded, a picture as an element with words, size and anchor.
+
+    cell: its name where it has none of its own.
+    """
+    if PICTURE not in (data := output.get("data", {})):
+        folded = {kind: _folded(text(data[kind]), row) for kind, row in ROWS.items() if kind in data}
+        return output | {"data": data | folded} if folded else output
     words = output["metadata"].get(PICTURE, {})
     name = words.get("name", cell)
     counts[name] += 1
     anchor = "-".join(["figure", *name.split("/"), *([str(counts[name])] if counts[name] > 1 else [])])
     content, alt = base64.b64decode(text(output["data"][PICTURE])), words.get("alt") or alternative(name)
-    return output | {"data": {"text/html": pictures.stored(content, "", static, alt, anchor=anchor)}}
+    return output | {"data": {"text/html": pictures.stored(content, "", static, alt, anchor=anchor, tallest=TALLEST)}}

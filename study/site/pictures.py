@@ -3,6 +3,7 @@
 import hashlib
 import html
 import io
+import math
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +14,9 @@ FIGURES = "figures"  # folder of the pages' static files
 DENSITY = 220 / 96  # pixels of a figure for one of the screen: it is as large as in print
 
 
-def stored(content: bytes, name: str, static: Path, alt: str, density: float = 1, anchor: str = "") -> str:
+def stored(
+    content: bytes, name: str, static: Path, alt: str, density: float = 1, anchor: str = "", tallest: float = math.inf
+) -> str:
     """A link to a picture around the picture itself, whose file is written to the static folder.
 
     Args:
@@ -23,10 +26,12 @@ def stored(content: bytes, name: str, static: Path, alt: str, density: float = 1
         alt: what it shows, in words.
         density: pixels of the file for one of the page.
         anchor: of the element.
+        tallest: it is shown smaller than that if need be; the link leads to all of it.
     """
     name = name or hashlib.sha256(content).hexdigest()[:16]
     source = f"_static/{FIGURES}/{files.write(static / FIGURES / f'{name}.png', content).name}"
-    width, height = (round(side / density) for side in Image.open(io.BytesIO(content)).size)
+    sides = Image.open(io.BytesIO(content)).size
+    width, height = (round(side * min(1 / density, tallest / sides[1])) for side in sides)
     size = f'width="{width}" height="{height}" loading="lazy"'
     place = f' id="{anchor}"' if anchor else ""
     return f'<a class="picture"{place} href="{source}"><img src="{source}" alt="{html.escape(alt)}" {size}></a>'

@@ -4,6 +4,7 @@
 taken in turn, so that the last twelfth (the validation split) is balanced, too.
 """
 
+import argparse
 import gzip
 
 import numpy as np
@@ -35,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write the sample from data/.").parse_args()
     main()

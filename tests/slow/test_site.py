@@ -1,19 +1,26 @@
 """The reading copy, built whole and opened from a folder in a real browser; its networks and pixels in Node."""
 
 import base64
+import functools
+import http.server
 import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import threading
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from saqlib.deploy.explain import as_input, open_session
+from saqlib.data import as_input as as_tensor
+from saqlib.deploy.explain import as_image, as_input, open_session, read_image
+from saqlib.removal import fill_images
 from study import explore, paths
 from study.site import build
 from tests.helpers.deployed import write_explanations
@@ -27,6 +34,8 @@ pytestmark = [
 ]
 LIMIT = 180_000  # milliseconds that a loaded machine may take for anything
 NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
+TALLEST = 20_000  # pixels of a page
+HERE = "http://127.0.0.1:"
 
 
 class Elements(HTMLParser):
@@ -86,7 +95,7 @@ def page(browser):
     page.on("pageerror", lambda error: faults.append(str(error)))
     left = "net::ERR_ABORTED"  # a page was left while it still loaded a network: not its fault
     page.on("requestfailed", lambda each: each.failure == left or faults.append(f"{each.failure}: {each.url}"))
-    own = ("file:", "data:", "blob:")
+    own = ("file:", "data:", "blob:", HERE)
     page.on("request", lambda request: request.url.startswith(own) or faults.append(request.url))
     yield page
     page.close()
@@ -114,6 +123,7 @@ def test_the_site_is_complete(site, pages):
     loads = re.compile(r"""(?:<(?:script|link|img|iframe)[^>]+(?:src|href)=|url\(|@import\s)["']?(?:https?:)?//""")
     files = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
     assert [path.name for path in files if loads.search(path.read_text(encoding="utf-8"))] == []
+    assert "genindex.html" not in pages
 
 
 def test_a_failed_build_leaves_the_site_as_it_was(tmp_path, monkeypatch):
@@ -129,13 +139,20 @@ def test_a_failed_build_leaves_the_site_as_it_was(tmp_path, monkeypatch):
 
 @in_a_browser
 def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
-    """From a folder: no scrolling sideways, every picture loaded; on a desk the answer is in the first screen."""
+    """From a folder: no scrolling sideways, every picture loaded; on a desk the answer is in the first screen.
+
+    No page is endless: what is wide or long scrolls in a frame.
+    """
+    size = "({scrollWidth, scrollHeight}) => [scrollWidth, scrollHeight]"
     page.set_viewport_size(NARROW)
     for name in pages:
         page.goto((site / name).as_uri(), wait_until="load")
-        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+        for wanted in (WIDE, NARROW):
+            page.set_viewport_size(wanted)
+            width, height = page.evaluate(f"({size})(document.documentElement)")
+            assert width <= wanted["width"] and height < TALLEST, name
         page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
-        page.wait_for_function("[...document.images].every(image => image.complete)")
+        page.evaluate("Promise.allSettled([...document.images].map(image => image.decode()))")
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), name
     page.set_viewport_size(WIDE)
     page.goto((site / "index.html").as_uri(), wait_until="load")
@@ -144,6 +161,69 @@ def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
     page.goto(f"{(site / 'search.html').as_uri()}?q=paper")
     page.wait_for_selector("#search-results li a")
     assert "paper.html" in " ".join(page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)"))
+    assert "Opened as a file" in page.inner_text("article") and not page.query_selector(".context")
+
+
+@in_a_browser
+def test_a_number_leads_to_its_line_and_headings_stay(site, page):
+    """The line is in sight, below the head of its table, far down in the frame as on top."""
+    boxes = """line => {
+        const row = document.getElementById(line), box = row.closest('.frame'), head = box.querySelector('thead th');
+        return [box, head, row].map(each => each.getBoundingClientRect()).flatMap(({ top, bottom }) => [top, bottom]);
+    }"""
+    for name, line in (("table_accuracy", 3), ("file_exploring", 900)):
+        page.goto(f"{(site / name).as_uri()}.html#L{line}")
+        before = None
+        while before != (now := page.evaluate(boxes, f"L{line}")):  # the theme scrolls smoothly
+            before = now
+            page.wait_for_timeout(300)
+        top, bottom, _, below, begin, end = now
+        assert top <= below <= begin + 1 and end <= min(bottom, WIDE["height"]) + 1, (name, now)
+    columns = page.locator(".columns")
+    assert not columns.locator("dl").is_visible()
+    columns.locator("summary").click()
+    assert "Gini index. Do few pixels carry the map?" in columns.inner_text()
+
+
+@in_a_browser
+def test_search_shows_excerpts_from_a_server(site, page):
+    """And no word about files."""
+    handler = functools.partial(Silent, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"{HERE}{server.server_port}/search.html?q=clipped")
+        page.wait_for_selector("#search-results li .context")
+        assert "clip" in page.inner_text("#search-results li .context >> nth=0")
+        assert "Opened as a file" not in page.inner_text("article")
+        page.goto(f"{HERE}{server.server_port}/draw.html")
+        page.wait_for_selector("#saq[data-curves]")
+        server.shutdown()
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    """A server of files that says nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@in_a_browser
+def test_the_policy_stops_foreign_requests_and_scripts_in_text(site, browser):
+    """Both were possible without it; the theme's own script still runs."""
+    page = browser.new_page()
+    page.goto((site / "table_accuracy.html").as_uri())
+    assert page.evaluate("document.body.dataset.theme") == "auto"
+    stopped = page.evaluate("""async () => {
+        const stopped = [];
+        document.addEventListener('securitypolicyviolation', event => stopped.push(event.effectiveDirective));
+        const script = Object.assign(document.createElement('script'), { textContent: 'globalThis.ran = true' });
+        document.body.append(script);
+        await fetch('https://127.0.0.1:9/').catch(() => 0);
+        await new Promise(done => setTimeout(done, 100));
+        return [...stopped, globalThis.ran ?? false];
+    }""")
+    page.close()
+    assert sorted(map(str, stopped)) == ["False", "connect-src", "script-src-elem"]
 
 
 @pytest.fixture
@@ -181,7 +261,7 @@ def test_drawings_and_pictures_are_read_by_every_network(desk):
     """A seven is a seven at each precision, each with a map; choices change what is shown; cleared, nothing is left."""
     settled(desk, lambda: draw_seven(desk))
     assert texts(desk, ".card .class")[:4] == ["7"] * 4
-    assert all(re.fullmatch(r"\d+(\.\d)? %", text) for text in texts(desk, ".card .confidence"))
+    assert all(re.fullmatch(r"\d+\.\d %", text) for text in texts(desk, ".card .confidence"))
     maps = "[...document.querySelectorAll('.card .map')].map(map => map.toDataURL())"
     shown = set(desk.evaluate(maps))
     assert len(shown) == 5
@@ -192,10 +272,64 @@ def test_drawings_and_pictures_are_read_by_every_network(desk):
         assert not shown & set(desk.evaluate(maps)[:4])
         shown |= set(desk.evaluate(maps))
     assert texts(desk, ".card.fp32 .class") == ["trousers"]
+    tops = (
+        "[...document.querySelectorAll('.card .bar, .card')].map(each => Math.round(each.getBoundingClientRect().top))"
+    )
+    for width in (WIDE, NARROW):
+        desk.set_viewport_size(width)
+        found = set(desk.evaluate(tops))
+        for dataset, label in (("mnist", "1"), ("fashion_mnist", "sneaker")):
+            settled(desk, lambda name=dataset: desk.check(f"[name=dataset][value={name}]"))
+            settled(desk, lambda label=label: desk.click(f".pictures button[title='{label}']"))
+            found |= set(desk.evaluate(tops))
+        assert len(found) == 2, "the bars of all cards stand in one line, however long a name is"
     desk.check("[name=view][value=magnitude]")
     assert not shown & set(desk.evaluate(maps))
     desk.click("[data-do=clear]")
     assert texts(desk, ".card .class") == ["–"] * 5
+
+
+def files_of_a_digit(folder) -> dict[str, str]:
+    """Files as people have them, by name, and what the page says of those that hold no picture."""
+    image = Image.new("RGB", (640, 480), (236, 230, 215))
+    ImageDraw.Draw(image).line([(200, 100), (420, 110), (300, 400)], (20, 30, 120), 30, joint="curve")
+    exif, large = Image.Exif(), image.resize((3000, 2250))
+    exif[0x0112] = 6
+    image.save(folder / "photo.jpg", quality=85)
+    image.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif)
+    large.save(folder / "large.png")
+    image.convert("L").point(lambda x: 255 * (x > 128)).resize((40, 30)).save(folder / "small.bmp")
+    clear = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
+    ImageDraw.Draw(clear).line([(90, 20), (200, 30), (130, 180)], (200, 60, 0, 220), 18)
+    clear.save(folder / "clear.png")
+    clear.convert("RGBA").save(folder / "clear.webp", lossless=True)
+    clear.convert("L").convert("P").save(folder / "grey.gif")
+    Image.fromarray(explore.sample("mnist")[0][7]).save(folder / "as it is.png")
+    Image.new("L", (90, 90), 200).save(folder / "blank.png")
+    Image.new("1", (5000, 4000)).save(folder / "huge.png")
+    (folder / "text.png").write_text("no picture")
+    bad = {"blank.png": "is blank", "huge.png": "has 5000 × 4000 pixels", "text.png": "is not a picture"}
+    return {path.name: bad.get(path.name, "") for path in sorted(folder.iterdir())}
+
+
+@in_a_browser
+def test_any_picture_becomes_what_it_does_in_python(desk, tmp_path):
+    """To two grey levels, as decoders of JPEG differ; what is no picture leaves the one that was there."""
+    shown = """() => {
+        const { data } = document.querySelector('.pad').getContext('2d').getImageData(0, 0, 280, 280);
+        return Array.from({length: 784}, (_, i) => data[4 * (280 * (10 * Math.floor(i / 28) + 5) + 10 * (i % 28) + 5)]);
+    }"""
+    for name, words in files_of_a_digit(tmp_path).items():
+        before = desk.evaluate(shown)
+        if words:
+            desk.set_input_files("[name=file]", tmp_path / name)
+            desk.wait_for_selector(f".status:has-text('{name} {words}')")
+            assert desk.evaluate(shown) == before
+        else:
+            desk.click("[data-do=clear]")
+            settled(desk, lambda name=name: desk.set_input_files("[name=file]", tmp_path / name))
+            found, expected = np.array(desk.evaluate(shown)), read_image(tmp_path / name).ravel().astype(int)
+            assert np.abs(found - expected).max() <= 2 and found.max() > 128, name
 
 
 @in_a_browser
@@ -324,5 +458,23 @@ def test_pixels_are_prepared_ordered_and_filled_as_in_the_study():
     fill = "P.fill('{}', Uint8Array.from(given.image), given.mean)"
     zero, means, blur = (pixels(fill.format(name), image=image, mean=mean) for name in ("zero", "mean", "blur"))
     assert not zero.any() and (means == mean).all()
-    gaussian = ndimage.gaussian_filter(image.reshape(28, 28).astype(float), 2, radius=3, mode="constant")
-    np.testing.assert_allclose(blur, gaussian.ravel(), atol=0.51)
+    gaussian = 255 * fill_images("blur", as_tensor(torch.from_numpy(image.astype(np.uint8).reshape(1, 28, 28))))
+    np.testing.assert_allclose(blur, gaussian.flatten(), atol=0.51)
+
+
+@needs_node
+def test_pictures_become_the_same_in_node_and_in_python():
+    """Of any size, with noise, lines, colours and opacity, those at which means end in a half included."""
+    rng, pictures = np.random.default_rng(0), []
+    for kind in range(40):
+        width, height = (int(side) for side in rng.integers(1, 90, 2))
+        image = Image.new("RGBA", (width, height), tuple(int(value) for value in rng.integers(0, 256, 4)))
+        for _ in range(3 * (kind % 4 > 0)):
+            ends = [(int(rng.integers(width)), int(rng.integers(height))) for _ in range(2)]
+            ImageDraw.Draw(image).line(ends, tuple(int(value) for value in rng.integers(0, 256, 4)), kind % 9)
+        pictures.append(np.asarray(image) if kind % 8 else rng.integers(0, 256, (height, width, 4)).astype(np.uint8))
+    expected = [as_image(each) for each in pictures]
+    assert 0 < sum(each is None for each in expected) < 20
+    for each, image in zip(pictures, expected, strict=True):
+        found = pixels(f"P.pictured(Uint8Array.from(given.rgba), {each.shape[1]})", rgba=each.ravel())
+        np.testing.assert_array_equal(found, [] if image is None else image.ravel())

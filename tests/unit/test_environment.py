@@ -8,7 +8,9 @@ import re
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
+import jupyterlab
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -205,8 +207,21 @@ def test_the_wheel_holds_the_method_alone():
     """study is run from the checkout."""
     found = CONFIGURED["tool"]["setuptools"]
     assert found["packages"]["find"]["include"] == ["saqlib*"]
-    assert {path.suffix for path in (ROOT / "saqlib").rglob("*") if path.is_file()} - {".pyc"} == {".py", ".c", ".h"}
-    assert found["package-data"] == {"saqlib.kernels": ["*.c"], "saqlib.deploy": ["device/*"]}
+    suffixes = {path.suffix for path in (ROOT / "saqlib").rglob("*") if path.is_file()}
+    assert suffixes - {".pyc"} == {".py", ".c", ".h", ".typed"}
+    assert found["package-data"] == {"saqlib": ["py.typed"], "saqlib.kernels": ["*.c"], "saqlib.deploy": ["device/*"]}
+    assert (ROOT / "saqlib" / "py.typed").is_file(), "what is annotated counts for others' type checkers"
+
+
+def test_jupyterlab_asks_for_neither_news_nor_updates():
+    """`make lab` gives it a folder of settings in which both are off, under the names that it knows."""
+    assert "lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter" in (ROOT / "Makefile").read_text()
+    ((plugin, chosen),) = json.loads(
+        (ROOT / ".jupyter" / "labconfig" / "default_setting_overrides.json").read_text()).items()  # fmt: skip
+    schema = Path(jupyterlab.__file__).parent / "schemas" / f"{plugin.replace(':', '/')}.json"
+    known = json.loads(schema.read_text())["properties"]
+    assert chosen == {"fetchNews": "false", "checkForUpdates": False} and chosen.keys() <= known.keys()
+    assert "false" in [each["const"] for each in known["fetchNews"]["oneOf"]]
 
 
 @pytest.mark.parametrize("name", [*(f"locks/{lock}.lock" for lock in LOCKS), "environment.yml", "pyproject.toml"])

@@ -16,6 +16,7 @@ from PIL import Image
 from saqlib import scores
 from saqlib.data import as_input, load
 from saqlib.deploy import export_explanation
+from saqlib.removal import fill_images
 from saqlib.saliency import input_gradient
 from study import explore, models, paths
 from study.report.pictures import MAP_COLOURS, PERCENTILE
@@ -92,14 +93,19 @@ def test_scores_are_those_of_the_library(seed, height, width):
 
 
 def test_pixels_leave_by_their_magnitude():
-    """The most salient ones or the least; a removed pixel becomes zero or the mean image's; the image itself stays."""
+    """The most salient ones or the least; a removed pixel becomes what it does in the study; the image itself stays."""
     saliency, before = -np.arange(784.0).reshape(28, 28), IMAGE.copy()
     assert (explore.remove("mnist", IMAGE, saliency, 0.0) == IMAGE).all()
-    most, least = (explore.remove("mnist", IMAGE, saliency, 0.5, first) for first in explore.ORDERS)
+    most, least = (explore.remove("mnist", IMAGE, saliency, 0.5, first, "zero") for first in explore.ORDERS)
     assert not most[14:].any() and (most[:14] == IMAGE[:14]).all()
     assert not least[:14].any() and (least[14:] == IMAGE[14:]).all()
     mean = explore.sample("mnist", "train")[0].mean(0)
-    assert np.abs(explore.remove("mnist", IMAGE, saliency, 1.0, fill="mean") - mean).max() <= 0.5
+    zero, removed, noise, blur = (explore.remove("mnist", IMAGE, saliency, 1, fill=fill) for fill in scores.FILLS)
+    assert not zero.any() and np.abs(removed - mean).max() <= 0.5
+    np.testing.assert_array_equal(explore.remove("mnist", IMAGE, saliency, 1), removed, "by default")
+    shown = as_input(torch.from_numpy(IMAGE.copy())[None])
+    np.testing.assert_allclose(blur, 255 * fill_images("blur", shown)[0, 0], atol=0.51)
+    assert noise.std() > 60 and abs(noise.mean() - (IMAGE.min() + IMAGE.max()) / 2) < 10
     assert (IMAGE == before).all()
 
 
@@ -113,7 +119,7 @@ def test_the_table_says_what_the_networks_answer():
     source = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', shown)[1])
     assert (np.asarray(Image.open(io.BytesIO(source))) == 255 - IMAGE).all()
     less = explore.table("mnist", "guided", IMAGE, TRUTH, share=0.3)
-    left = explore.remove("mnist", IMAGE, answers[0].map, 0.3)
+    left = explore.remove("mnist", IMAGE, answers[0].map, 0.3, fill="mean")
     sure = explore.confidence(explore.files("mnist", "guided")["fp32"], left, answers[0].label)
     assert less.count("<img") == 1 + 2 * len(answers) and f"{answers[0].name}: {sure:.0%}" in less
     wrong = [explore.table("mnist", "guided", IMAGE, truth).count("#D62728") for truth in (TRUTH, "8", "")]
@@ -127,13 +133,14 @@ def test_every_handle_changes_what_is_shown(both_maps):
     found = explore.coloured(np.linspace(-1, 1, 784).reshape(28, 28)).astype(int)
     assert found.sum(-1)[0, 0] == found.sum(-1).max() and not explore.coloured(np.zeros((28, 28)))[..., 1].any()
     desk = explore.Desk("mnist", "guided", 7)
-    chosen = {"share": 0.4, "first": "least", "fill": "mean", "picture": 8, "training": "standard", "saturated": "pass"}
+    assert desk.handles["fill"].options == scores.FILLS and desk.handles["fill"].value == "mean"
+    chosen = {"share": 0.4, "first": "least", "fill": "blur", "picture": 8, "training": "standard", "saturated": "pass"}
     for handle, value in (chosen | {"dataset": "fashion_mnist"}).items():
         before = desk.shown.value
         desk.handles[handle].value = value
         assert desk.shown.value != before, handle
     image, truth = explore.picture("fashion_mnist", 8)
-    expected = explore.table("fashion_mnist", "standard", image, truth, 0.4, "least", "mean", "pass")
+    expected = explore.table("fashion_mnist", "standard", image, truth, 0.4, "least", "blur", "pass")
     assert desk.shown.value == expected
 
 

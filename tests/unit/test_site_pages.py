@@ -10,12 +10,16 @@ from collections import Counter
 import jinja2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from saqlib.data import DATASETS
-from study import explore, paths
+from saqlib.data import DATASETS, as_input
+from saqlib.saliency import input_gradient
+from saqlib.scores import FILLS
+from study import explore, models, paths
 from study.report.paper import PaperError
 from study.site import build, csv_pages, networks, notebooks, paper, pictures
+from tests.helpers.deployed import write_explanations
 
 # -------------------------------------------------------------------------------------------------------- notebooks
 
@@ -111,21 +115,51 @@ def test_numbers_pictures_and_cells_are_linked(body, tmp_path):
 
 
 def test_every_csv_has_a_page_with_its_lines_and_a_copy(tmp_path):
-    """The anchor L5 holds the values of line 5 of the file, and every page says what the file is."""
+    """The anchor L5 holds the values of line 5 of the file; every page says, in words of its own, what the file is."""
+    sentences = set()
     for path in csv_pages.write(paths.RESULTS, tmp_path):
         raw = path.read_text().splitlines()
         page = (tmp_path / f"{csv_pages.page(path)}.md").read_text()
-        found = re.findall(r'<tr id="L(\d+)">.*?</th>(.*?)</tr>', page)
+        found = re.findall(r'<tr id="L(\d+)">(.*?)</tr>', page)
         assert [int(number) for number, _ in found] == list(range(2, len(raw) + 1))
         if len(raw) > 1:  # a table of what was not run has no row
-            first = re.findall(r"<td>(.*?)</td>", found[-1][1])[0]
+            first = re.findall(r"<td[^>]*>(.*?)</td>", found[-1][1])[1]
             assert raw[-1].startswith(first.replace("&#x27;", "'"))
         assert (tmp_path / "_static" / "results" / path.relative_to(paths.RESULTS)).read_bytes() == path.read_bytes()
         assert re.fullmatch(r"[A-Z].{20,}\.", csv_pages.about(path)), path
+        sentences.add((csv_pages.about(path), *path.parts[-2:-1]))
+        unexplained = [name for name in raw[0].split(",") if name != "dataset" and not csv_pages.explained(name)]
+        assert unexplained == [] and page.count("<dt>") >= raw[0].count(",") - 1, path
+    assert len(sentences) == len(list(csv_pages.sources(paths.RESULTS)))
     odd = paths.RESULTS / "tables" / "odd.csv"
     assert csv_pages.about(odd) == "" and csv_pages.title(odd) == "Odd"
     assert csv_pages.address("results/tables/accuracy.csv#L5") == "table_accuracy.html#L5"
     assert csv_pages.address("results/runs.csv#L9") == "file_runs.html#L9"
+
+
+def test_what_a_table_says_is_text_on_its_page(tmp_path):
+    """No HTML, no end of the block that HTML stands in; what is strong in the Markdown is bold, long words may wrap."""
+    results = tmp_path / "results"
+    (results / "tables").mkdir(parents=True)
+    bad = "<script>x()</script>", '"a\n```\nb"', "word " * 20
+    (results / "tables" / "odd.csv").write_text("a,<b>,c\n" + ",".join(bad) + "\n")
+    (results / "tables" / "odd.md").write_text(r"| A | B\|C |" + "\n| --- | --- |\n| **▼ 1** | <script> |\n")
+    csv_pages.write(results, tmp_path)
+    page = (tmp_path / "table_odd.md").read_text()
+    assert "<script" not in page and "<b>" not in page.replace("<b>▼ 1</b>", "") and '<th title="">B|C</th>' in page
+    assert page.count("```") == 6 and '<td class="long">word' in page
+
+
+def test_a_long_table_of_a_notebook_is_folded(tmp_path):
+    """Under a line that says how long it is; a short one stands open, as Markdown and as HTML."""
+    for rows in (12, 13):
+        html, text = ("".join([head, *(row,) * rows]) for head, row in
+                      (("<table><tr></tr>", "<tr></tr>"), ("| a |\n| --- |\n", "| 1 |\n")))  # fmt: skip
+        for kind, content in (("text/html", html), ("text/markdown", text)):
+            output = {"output_type": "display_data", "metadata": {}, "data": {kind: content}}
+            *_, cell = prepared("05_compare", tmp_path, code("1", outputs=[output]))[0]
+            shown = cell["outputs"][0]["data"][kind]
+            assert ("Show the table, 13 rows</summary>" in shown) == (rows == 13) and content in shown
 
 
 # --------------------------------------------------------------------------------------------- networks, links, parts
@@ -144,9 +178,9 @@ def test_the_scripts_of_data_hold_files_pictures_and_answers(tmp_path):
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
         (runtime / name).write_bytes(name.encode())
     networks.write(paths.RESULTS, tmp_path, tmp_path)
-    models, sizes = value(tmp_path / "data-models.js"), value(tmp_path / "data-sizes.js")
+    packed, sizes = value(tmp_path / "data-models.js"), value(tmp_path / "data-sizes.js")
     for name, path in networks.models(paths.RESULTS).items():
-        assert gzip.decompress(base64.b64decode(models[name])) == path.read_bytes()
+        assert gzip.decompress(base64.b64decode(packed[name])) == path.read_bytes()
         assert sizes[name] == path.stat().st_size
     answers = value(tmp_path / "data-answers.js")
     for dataset, known in value(tmp_path / "data-pictures.js").items():
@@ -155,17 +189,45 @@ def test_the_scripts_of_data_hold_files_pictures_and_answers(tmp_path):
         for label, image in enumerate(known["images"]):
             pixels = np.frombuffer(base64.b64decode(image), np.uint8).reshape(28, 28)
             assert labels[(images == pixels).all((1, 2)).argmax()] == label
-        assert {name for name in answers[dataset]} == {name for name in models if name.startswith((dataset, "untr"))}
+        assert {name for name in answers[dataset]} == {name for name in packed if name.startswith((dataset, "untr"))}
         for name, output, size in (("untrained", "logits", 100), (f"{dataset}-w2a2-guided", "map", 7840)):
-            packed = gzip.decompress(base64.b64decode(answers[dataset][name][output]))
-            assert np.frombuffer(packed, np.float32).size == size
+            content = gzip.decompress(base64.b64decode(answers[dataset][name][output]))
+            assert np.frombuffer(content, np.float32).size == size
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_first_picture_shows_what_was_found(dataset, tmp_path_factory):
+    """By the networks in PyTorch: all are right, lose confidence by either map, and 2 bits more by the pass-through."""
+    results = tmp_path_factory.getbasetemp() / "both"
+    if not results.exists():
+        write_explanations(results / "models")
+    images, labels = explore.sample(dataset)
+    shown = [images[labels == label][0] for label in range(10)]
+    label = networks.first(dataset, shown, explore.files(dataset, "standard", results))
+    image, mean = (
+        as_input(torch.from_numpy(each.copy())[None]) for each in (shown[label], explore.mean_image(dataset))
+    )
+    left = {}
+    for precision in ("fp32", "w4a4", "mixed", "w2a2"):
+        network = models.load(f"{dataset}-{precision}-standard")
+        with torch.no_grad():
+            sure = network(image).softmax(1)[0]
+        assert sure.argmax() == label and sure[label] > 0.9
+        for saturated in explore.MAPS:
+            ranks = input_gradient(network, image, saturated=saturated).abs().flatten().argsort(descending=True)
+            without = image.flatten().index_copy(0, ranks[:118], mean.flatten()[ranks[:118]]).view_as(image)
+            with torch.no_grad():
+                left[precision, saturated] = network(without).softmax(1)[0, label].item()
+            assert left[precision, saturated] < sure[label] - 0.1, (precision, saturated)
+    assert left["w2a2", "pass"] < left["w2a2", "stop"] - 0.1
 
 
 @pytest.mark.parametrize("both", [True, False])
 def test_the_gradient_is_a_choice_where_the_files_have_both_maps(both):
     """One map of files of an earlier version needs no switch, and no words about it."""
     page = jinja2.Template((build.SOURCES / "pages" / "draw.md").read_text(encoding="utf-8"))
-    text = page.render(kinds={}, datasets={}, trainings=[], pass_through=both)
+    text = page.render(kinds={}, datasets={}, trainings=[], fills=FILLS, removed=15, pass_through=both)
+    assert re.findall(r'name="fill" value="(\w+)" checked', text) == ["mean"]
     assert [text.count(part) for part in ('name="gradient"', "**Which gradient?**")] == [2 * both, both]
 
 
