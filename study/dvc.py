@@ -22,8 +22,8 @@ WRITTEN = ("results", "models", "scores", "paper", "build")  # folders in which 
 COPIES = "code"  # the stage that writes build/code/
 UP_TO_DATE = "results/ belong to the code, the numbers and the notebooks as they stand."
 STALE = "results/ do not belong to the code as it stands: run `make reproduce`"
-# What each stage runs: a notebook, and modules besides. What study.cells does for a network is not followed from there,
-# or every stage would depend on all of saqlib: a stage names what it computes.
+# What each stage (of `show` each notebook) runs: a notebook, and modules besides. What study.cells does for a network
+# is not followed from there, or every stage would depend on all of saqlib: a stage names what it computes.
 FILES, TRAINING = ("study.cells", "study.models", "study.results"), ("saqlib.training", "saqlib.stacked")
 CODE = {
     "data": ("01_data", ()),
@@ -33,7 +33,10 @@ CODE = {
     "ablate": (None, (*FILES, *TRAINING, "saqlib.scoring")),
     "deploy": ("04_deploy", (*FILES, "saqlib.deploy.check")),
     "device": (None, ("study.device",)),
-    "compare": ("05_compare", ()),
+    "compare": (None, ("study.report.compare",)),
+    "05_results": ("05_results", ()),
+    "06_why": ("06_why", ()),
+    "07_checks": ("07_checks", ()),
     "paper": (None, ("study.report.paper",)),
 }
 C_CODE = {"device": ("benchmarks/device", "saqlib/deploy/device")}  # folders of C that it compiles

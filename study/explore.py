@@ -26,6 +26,7 @@ from saqlib.errors import one_of
 from saqlib.precision import LAYERS
 from saqlib.scores import FILLS
 from study import paths
+from study.report import labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,21 +201,28 @@ def table(
     for answer in ask(networks, dataset, image, saturated):
         wrong = ' style="color: #D62728"' if truth and answer.name != truth else ""
         lines = [
-            f"<span{wrong}>{html.escape(answer.name)}, {answer.confidence:.0%}</span>",
-            f"focus {answer.focus:.2f}, coherence {answer.coherence:.2f}",
+            f"<span{wrong}>{html.escape(answer.name)}<br>{percent(answer.confidence)}</span>",
+            f"focus {answer.focus:.2f}",
+            f"coherence {answer.coherence:.2f}",
         ]
         if share:
             left = remove(dataset, image, answer.map, share, first, fill)
             sure = confidence(networks[answer.network], left, answer.label)
-            lines += [_tile(255 - left, "The image without the removed pixels"), f"{answer.name}: {sure:.0%}"]
-        cells.append(_cell(f"<b>{answer.network}</b>", _tile(coloured(answer.map), "Saliency map"), *lines))
+            lines += [_tile(255 - left, "The image without these pixels"), html.escape(answer.name), percent(sure)]
+        head = f"<b>{labels.precision(answer.network)}</b>"
+        cells.append(_cell(head, _tile(coloured(answer.map), "Saliency map"), *lines))
     return f'<div style="display: flex; flex-wrap: wrap; gap: 12px; line-height: 1.35">{"".join(cells)}</div>'
+
+
+def percent(share: float) -> str:
+    """A probability in words: what is not certain is not rounded to 100 %."""
+    return "over 99.9 %" if share > 0.9995 else f"{100 * share:.1f} %"
 
 
 def sentence(dataset: str, training: str, image: NDArray[np.uint8]) -> str:
     """Which class each trained network sees, in words."""
-    answers = ask(files(dataset, training), dataset, image)
-    return ", ".join(f"{answer.network}: {answer.name}" for answer in answers if answer.network != UNTRAINED)
+    answers = {each.network: each.name for each in ask(files(dataset, training), dataset, image)}
+    return ", ".join(f"{labels.precision(name)}: {seen}" for name, seen in answers.items() if name != UNTRAINED)
 
 
 def coloured(saliency: NDArray) -> NDArray[np.uint8]:
@@ -225,7 +233,8 @@ def coloured(saliency: NDArray) -> NDArray[np.uint8]:
 
 
 def _cell(*lines: str) -> str:
-    return f'<div style="width: {TILE + 20}px; font-size: 13px">{"<br>".join(lines)}</div>'
+    style = f"width: {TILE + 20}px; font-size: 13px; white-space: nowrap"  # nothing wraps, so that rows align
+    return f'<div style="{style}">{"<br>".join(lines)}</div>'
 
 
 def _tile(pixels: NDArray[np.uint8], alt: str) -> str:
@@ -276,16 +285,16 @@ def own_bits(convolution: int, dense: int) -> dict[str, list[int]]:
     return bits | {LAYERS[-1]: [dense]}
 
 
-def trained(bits: dict[str, list[int]], dataset: str, training: str) -> "LeNet":
+def trained(bits: dict[str, list[int]], dataset: str, training: str, seed: int = 0) -> "LeNet":
     """A network with these bits, trained on the sample; the same again comes at once. bits: {} for full precision.
 
     Raises ParamsError for bits that cannot be.
     """
-    return _trained(tuple((layer, tuple(each)) for layer, each in bits.items()), dataset, training)
+    return _trained(tuple((layer, tuple(each)) for layer, each in bits.items()), dataset, training, seed)
 
 
 @functools.cache
-def _trained(bits: tuple, dataset: str, training: str) -> "LeNet":
+def _trained(bits: tuple, dataset: str, training: str, seed: int) -> "LeNet":
     from saqlib.data import load
     from saqlib.lenet import build
     from saqlib.training import Images, train
@@ -294,10 +303,10 @@ def _trained(bits: tuple, dataset: str, training: str) -> "LeNet":
     raw = settings.read()
     raw["precisions"]["yours"] = {layer: list(each) for layer, each in bits}
     recipe = settings.from_dict(raw).recipe(settings.Cell(dataset, "yours", training))
-    network = build(recipe.precision, shape=recipe.shape, seed=0)
+    network = build(recipe.precision, shape=recipe.shape, seed=seed)
     images = Images(*load(dataset, "train", paths.SAMPLE), *load(dataset, "validation", paths.SAMPLE))
     options = {name: getattr(recipe, name) for name in ("optimizer", "quantization", "guided")}
-    run = functools.partial(train, network, images, seed=0, epochs=EPOCHS, warmup_epochs=WARM_UP, **options)
+    run = functools.partial(train, network, images, seed=seed, epochs=EPOCHS, warmup_epochs=WARM_UP, **options)
     processes.in_one_thread(os.getpid(), run)  # faster for networks of this size
     return network
 
@@ -321,9 +330,9 @@ def compare(networks: "dict[str, LeNet]", dataset: str, number: int) -> "Figure"
         with torch.no_grad():
             sure, seen = network(shown).softmax(1).max(1)
         plain, passed = (input_gradient(network, shown, saturated=each)[0].numpy() for each in MAPS)
-        panels.append((f"{name}: {DATASETS[dataset].classes[seen]}, {sure.item():.0%}", plain))
+        panels.append((f"{name}: {DATASETS[dataset].classes[seen]}\n{percent(sure.item())}", plain))
         if not np.array_equal(plain, passed):
-            panels.append((f"{name}, {MAP_NAMES['pass']}", passed))
+            panels.append((f"{name}\n{MAP_NAMES['pass']}", passed))
     figure, axes = plt.subplots(1, 1 + len(panels), figsize=(2 + 2 * len(panels), 2.7), layout="constrained")
     show_image(axes[0], image)
     axes[0].set_title(f"image: {truth}")

@@ -77,6 +77,11 @@ def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
     return tuple(table.fill[table.qualifies])
 
 
+def runs(root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/runs.csv, a row for each network; MissingError if there is none, or it is no table of numbers."""
+    return _read(root / "results" / "runs.csv", "compare", _measured, *CELL, "test_accuracy")
+
+
 def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
     """results/ablations/<variant>.csv; without any row if the variant was not run, as at the smaller scales."""
     path = root / "results" / "ablations" / f"{variant}.csv"
@@ -100,6 +105,15 @@ def _read(path: Path, stage: str, read: Callable[[Path], Content], *names: str) 
     except (ValueError, TypeError) as error:  # what the readers of JSON, CSV and netCDF raise, and a JSON of a number
         what = f"{path} is not what its stage wrote ({last_line(error)})"
         raise MissingError(f"{what}; remove it and run the stage again (dvc repro {stage})") from None
+
+
+def _measured(path: Path) -> pd.DataFrame:
+    """A CSV with rows, in which all but the axes is a number."""
+    frame = pd.read_csv(path)
+    frame.drop(columns=CELL, errors="ignore").astype(float)
+    if frame.empty:
+        raise ValueError("it has no row")
+    return frame
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -128,7 +142,7 @@ class Collection:
     accuracies: pd.DataFrame  # + precision, level, most, random: accuracy in percent with pixels removed
     saturation: pd.DataFrame  # + precision, layer and clipped, the share of its units above the clip
     gradients: pd.DataFrame  # + precision and gradient, some thousand values for each cell
-    outline: pd.DataFrame  # + precision, distance, relative, pixels, salient: where the kept maps of seed 0 lie
+    outline: pd.DataFrame  # + precision, distance, relative, pixels, salient: where kept maps of the typical seed lie
 
     @property
     def maps(self) -> pd.DataFrame:
@@ -234,7 +248,7 @@ def _runs(known: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.DataFrame]:
     """The frames of one dataset and training, by name; those of the maps by their set of images."""
     sets = {images: strata(list(cells.values()), images) for images in IMAGE_SETS}
-    primary, base = sets["primary"], cells[reference]
+    primary, base, seed = sets["primary"], cells[reference], _typical(cells)
 
     def by_precision(frame_of: Callable[[xr.Dataset], pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([frame_of(cell).assign(precision=precision) for precision, cell in cells.items()])
@@ -249,7 +263,7 @@ def _block(cells: Mapping[str, xr.Dataset], reference: str) -> dict[str, pd.Data
         "curves": by_precision(lambda cell: _by_level(cell.curves)),
         "accuracies": by_precision(_accuracies),
         "gradients": by_precision(lambda cell: cell.gradient.to_series().reset_index("seed").reset_index(drop=True)),
-        "outline": by_precision(outline).assign(seed=0),
+        "outline": by_precision(lambda cell: outline(cell.sel(seed=seed))).assign(seed=seed),
     }
 
 
@@ -323,7 +337,31 @@ def mean(values: NDArray, groups: NDArray[np.int64]) -> NDArray[np.float64]:
         return means.sum(0) / (counts > 0).sum(0)
 
 
-# ----------------------------------------------------------------------------------------------- maps of seed 0
+# -------------------------------------------------------------------------------------- maps of the typical seed
+
+
+def typical_seed(dataset: str, training: str, grid: Grid, root: Path = paths.ROOT) -> int:
+    """The seed whose networks are shown: of all precisions together the nearest to the medians. It decides nothing.
+
+    One for all precisions, so that pictures stay paired. Nearest: the sum over precisions, and over accuracy and what
+    both gradient maps are scored by, of the distance to the median over the seeds in units of their
+    interquartile range; all scored images count. Of equal ones, as two seeds always are, the first.
+
+    Raises MissingError if a precision was not scored.
+    """
+    return _typical({p: scores(Cell(dataset, p, training), root) for p in grid.precisions})
+
+
+def _typical(cells: Mapping[str, xr.Dataset]) -> int:
+    columns = []
+    for cell in cells.values():
+        means = cell.scores.sel(map=[GRADIENT, PASS_THROUGH], score=[*PRIMARY, *GAINS]).mean("image")
+        accuracy = (cell.predicted == cell.label).mean("image")
+        columns += [means.transpose("seed", ...).values.reshape(cell.sizes["seed"], -1), accuracy.values[:, None]]
+    values = pd.DataFrame(np.hstack(columns), index=cells[next(iter(cells))].seed.values)
+    spread = values.quantile(0.75) - values.quantile(0.25)
+    apart = ((values - values.median()).abs() / spread).loc[:, spread > 0]  # what all seeds share tells none apart
+    return int(apart.sum(axis=1, skipna=False).fillna(np.inf).round(9).idxmin())  # NaN: dead maps
 
 
 @dataclass(frozen=True)
@@ -369,14 +407,15 @@ def _from_outline(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
 def saliency_grid(
     dataset: str, grid: Grid, root: Path = paths.ROOT
 ) -> tuple[NDArray, tuple[str, ...], dict[str, dict[str, Maps]]]:
-    """What `study.report.pictures.saliency_grid` draws: images (K, 28, 28), class names, maps of seed 0.
-
-    Of each class the first kept image that every network classifies correctly, or the first one if there is none.
+    """What `study.report.pictures.saliency_grid` draws: images (K, 28, 28), class names, maps of the
+    typical seed of each training. Of each class the first kept image that every network classifies correctly, or the first one if there is none.
     """
     cells = {}
-    for training, precision in product(grid.trainings, grid.precisions):
-        cell = scores(Cell(dataset, precision, training), root).isel(seed=0)
-        cells[training, precision] = cell.sel(image=cell.kept).drop_vars("image")
+    for training in grid.trainings:
+        own = {precision: scores(Cell(dataset, precision, training), root) for precision in grid.precisions}
+        seed = _typical(own)
+        for precision, cell in own.items():
+            cells[training, precision] = cell.sel(seed=seed, image=cell.kept).drop_vars("image")
     first = next(iter(cells.values()))
     correct = np.all([cell.predicted == cell.label for cell in cells.values()], axis=0)
     best = np.lexsort((np.arange(len(correct)), ~correct, first.label.values))  # correct ones first in each class

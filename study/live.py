@@ -3,12 +3,13 @@
     python -m study.live CELL [CELL] [--scale SCALE]
 
 writes a page that renews itself until the training ends, build/live/<cells>.html; then it also shows how the maps came
-about. In JupyterLab `panel` shows the same below a cell and removes it at the end. Where nobody is looking (a pipeline,
-a test, CI) nothing is shown, and nothing is left in a notebook's outputs.
+about. In JupyterLab `panels` shows the same below a cell, and what it showed last stays. Where nobody is looking (a
+pipeline, a test, CI) nothing is shown, and nothing is left in a notebook's outputs.
 """
 
 import argparse
 import base64
+import functools
 import html
 import io
 import math
@@ -16,10 +17,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,6 +53,14 @@ PAGE = """<!doctype html>
 <body style="font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 1rem auto; padding: 0 1rem">
 <h1 style="font-size: 1.3rem">{title}</h1>{body}</body></html>
 """
+PANEL = '<div id="live" style="min-height: 34rem">{}</div>'
+# *Run All* jumps to the last cell of a notebook, so the page is scrolled to the panel once, when training begins.
+STARTS = (
+    PANEL.format("<p>Training begins: the first maps come in a few seconds.</p>")
+    + """<script>
+for (const ms of [300, 2000]) setTimeout(() => document.getElementById("live").scrollIntoView({block: "center"}), ms)
+</script>"""
+)
 REFRESH = f'<meta http-equiv="refresh" content="{2 * POLL_SECONDS:.0f}">'
 NOTE = """<p style="color: #555">Maps: magnitude of the straight-through gradient of the true class's logit, the
 one that stops at clipped activations; black is 0, the brightest colour the map's own 99th percentile. Scores are means
@@ -151,16 +159,17 @@ class Watched:
         self.files = [cells.train_network.path(each.recipe, each.seed, each.device) for each in self.networks]
         self.scored: dict[int, dict[str, float]] = {}
         self.latest: Look | None = None  # shown while a trained network goes into the store
+        self._state: list[float] | None = None
 
     @property
     def finished(self) -> bool:
         """Whether every seed is trained."""
         return all(path.exists() for path in self.files)
 
-    @property
-    def state(self) -> list[float]:
-        """Something that differs as soon as there is more to see: when a file was written into their folders."""
-        return [path.parent.stat().st_mtime for path in self.files if path.parent.exists()]
+    def renewed(self) -> bool:
+        """Whether there may be more to see than at the last call: a file was written into their folders."""
+        before, self._state = self._state, [path.parent.stat().st_mtime for path in self.files if path.parent.exists()]
+        return self._state != before
 
     def look(self) -> Look | None:
         """What there is to see; None before the first record."""
@@ -204,49 +213,47 @@ class Watched:
             self.scored[step] = {name: float(values.nanmean()) for name, values in found.items()}
 
 
-@contextmanager
-def panel(study: Study, *cells: Cell) -> "Iterator[Callable[[Progress], None] | None]":
-    """Yields what train_cell takes as `on_progress`: None if nobody is looking.
+def panels(study: Study, cells: Sequence[Cell]) -> "Iterator[tuple[Cell, Callable[[Progress], None] | None]]":
+    """Each cell, with what train_cell takes as `on_progress` while it trains: None if nobody is looking.
 
-    Shows a bar of epochs over all seeds of the cell that trains; in JupyterLab also the cells as `draw` does, renewed
-    in place. All of it is removed at the end.
+    Shows a bar of epochs over all seeds of the cell; in JupyterLab also the cell as `draw` does, beside the one before,
+    renewed in place. What was shown last stays.
     """
     jupyter = "JPY_SESSION_NAME" in os.environ  # a person's session; papermill and nbval do not set this
     if not jupyter and not sys.stderr.isatty():
-        yield None
+        yield from ((cell, None) for cell in cells)
         return
-    watched, shown, handle = [Watched(cell, study) for cell in cells] if jupyter else [], None, None
+    watched, handle = [], None
     if jupyter:
         from IPython.display import HTML, display
 
-        handle = display(HTML("Training starts ..."), display_id=True)
-    with tqdm(desc=" and ".join(map(str, cells)), unit="epoch", leave=False) as bar:
+        handle = display(HTML(STARTS), display_id=True)
+    for cell in cells:
+        watched = [*watched[-1:], Watched(cell, study)] if handle else []
+        with tqdm(desc=str(cell), unit="epoch", leave=False) as bar:
+            yield cell, functools.partial(_renew, bar, handle, watched)
 
-        def show(progress: "Progress") -> None:
-            nonlocal shown
-            epochs = [len(history.epochs) for history in progress.histories.values()]
-            bar.total, bar.n = progress.seeds * progress.epochs, sum(epochs)
-            bar.set_postfix(seeds=f"{epochs.count(progress.epochs)}/{progress.seeds}")
-            if handle and (state := [each.state for each in watched]) != shown:
-                shown = state
-                handle.update(HTML(fragment(watched)))
 
-        try:
-            yield show
-        finally:
-            if handle:
-                handle.update(HTML(""))
+def _renew(bar: tqdm, handle: Any, watched: "Sequence[Watched]", progress: "Progress") -> None:
+    """The bar and, where there is more to see, the panel; it shows the last cell until the next one has maps."""
+    epochs = [len(history.epochs) for history in progress.histories.values()]
+    bar.total, bar.n = progress.seeds * progress.epochs, sum(epochs)
+    bar.set_postfix(seeds=f"{epochs.count(progress.epochs)}/{progress.seeds}")
+    if watched and watched[-1].renewed() and watched[-1].look():
+        from IPython.display import HTML
+
+        handle.update(HTML(PANEL.format(fragment(watched))))
 
 
 def fragment(watched: Sequence[Watched]) -> str:
     """The cells as HTML: a picture of those with a record, its words, and which others are waited for."""
     looks = [each.look() for each in watched]
     waiting = [str(each.cell) for each, look in zip(watched, looks, strict=True) if look is None]
-    parts = [f"<p>No record yet: waiting for the training of {' and '.join(waiting)} to begin.</p>"] if waiting else []
+    parts = [f"<p>Waiting for {' and '.join(waiting)}: the first maps come seconds after training begins.</p>"]
     if shown := [look for look in looks if look]:
         words = "; ".join(f"{look}, focus {look.lines['Focus'][0][-1][1]:.3f}" for look in shown)
         parts.append(_element(_png(shown, DPI), "png", words))
-    return "".join([*parts, NOTE])
+    return "".join([*parts[not waiting :], NOTE])
 
 
 def _element(content: bytes, kind: str, words: str) -> str:
@@ -280,14 +287,12 @@ def moving(study: Study, *cells: Cell) -> str:
 
 def follow(study: Study, cells: Sequence[Cell], folder: Path) -> Path:
     """Write the page, renew it until every seed of the cells is trained, and add the animation; the page."""
-    watched, shown = [Watched(cell, study) for cell in cells], None
+    watched = [Watched(cell, study) for cell in cells]
     title = " and ".join(map(str, cells))
     page = folder / f"{'+'.join(map(str, cells))}.html"
     print(page.resolve().as_uri(), flush=True)
     while not all(each.finished for each in watched):
-        state = [each.state for each in watched]
-        if state != shown:
-            shown = state
+        if any([each.renewed() for each in watched]):  # all of them are asked
             files.write(page, PAGE.format(title=title, body=fragment(watched), refresh=REFRESH))
         time.sleep(POLL_SECONDS)
     return files.write(page, PAGE.format(title=title, body=fragment(watched) + moving(study, *cells), refresh=""))

@@ -5,7 +5,7 @@ Every function trains and scores what the store lacks, on all cores, and writes;
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,7 +172,7 @@ def score_cell(cell: Cell, study: Study, root: Path = paths.ROOT) -> "xr.Dataset
 
     calls = cells.score_calls(cell, study)
     of_seeds = _all(cells.score_network, calls)
-    shared = ["label", "kept_image", "kept_map", "kept_map_pass_through"]  # the kept maps are of seed 0
+    shared = ["label", "kept_image"]
     together = xr.concat([each.drop_vars(shared) for each in of_seeds], "seed", coords="minimal", compat="override")
     scores = together.assign_coords(seed=range(len(calls))).assign({name: of_seeds[0][name] for name in shared})
     files.write_dataset(root / "scores" / f"{cell}.nc", scores)
@@ -192,8 +192,8 @@ def training_curves(cell: Cell, study: Study, root: Path = paths.ROOT) -> "pd.Da
 # ------------------------------------------------------------------------------------------- deployment, ablations
 
 
-def deploy_cells(chosen: Iterable[Cell], study: Study, root: Path = paths.ROOT) -> "pd.DataFrame":
-    """Deploy the first seed of these cells; the table of costs, a row for each.
+def deploy_cells(seeds: Mapping[Cell, int], study: Study, root: Path = paths.ROOT) -> "pd.DataFrame":
+    """Deploy of each cell the network of this seed; the table of costs, a row for each.
 
     Writes results/deployment.csv, the table; to results/models/ for each cell <cell>.pt, one network, and its ONNX
     files, which were compared with it; and untrained.explain.onnx, the grid's first precision before training.
@@ -204,7 +204,7 @@ def deploy_cells(chosen: Iterable[Cell], study: Study, root: Path = paths.ROOT) 
 
     from saqlib.deploy.check import deploy_untrained
 
-    folder, calls = root / "results" / "models", [cells.deploy_call(cell, study) for cell in chosen]
+    folder, calls = root / "results" / "models", [cells.deploy_call(cell, study, seed) for cell, seed in seeds.items()]
     deployed = _all(cells.deploy_network, calls)
     for (network, _), each in zip(calls, deployed, strict=True):
         models.publish(network.recipe, network.seed, network.run().state, root)

@@ -199,6 +199,20 @@ def _ablate(scale: str | None) -> None:
             raise PipelineError(f"{name}: {error}") from None
 
 
+def _compare(scale: str | None) -> None:
+    processes.pin_cpu_level()
+    import matplotlib
+
+    from study import frames
+    from study.report import compare
+
+    matplotlib.use("agg")  # no window, whatever the machine has
+    try:
+        compare.compare(settings.load(scale=scale))
+    except frames.MissingError as error:
+        raise PipelineError(str(error)) from None
+
+
 def _device() -> str:
     from study import device, frames
     from study.report import tables
@@ -270,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", help="a dataset of the grid")
     one.add_argument("--scale", **scale)
     command("ablate", _ablate, "every ablation").add_argument("--scale", **scale)
+    command("compare", _compare, "every table and figure, from scores").add_argument("--scale", **scale)
     command("device", _device, "run the networks on emulated microcontrollers; writes results/device/ and its table")
     command("metrics", _metrics, "write results/metrics/ from results/runs.csv")
     one = command("readable", lambda outputs: "\n".join(notebooks.read(outputs)), "renew results/notebooks/")

@@ -61,7 +61,7 @@ class StderrNotCompared:
 
 
 # What takes longest begins first, or one worker would end with it alone.
-LONGEST = ("test_pipeline.py", "05_compare.ipynb", "test_faults.py", "test_staleness.py", "04_deploy.ipynb")
+LONGEST = ("test_pipeline.py", "test_faults.py", "test_staleness.py", "04_deploy.ipynb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

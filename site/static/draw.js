@@ -56,7 +56,7 @@
     const name = pictures[chosen("dataset")].classes[label], canvas = card.querySelector(".map");
     paint[chosen("view")](canvas, mapOf(kind));
     const which = output() === "map" ? "Saliency" : "Pass-through";
-    canvas.setAttribute("aria-label", `${which} map of the ${kind} network for the class ${name}`);
+    canvas.setAttribute("aria-label", `${which} map, ${card.querySelector("h3").textContent}, for the class ${name}`);
     set(card, ".class", name);
     set(card, ".confidence", percent(likely[label]));
     card.querySelector(".bar i").style.width = `${100 * likely[label]}%`;

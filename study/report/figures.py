@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from saqlib.scores import ANSWERS, FAITHFULNESS, GRADIENT, IMAGE, PASS_THROUGH, UNTRAINED
 from study.report import labels, tables
-from study.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, Look, in_order, looks, styled
+from study.report.style import DOUBLE, GREY, SINGLE, TRAINING_COLOURS, in_order, looks, styled
 
 # The controls of the bands, and the lines through their means; the table has all controls.
 BANDS = {UNTRAINED: (0, (5, 2)), "white_noise": (0, (1, 1.5)), IMAGE: (0, (5, 1.5, 1, 1.5))}
@@ -74,10 +74,13 @@ def heads(axes: Axes, column: str, row: str, **style: Any) -> None:
 
 
 def legend(figure: Figure, styles: Styles, ncols: int | None = None, place: str = "center") -> None:
-    """A legend above the panels, in one line unless said otherwise: areas for what has a `facecolor`, else Line2D."""
+    """A legend above the panels, in one line unless said otherwise: areas for what has a `facecolor`, else Line2D.
+
+    styles: by words, or by a precision.
+    """
     handles = [
-        Patch(label=label, **style) if "facecolor" in style
-        else Line2D([], [], label=label, **{"linestyle": "none", "color": GREY} | style)
+        Patch(label=labels.precision(label), **style) if "facecolor" in style
+        else Line2D([], [], label=labels.precision(label), **{"linestyle": "none", "color": GREY} | style)
         for label, style in styles.items()
     ]  # fmt: skip
     figure.legend(handles=handles, loc=f"outside upper {place}", ncols=ncols or len(handles), columnspacing=1.4)
@@ -94,24 +97,11 @@ def of_trainings(trainings: Iterable[str], **style: Any) -> Styles:
     return {f"{name} training": style | {"color": TRAINING_COLOURS[name]} for name in dict.fromkeys(trainings)}
 
 
-def faces(trainings: Iterable[str]) -> Styles:
-    """Filled and open points."""
-    return {
-        f"{name} training": {"color": TRAINING_COLOURS[name], "marker": "o", "markeredgecolor": GREY,
-                             "markerfacecolor": face(name, GREY)}
-        for name in dict.fromkeys(trainings)
-    }  # fmt: skip
-
-
-def face(training: str, colour: str) -> str:
-    """What fills a marker: points of standard training are filled, of guided training open."""
-    return colour if training == "standard" else "white"
-
-
-def ticks(axes: Axes, names: Sequence[str]) -> None:
-    """A place for each name on the horizontal axis."""
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.5, len(names) - 0.5)
+def ticks(axes: Axes, precisions: Sequence[str]) -> None:
+    """A place for each precision on the horizontal axis; words one below the other, since panels are narrow."""
+    axes.set_xticks(range(len(precisions)), [labels.precision(name).replace(" ", "\n") for name in precisions])
+    axes.set_xlim(-0.5, len(precisions) - 0.5)
+    axes.tick_params(axis="x", labelrotation=0 if len(precisions) < 5 else 90)
 
 
 def _decimal(axis: Axis) -> None:
@@ -142,7 +132,7 @@ def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str)
 
     seed_to_seed: dataset, training, seed and the columns preservation_* of the runs; a band spans its seeds.
     """
-    words = f"two {reference} seeds of that training"
+    words = f"two seeds of {labels.precision(reference)}, that training"
     pairs = seed_to_seed.groupby("training", sort=False)
     bands = [(words, own, TRAINING_COLOURS[training], SEED_TO_SEED) for training, own in pairs]
     metrics = [column for column in runs if column.startswith("preservation_")]
@@ -198,7 +188,6 @@ def _paired(axes: Axes, runs: pd.DataFrame, metric: str) -> None:
         axes.errorbar(at + np.sign(shift or 1) * 0.12, means["mean"], ends, color=colour, linestyle="none", marker="o",
                       markersize=3.2, elinewidth=0.9, zorder=4)  # fmt: skip
     ticks(axes, precisions)
-    axes.tick_params(axis="x", labelrotation=0 if len(precisions) < 5 else 90)  # panels are narrow
 
 
 def _fit(axes: Axes) -> None:
@@ -236,33 +225,9 @@ def gradients(sample: pd.DataFrame) -> Figure:
         )  # fmt: skip
         axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
         axes.set(xlabel="", ylabel="", ylim=(-limit, limit))
+        ticks(axes, in_order(own.precision))
     panels[0][0].set_ylabel("gradient of the logit by a pixel")
     legend(figure, of_trainings(trainings, marker="s", linestyle="none"))
-    return figure
-
-
-# ------------------------------------------------------------------------------------- one thing against another
-
-
-@styled
-def trade_off(runs: pd.DataFrame) -> Figure:
-    """Accuracy against faithfulness: one point per network, the precisions of a seed joined.
-
-    One panel per dataset on which it was measured. Filled points: standard training; open ones: guided.
-    """
-    measured, shown = set(runs.dataset[runs.faithfulness.notna()]) or set(runs.dataset), looks(runs.precision)
-    figure, panels = facets(runs[runs.dataset.isin(measured)], 1.8, SINGLE, sharex=False, sharey=False)
-    for axes, own in panels:
-        for _, seed in own.set_index("precision").groupby(["training", "seed"], sort=False):
-            seed = seed.reindex(shown)
-            axes.plot(seed.test_accuracy, seed.faithfulness, color=GREY, linewidth=0.4, alpha=0.6, zorder=1)
-        for (training, precision), group in own.groupby(["training", "precision"], sort=False):
-            points = group[["test_accuracy", FAITHFULNESS]]
-            _points(axes, points.to_numpy().T, training, shown[precision], s=6, linewidth=0.4, alpha=0.7, zorder=2)
-            _points(axes, points.mean(), training, shown[precision], s=34, linewidth=1.0, zorder=3)
-        axes.set_ylabel(labels.name(FAITHFULNESS))
-    axes.set_xlabel("test accuracy (%)")
-    legend(figure, of_precisions(shown) | faces(runs.training), ncols=3)
     return figure
 
 
@@ -288,9 +253,10 @@ def device(numbers: pd.DataFrame) -> Figure:
                 elif axes in grid[0]:
                     continue  # drawn with the other map
                 axes.plot(x, y, color=GREY, linewidth=0.8, zorder=1, linestyle=style["linestyle"])
-                training = "guided" if name == GRADIENT else "standard"  # open points, or filled
                 for precision, *point in zip(chain.precision, x, y, strict=True):
-                    _points(axes, point, training, shown[precision], s=26, linewidth=1.0, zorder=2)
+                    look = shown[precision]
+                    axes.scatter(*point, marker=look.marker, edgecolor=look.colour, s=26, linewidth=1.0, zorder=2,
+                                 facecolor="white" if name == GRADIENT else look.colour)  # fmt: skip
     for axes, words in zip(grid[1], ("flash (kB)", "instructions (millions)"), strict=True):
         axes.set(xscale="log", xlabel=words)
         axes.margins(0.12)
@@ -299,10 +265,6 @@ def device(numbers: pd.DataFrame) -> Figure:
     grid[1, 0].set_ylabel(labels.name(FAITHFULNESS).lower())
     legend(figure, of_precisions(shown) | dict(BOTH_MAPS.values()))
     return figure
-
-
-def _points(axes: Axes, places: Iterable, training: str, look: Look, **style: float) -> None:
-    axes.scatter(*places, marker=look.marker, edgecolor=look.colour, facecolor=face(training, look.colour), **style)
 
 
 # --------------------------------------------------------------------------- over pixels that leave, and distance
@@ -319,7 +281,7 @@ def removal(frame: pd.DataFrame) -> Figure:
     rows = frame.assign(percent=100 * frame.level, row=frame.dataset.map(labels.dataset) + ",\n" + frame.training)
     figure, panels = facets(rows, 1.25, row="row", col="precision", col_order=in_order(frame.precision))
     for axes, own in panels:
-        heads(axes, *own[["precision", "row"]].iloc[0])
+        heads(axes, labels.precision(own.precision.iloc[0]), own.row.iloc[0])
         axes.set(xlim=(0, 100), ylim=(0, 1.2), yticks=[0, 0.5, 1])
         mean = own.groupby("percent")[list(REMOVALS)].mean()
         axes.fill_between(mean.index, mean.most, mean.least, **SHADED)

@@ -67,6 +67,11 @@ def comparison(label: str) -> str:
     return re.sub(r"\w+", lambda word: map_name(word[0]), label)
 
 
+def in_words(comparison: str) -> str:
+    """A comparison of precisions as figures show it: `4 bits − full precision` for `w4a4 - fp32`."""
+    return re.sub(r"\w+", lambda word: precision(word[0]), comparison.replace(" - ", " − "))
+
+
 def question(column: str) -> str:
     """What a column answers, for the head of a table or the side of a panel: `Focus` for `gini`."""
     return "Accuracy (%)" if column.endswith("accuracy") else QUESTIONS.get(column, column).capitalize()

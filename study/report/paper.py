@@ -2,9 +2,11 @@
 
     python -m study.report.paper                   write paper/paper.pdf
 
-A number, table or figure that is missing in results/ stops the build.
+A number, table or figure that is missing in results/ stops the build, and so does a sentence that they no longer bear
+out; the message names it.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -49,6 +51,7 @@ def reason_of(error: Exception) -> str:
 
 def main() -> None:
     """The command line above; one readable message and exit code 1 where something is missing."""
+    argparse.ArgumentParser(prog="python -m study.report.paper", description="Write paper/paper.pdf.").parse_args()
     with exit_with_message(PaperError):
         print(build())
 

@@ -3,7 +3,6 @@
 import base64
 import functools
 import io
-import itertools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -84,11 +83,6 @@ def looks(precisions: Iterable[str]) -> dict[str, Look]:
 def in_order(precisions: Iterable[str]) -> list[str]:
     """Each precision once, in the order of `looks`: the last is the one of fewest bits."""
     return list(looks(precisions))
-
-
-def in_turn(names: Iterable[str], styles: Iterable) -> dict:
-    """A style for each name, in the order in which names first come; they start again where there are too few."""
-    return dict(zip(dict.fromkeys(names), itertools.cycle(styles), strict=False))
 
 
 # ----------------------------------------------------------------------------------------- files and notebooks

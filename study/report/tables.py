@@ -19,7 +19,6 @@ from saqlib.scores import (
     GRADIENT,
     PASS_THROUGH,
     PRIMARY,
-    RELEVANCE_GAIN,
     SEED_TO_SEED,
     TRAINED,
     UNTRAINED,
@@ -32,7 +31,6 @@ MISSING = "–"
 CELL = ["dataset", "training", "precision"]
 NO_SCORES = {*CELL, "seed", "images", "test_accuracy", "positive_biases"}
 OF_MAPS = {*PRIMARY, FAITHFULNESS, "sensitivity_max", "amplitude", "dead_rate"}  # other scores are in `secondary`
-MAIN = ""  # the variant that is none
 
 
 @dataclass(frozen=True)
@@ -197,36 +195,6 @@ def maps(numbers: pd.DataFrame) -> Table:
     own = numbers[(numbers.fill == "qualifying") & (numbers.seeds == "all")]
     shown = _wide(own.assign(text=_texts(own)), [*CELL[:2], "map"], "precision")
     return Table("maps", numbers, shown)
-
-
-def variants(
-    main: pd.DataFrame, saturation: pd.DataFrame, variants: Mapping[str, pd.DataFrame], fills: Mapping
-) -> pd.DataFrame:
-    """How faithful two maps are, and what is clipped, in the main grid and in what variants change.
-
-    Args:
-        main: one row per network of the main grid, relevance_gain_<fill> and pass_through_relevance_gain_<fill>.
-        saturation: dataset, precision, training, seed, layer, clipped: the share of its units above the clip.
-        variants: by name the tables of ablations: the same columns, changed, and clipped_<layer>.
-        fills: of each dataset those that qualify.
-
-    Returns:
-        The columns of `over_seeds` by dataset, training, precision and variant (MAIN for the main grid). metric is
-        straight_through or pass_through, their faithfulness, or clipped: the mean over the layers.
-    """
-    keys, clipped = [*CELL, "variant"], saturation.groupby([*CELL, "seed"]).clipped.mean()
-    parts = [main.assign(variant=MAIN).merge(clipped.reset_index(), on=[*CELL, "seed"], how="left")]
-    for name, frame in variants.items():
-        if len(frame):
-            own = frame[frame.changed.astype(bool)]
-            parts.append(own.assign(variant=name, clipped=own.filter(regex="^clipped_").mean(axis=1)))
-    found = []
-    for dataset, own in pd.concat(parts, ignore_index=True).groupby("dataset", sort=False):
-        for name, prefix in ((GRADIENT, ""), (PASS_THROUGH, f"{PASS_THROUGH}_")):
-            columns = [f"{prefix}{RELEVANCE_GAIN}_{fill}" for fill in fills[dataset]]
-            own = own.assign(**{name: own[columns].mean(axis=1, skipna=False) if columns else np.nan})
-        found.append(over_seeds(own, keys, [GRADIENT, PASS_THROUGH, "clipped"]))
-    return pd.concat(found, ignore_index=True)
 
 
 def preservation(runs: pd.DataFrame, seed_to_seed: pd.DataFrame, reference: str) -> Table:

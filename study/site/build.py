@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
 from saqlib.data import DATASETS
 from saqlib.errors import exit_with_message
@@ -23,7 +24,6 @@ from study.report import labels
 from study.report.paper import PaperError
 from study.report.style import GREY, alternative, looks
 from study.site import csv_pages, front, networks, notebooks, paper, pictures
-from study.site.front import Number, Runs
 
 SOURCES = paths.ROOT / "site"
 MODULES = SOURCES / "node_modules"
@@ -35,6 +35,15 @@ FONTS = {
     "serif-italic.woff2": "@fontsource-variable/source-serif-4/files/source-serif-4-latin-wght-italic.woff2",
     "math.woff2": "@fontsource/stix-two-math/files/stix-two-math-latin-400-normal.woff2",
 }
+PAGES = {"paper/paper.pdf": "paper.md", "results/README.md": "tables.md"}  # what stands for these files
+WAYS = """\
+
+
+**[Draw a digit](draw.md)** and see the networks answer in your browser · [the paper](paper.md) ·
+[all tables](tables.md) · [change one thing](change.md)
+
+:::{container} first-screen
+"""
 LINK = re.compile(r"(?<!!)\[(?P<words>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -52,6 +61,7 @@ def build(root: Path = paths.ROOT, out: Path = OUT) -> Path:
     Raises:
         SiteError: a package or a file is missing.
         PaperError: the paper does not compile from these results.
+        FrontError: a sentence of the front page is not true of them.
     """
     missing = [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]
     needed = [MODULES / name for name in ("onnxruntime-web/dist", *FONTS.values())]
@@ -95,25 +105,33 @@ def write_pages(root: Path, pages: Path) -> None:
 
 
 def _known(root: Path, static: Path) -> dict[str, object]:
-    """What the pages of site/pages/ leave open, from results/: the first screen, and the names of the grid."""
-    results, glance = root / "results", (root / front.PICTURE).read_bytes()
-    runs, picture = Runs(results), pictures.stored(glance, "glance", static, alternative("glance"), pictures.DENSITY)
-    colours = {name: look.colour for name, look in looks(runs.precisions).items()}
+    """What the pages of site/pages/ leave open, from results/: the front page, and the names of the grid."""
+    results = root / "results"
+    datasets, trainings, precisions = pd.read_csv(results / "runs.csv")[["dataset", "training", "precision"]].agg(
+        lambda names: list(dict.fromkeys(names))
+    )
+    colours = {name: look.colour for name, look in looks(precisions).items()} | {labels.UNTRAINED: GREY}
     return {
-        "first_screen": on_the_site(front.text(root, picture, _linked), "", results),
-        "networks": len(runs.frame),
-        "datasets": {name: DATASETS[name].title for name in runs.datasets},
-        "trainings": runs.trainings,
-        "kinds": colours | {labels.UNTRAINED: GREY},
+        "front": _front(root, static),
+        "datasets": {name: DATASETS[name].title for name in datasets},
+        "trainings": trainings,
+        "kinds": {name: {"colour": colour, "words": labels.precision(name)} for name, colour in colours.items()},
         "pass_through": explore.pass_through(networks.models(results).values()),
         "fills": FILLS,
         "removed": round(100 * networks.REMOVED),
     }
 
 
-def _linked(number: Number) -> str:
-    title = number.line.replace("#L", ", line ")
-    return f'<a class="number" href="{csv_pages.address(number.line)}" title="{title}">{number}</a>'
+def _front(root: Path, static: Path) -> str:
+    """The README, with the figures of the site, and its ways to other pages."""
+
+    def picture(name: str) -> str:
+        content = (root / "results" / "figures" / f"{name}.png").read_bytes()
+        return pictures.stored(content, name, static, alternative(name), pictures.DENSITY)
+
+    readme = front.filled((paths.ROOT / "README.md").read_text(encoding="utf-8"), root, picture)
+    page = on_the_site(readme, "", root / "results").replace(front.END, ":::\n")
+    return re.sub(rf"\[Paper\][^\n]*\n\n{re.escape(front.BEGIN)}", lambda _: WAYS, page)
 
 
 def on_the_site(page: str, folder: str, results: Path) -> str:
@@ -132,9 +150,9 @@ def on_the_site(page: str, folder: str, results: Path) -> str:
         place, _, anchor = target.partition("#")
         path = Path(posixpath.normpath(posixpath.join(folder, place)))
         ending = f"#{anchor}" if anchor else ""
-        if path.parent.as_posix() in ("docs", "site/pages"):
-            return f"[{words}]({path.name}{ending})"
-        if path.parent.as_posix() == "results/notebooks" and (results / "notebooks" / path.name).exists():
+        if path.parent.as_posix() in ("docs", "site/pages") or path.as_posix() in PAGES:
+            return f"[{words}]({PAGES.get(path.as_posix(), path.name)}{ending})"
+        if path.parent.name == "notebooks" and (results / "notebooks" / path.name).exists():
             return f"[{words}]({path.name})"
         table = results.joinpath(*path.with_suffix(".csv").parts[1:])
         if path.parts[0] == "results" and path.suffix in (".csv", ".md") and table in csv_pages.sources(results):
@@ -155,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is missing."""
     parser = argparse.ArgumentParser(prog="python -m study.site.build", description="Write the site to build/site/.")
     parser.parse_args(arguments)
-    with exit_with_message(SiteError, PaperError):
+    with exit_with_message(SiteError, PaperError, front.FrontError):
         print(build() / "index.html")
 
 

@@ -1,231 +1,227 @@
-"""The first screen of the README and of the site, one Markdown text: answer, table, picture, claims.
+"""The first screen of README and site: the answer, two figures, what the abstract says and what we find.
 
     python -m study.site.front            write it into README.md
 
-Every word and number that a result decides is made here from results/, and a test compares the README with it.
+Its words stand in site/front.md, written by hand. Here are, for each of its sentences under the name that its places
+have, the numbers, of all seeds from results/tables, and checks of what it says beside them, by the words of the
+confirming seeds. FrontError names a sentence that results do not bear out.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from saqlib.errors import exit_with_message
-from saqlib.findings import VERDICTS
+from saqlib.grid import HIGHER, LOWER, UNDECIDED, WITHIN
 from saqlib.registered import SUPPORTED
-from saqlib.scores import ANSWERS, FAITHFULNESS, SCORES
-from saqlib.statistics import t_interval
+from saqlib.scores import GRADIENT, IMAGE
 from study import files, paths, settings
-from study.report import labels
-from study.report.tables import markdown
+from study.report.style import alternative
 
-ABSTRACT = "abstract"  # the group of claims that the first screen lists
-MITIGATION = "B2"  # our own claim that it adds: guidance makes up for part of what quantization costs the maps
-BEGIN = "<!-- answer: written by `python -m study.site.front` from results/ -->\n"
+WORDS = paths.ROOT / "site" / "front.md"
+BEGIN = "<!-- answer: written by `python -m study.site.front` from site/front.md and results/ -->\n"
 END = "<!-- end of answer -->\n"
-PICTURE = "results/figures/glance.png"
-WORDS = "Saliency maps of two images at each precision, and the faithfulness of maps over the precisions"
-TEXT = """\
-{answer}
-
-{table}
-Means over {seeds} seeds ({order}); ↗ ↘ where the change from {reference} to {lowest} lies
-beyond chance (95 % interval), ≈ where it does not.
-
-{picture}
-
-{claims}
-*Undecided* is no evidence against a claim. {robust}
-[Every comparison](results/tables/claims.md).
-"""
-ARROWS = {1: "↗", 0: "≈", -1: "↘"}
+FIGURES = {"first": "map_first", "second": "which_map"}
+WIDTHS = {"map_first": 420, "which_map": 850}  # in the README
+DATASETS = MNIST, FASHION = "mnist", "fashion_mnist"
+PRECISIONS = FULL, FOUR, MIXED, TWO = "fp32", "w4a4", "mixed", "w2a2"
+CELLS = set(itertools.product(DATASETS, ("standard", "guided"), PRECISIONS))
+LOSSES = [f"{precision} - {FULL}" for precision in PRECISIONS[1:]]
+STEPS = [f"{fewer} - {more}" for more, fewer in itertools.pairwise(PRECISIONS)]
+GAINS = [f"guided - standard, {precision}" for precision in PRECISIONS]
+Part = tuple[dict[str, Any], dict[str, bool]]  # numbers and checks
 
 
-class Number(NamedTuple):
-    """A mean over the seeds, and the line of results/ that holds it."""
-
-    value: float
-    line: str
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f}".replace("-", "−")
+class FrontError(ValueError):
+    """Results do not bear out a sentence of the first screen, or the README has no place for it."""
 
 
-class Chain(NamedTuple):
-    """A quantity over the precisions of one dataset and training, and its mean change from the first to the last.
-
-    direction: 1 or -1 where the 95 % t-interval of a seed's pair of networks lies above or below 0, else 0.
-    """
-
-    numbers: list[Number]
-    change: float
-    direction: int
-
-
-class Runs:
-    """results/runs.csv, and the tables of means."""
+class Tables:
+    """The tables of results/ that the sentences speak of."""
 
     def __init__(self, results: Path):
-        self.frame = pd.read_csv(results / "runs.csv")
-        self.datasets, self.trainings, self.precisions = (
-            list(dict.fromkeys(self.frame[axis])) for axis in ("dataset", "training", "precision")
+        names = ("grid", "grid_confirming", "registered", "maps", "retained", "ablations", "accuracy", "device")
+        self.all = {name: pd.read_csv(results / "tables" / f"{name}.csv") for name in names}
+        self.registered = self.all["registered"].dropna(subset="came")
+
+    def of(self, question: str, comparisons: list[str], dataset: str = "", table: str = "grid") -> pd.DataFrame:
+        """Comparisons of one question, on both datasets or on one."""
+        found = self.all[table]
+        found = found[(found.question == question) & found.comparison.isin(comparisons)]
+        return found[found.dataset == dataset] if dataset else found
+
+    def words(self, *which) -> list[str]:
+        """Words of the confirming seeds, of comparisons as of `of`."""
+        return list(self.of(*which, table="grid_confirming").word)
+
+    def claim(self, claim: str, test: str, part: str = "") -> pd.DataFrame:
+        """Comparisons of a registered claim, those that name a part, and whether each is supported."""
+        own = self.registered.query("claim == @claim and test == @test and comparison.str.contains(@part)")
+        return own.assign(holds=own.word == SUPPORTED)
+
+    def map(self, name: str, precision: str, column: str = "mean") -> pd.Series:
+        """What a map scores on each dataset with each training, the mean over the fills that qualify."""
+        own = self.all["maps"].query(
+            "map == @name and precision == @precision and fill == 'qualifying' and seeds == 'all'"
         )
-        accuracy = _table(results, "accuracy").assign(metric="test_accuracy")
-        means = pd.concat([accuracy, _table(results, "clarity").rename(columns={"map": "precision"})])
-        means = means.assign(mean=pd.to_numeric(means["mean"]))
-        columns = ["metric", "dataset", "training", "precision", "mean", "line"]
-        self.means = {tuple(row[:4]): Number(*row[4:]) for row in means[columns].to_numpy()}
-
-    def chain(self, metric: str, dataset: str, training: str) -> Chain:
-        """A quantity over the precisions. metric: a column of runs.csv that a table has means of."""
-        rows = self.frame[(self.frame.dataset == dataset) & (self.frame.training == training)]
-        seeds = rows.pivot(index="seed", columns="precision", values=metric)
-        change = t_interval((seeds[self.precisions[-1]] - seeds[self.precisions[0]]).to_numpy())
-        numbers = [self.means[metric, dataset, training, precision] for precision in self.precisions]
-        return Chain(numbers, change.mean, int(change.low > 0) - int(change.high < 0))
+        return own.set_index(["dataset", "training"])[column]
 
 
-def _table(results: Path, name: str) -> pd.DataFrame:
-    """A table of results/tables with the line that each row stands in."""
-    frame = pd.read_csv(results / "tables" / f"{name}.csv", keep_default_na=False)
-    return frame.assign(line=[f"results/tables/{name}.csv#L{line}" for line in range(2, len(frame) + 2)])
+def to(values: pd.Series, digits: int = 2, sign: str = "") -> str:
+    """`0.12 to 0.28`, the least and the largest of some numbers."""
+    return " to ".join(f"{value:{sign}.{digits}f}".replace("-", "−") for value in (values.min(), values.max()))
 
 
-def text(root: Path, picture: str, number: Callable[[Number], str] = str) -> str:
-    """The first screen, from results/.
-
-    Args:
-        root: the folder that holds results/.
-        picture: the element of the picture.
-        number: how a number of the table is written; the site makes it a link to its line.
-    """
-    results = root / "results"
-    runs, found = Runs(results), _table(results, "claims")
-    return TEXT.format(
-        answer=f"**{answer(runs, found)}**",
-        table=table(runs, number),
-        seeds=runs.frame.seed.nunique(),
-        order=" → ".join(runs.precisions),
-        reference=runs.precisions[0],
-        lowest=runs.precisions[-1],
-        picture=picture,
-        claims=claims(found),
-        robust=robust(runs, _table(results, "ablations")),
-    )
+def both(values: pd.Series) -> str:
+    """`0.31 and 0.44`, of standard and guided training."""
+    return " and ".join(f"{value:.2f}" for value in values)
 
 
 # ---------------------------------------------------------------------------------------------------- the sentences
 
 
-def listed(items: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _four_bits(t: Tables) -> dict[str, bool]:
+    found = t.of("accuracy", LOSSES[:1], table="grid_confirming").set_index(["dataset", "training"])
+    within, lower = found["size"] == WITHIN, found.word == LOWER
+    return {
+        "three kinds of network lose less than the margin at 4 bits": within.drop((FASHION, "guided")).all(),
+        "guided FashionMNIST may lose more at 4 bits": lower[FASHION, "guided"] and not within[FASHION, "guided"],
+        "faithfulness is lower at 4 bits": set(t.words("faithfulness", LOSSES[:1])) == {LOWER},
+    }
 
 
-def answer(runs: Runs, found: pd.DataFrame) -> str:
-    """The answer in one sentence: what fewer bits cost, and how often guidance makes up for part of it.
+def _lost(t: Tables) -> Part:
+    left = t.all["retained"].query("metric == 'faithfulness' and precision == @FOUR")["mean"]
+    return {"share": to(100 - 100 * left, 0)}, _four_bits(t)
 
-    found: results/tables/claims.csv; comparisons without a p-value were not asked, since there was nothing to make up.
+
+def _back(t: Tables) -> Part:
+    repair = t.claim("C2", "recovered")
+    return {"share": int(100 * repair.estimate.min()), "seeds": repair.confirming_seeds.min()}, {
+        "the clip takes the faithfulness (C1)": t.claim("C1", "lower").holds.all(),
+        "passing through restores more than half (C2)": repair.holds.all() and len(repair) == 12,
+        "rounding takes nothing (C3)": t.claim("C3", "recovered").holds.all(),
+        "clipping takes everything (C3)": t.claim("C3", "lost").holds.all(),
+        "integrated gradients lose less (C5)": t.claim("C5", "loses_less", "integrated").holds.all(),
+    }
+
+
+def _maps(t: Tables) -> Part:
+    loss, integrated = (t.map(name, FULL) - t.map(name, TWO) for name in (GRADIENT, "integrated_gradients"))
+    fewer = 0 < integrated.max() < loss.min() / 2
+    return {"gradient": to(loss), "integrated": integrated.max()}, {"integrated gradients lose less than half": fewer}
+
+
+def _a1(t: Tables) -> Part:
+    four = -t.of("accuracy", LOSSES[:1], FASHION).set_index("training").estimate["guided"]
+    mnist, fashion = (both(-t.of("accuracy", LOSSES[2:], dataset).estimate) for dataset in DATASETS)
+    checks = {"accuracy is lower at 2 bits": set(t.words("accuracy", LOSSES[2:])) == {LOWER}}
+    return {"four": four, "mnist": mnist, "fashion": fashion}, checks | _four_bits(t)
+
+
+def _a2(t: Tables) -> Part:
+    change = -t.of("faithfulness", LOSSES).estimate
+    falls = {question: t.words(question, LOSSES).count(LOWER) for question in ("focus", "coherence")}
+    gradient, image = (both(t.map(name, TWO)[MNIST]) for name in (GRADIENT, IMAGE))
+    return {"count": len(change), "change": to(change), "gradient": gradient, "image": image} | falls, {
+        "faithfulness is lower in all": set(t.words("faithfulness", LOSSES)) == {LOWER},
+        "intervals of map and image overlap": (t.map(GRADIENT, TWO, "low") <= t.map(IMAGE, TWO, "high"))[MNIST].all(),
+    }
+
+
+def _a3(t: Tables) -> Part:
+    accuracy, faithful = (t.words(question, STEPS) for question in ("accuracy", "faithfulness"))
+    first, every = (t.of("faithfulness", [comparison]).estimate.to_numpy() for comparison in LOSSES[::2])
+    counts = {"accuracy": accuracy.count(LOWER), "faithful": faithful.count(LOWER), "count": len(accuracy)}
+    return counts | {"share": to(pd.Series(100 * first / every), 0)}, {
+        "no step raises either": HIGHER not in accuracy + faithful,
+        "most steps lower both": min(counts["accuracy"], counts["faithful"]) > len(accuracy) / 2,
+        "the first step takes more than half": (first / every).min() > 0.5,
+    }
+
+
+def _a4(t: Tables) -> Part:
+    passed = t.claim("C2", "not_inferior")
+    unclipped = [t.claim("C4", test, "max_range").holds for test in ("variant_higher", "variant_not_inferior")]
+    return {"lack": -passed.estimate.min(), "good": passed.holds.sum(), "count": len(passed)}, {
+        "an unclipped range keeps map and accuracy (C4)": all(len(each) and each.all() for each in unclipped),
+        "most pass-through maps are no worse (C2)": passed.holds.mean() > 0.5 and passed.estimate.min() < 0,
+    } | _four_bits(t)
+
+
+def _a5(t: Tables) -> Part:
+    mnist, fashion = (t.of("faithfulness", GAINS, dataset).estimate for dataset in DATASETS)
+    words, price = t.words("faithfulness", GAINS, MNIST), -t.of("accuracy", GAINS, FASHION).estimate
+    signed = t.of("faithfulness", GAINS, FASHION, "ablations").query("variant == 'signed_ranking'").estimate
+    numbers = {"fashion": to(fashion), "price": to(price, 1), "signed": to(signed, sign="+"), "mnist": to(mnist)}
+    return numbers | {"sure": words.count(HIGHER), "count": len(words)}, {
+        "faithfulness is higher on FashionMNIST": set(t.words("faithfulness", GAINS, FASHION)) == {HIGHER},
+        "accuracy is lower on FashionMNIST": set(t.words("accuracy", GAINS, FASHION)) == {LOWER},
+        "faithfulness is higher on MNIST": LOWER not in words and mnist.min() > 0,
+    }
+
+
+def _standing(t: Tables) -> Part:
+    new, every = ((t.all[name].word != UNDECIDED).sum() for name in ("grid_confirming", "grid"))
+    came = t.registered.came.astype(bool).groupby(t.registered.claim)
+    other = ", ".join(f"{(~own).sum()} of {len(own)} in {claim}" for claim, own in came if not own.all())
+    words = f"{came.sum().sum()} came as expected, but not {other}" if other else "all came as expected"
+    return {"count": len(t.all["grid"]), "new": new, "every": every, "registered": len(t.registered), "came": words}, {}
+
+
+def _scope(t: Tables) -> Part:
+    seeds, device = t.all["accuracy"].seeds, t.all["device"].query("precision == @TWO")
+    sizes = {"flash": "flash_bytes", "memory": "ram_bytes", "buffer": "map_bytes"}
+    sizes = {name: device[column].max() / 1000 for name, column in sizes.items()}
+    return {"networks": seeds.sum(), "seeds": seeds.min()} | sizes, {}
+
+
+PARTS = (_lost, _back, _maps, _a1, _a2, _a3, _a4, _a5, _standing, _scope)
+
+
+def text(root: Path, picture: Callable[[str], str]) -> str:
+    """The first screen; of another run than the full one the grid, and a line that says so.
+
+    Args:
+        root: the folder that holds results/.
+        picture: the element of a figure, by its name.
+
+    Raises:
+        FrontError: a sentence is not true of these results.
     """
-    first = runs.trainings[0]
-    accuracy = {dataset: runs.chain("test_accuracy", dataset, first) for dataset in runs.datasets}
-    faithful = {dataset: runs.chain(FAITHFULNESS, dataset, first) for dataset in runs.datasets}
-    words = (
-        f"From {runs.precisions[0]} to {runs.precisions[-1]}, accuracy {_moves(accuracy, ' points')}, and the"
-        f" faithfulness of the saliency map {_moves(faithful, '')}"
-    )
-    asked = found[(found.claim == MITIGATION) & (found.question == FAITHFULNESS) & (found.p != "")]
-    counts = [f"in {(own.verdict == SUPPORTED).sum()} of {len(own)} comparisons on {labels.dataset(dataset)}"
-              for dataset, own in asked.groupby("dataset", sort=False)]  # fmt: skip
-    guidance = f"; saliency-guided training surely makes up for part of that {listed(counts)}" if counts else ""
-    return f"{words}{guidance}."
-
-
-def _moves(chains: Mapping[str, Chain], unit: str) -> str:
-    """`falls by 0.28 points on MNIST and 1.66 points on FashionMNIST`; a change that may be chance is none."""
-    groups: dict[int, list[str]] = {}
-    for dataset, chain in chains.items():
-        size = f"{abs(chain.change):.2f}{unit} " if chain.direction else ""
-        groups.setdefault(chain.direction, []).append(f"{size}on {labels.dataset(dataset)}")
-    verbs = {-1: "falls by {}", 1: "rises by {}", 0: "does not change beyond chance {}"}
-    return " and ".join(verbs[direction].format(listed(groups[direction])) for direction in groups)
-
-
-def robust(runs: Runs, ablations: pd.DataFrame) -> str:
-    """Whether the answer on faithfulness depends on a number of the study, by its ablations; empty if none was run."""
-    first, last = runs.precisions[0], runs.precisions[-1]
-    conclusions = ablations[(ablations.question == FAITHFULNESS) & (ablations.sign != "")]
-    sentences = []
-    for what, comparison in (
-        (f"the change of faithfulness from {first} to {last}", f"{last} - {first}"),
-        ("the effect of guidance on faithfulness", "guided - "),
-    ):
-        own = conclusions[conclusions.comparison.str.startswith(comparison)]
-        if len(own):
-            sentences.append(f"{what} {_survives(own)}")
-    words = f"With other numbers in the study ({conclusions.seeds.max()} seeds), {'; '.join(sentences)}."
-    return words if sentences else ""
-
-
-def _survives(effects: pd.DataFrame) -> str:
-    variants, lost = effects.variant.nunique(), effects[effects.holds.astype(str) == "False"]
-    if lost.empty:
-        return f"keeps its sign in all {variants} variants that touch it"
-    where = [f"{labels.plain(variant)} on {listed(list(dict.fromkeys(map(labels.dataset, rows.dataset))))}"
-             for variant, rows in lost.groupby("variant", sort=False)]  # fmt: skip
-    return f"loses its sign in {len(where)} of {variants} variants ({'; '.join(where)})"
-
-
-# ------------------------------------------------------------------------------------------------------- the tables
-
-
-def table(runs: Runs, number: Callable[[Number], str] = str) -> str:
-    """A quantity over the precisions in each row, on each dataset, and which way it goes."""
-    first, last = runs.trainings[0], runs.trainings[-1]
-    rows = [("Accuracy (%): test images", "test_accuracy", first)]
-    for column in ANSWERS:
-        question = SCORES[labels.score_id(column)].question
-        rows.append((f"{labels.question(column)}: {question[0].lower()}{question[1:]}", column, first))
-    if last != first:
-        rows.append((f"{labels.question(FAITHFULNESS)}, with {last} training", FAITHFULNESS, last))
-    shown = {"": [name for name, _, _ in rows]}
-    for dataset in runs.datasets:
-        chains = [runs.chain(metric, dataset, training) for _, metric, training in rows]
-        shown[labels.dataset(dataset)] = [
-            f"{' → '.join(map(number, chain.numbers))} {ARROWS[chain.direction]}" for chain in chains
-        ]
-    return markdown(pd.DataFrame(shown))
-
-
-def claims(found: pd.DataFrame) -> str:
-    """A row for each claim of the abstract: its text, and how many of its comparisons bear it out."""
-    texts = {claim.id: claim.text for claim in settings.load().claims.hypotheses}
-    own = found[found.group == ABSTRACT].groupby("claim")
-    rows = [(f"{claim} {texts.get(claim, '')}", standing(rows)) for claim, rows in own]
-    return markdown(pd.DataFrame(rows, columns=["Claim of the abstract", "Comparisons that bear it out"]))
-
-
-def standing(found: pd.DataFrame) -> str:
-    """`focus: 4 of 12 (6 equivalent, 2 undecided); faithfulness: 12 of 12`, of the comparisons of one claim."""
-    parts = []
-    for question, own in found.groupby("question", sort=False):
-        counts = {word: (own.verdict == word).sum() for word in VERDICTS}
-        others = ", ".join(f"{count} {word}" for word, count in counts.items() if count and word != SUPPORTED)
-        parts.append(f"{question}: {counts[SUPPORTED]} of {len(own)}" + (f" ({others})" if others else ""))
-    return "; ".join(parts)
+    tables, words = root / "results" / "tables", WORDS.read_text(encoding="utf-8")
+    seeds = pd.read_csv(tables / "accuracy.csv", index_col=["dataset", "training", "precision"]).seeds
+    if not CELLS <= set(seeds.index) or seeds.min() < settings.load(scale="full").size.seeds:
+        grid = (tables / "grid.md").read_text(encoding="utf-8")
+        return f"The answer is the full run's. These are the comparisons of another ({seeds.min()} seeds).\n\n{grid}"
+    read = Tables(root / "results")
+    found = {part.__name__[1:]: part(read) for part in PARTS}
+    for name, (_, checks) in found.items():
+        if wrong := [check for check, holds in checks.items() if not holds]:
+            sentences = [each.strip() for each in re.split(r"(?<=[.*]) |[|\n]", words) if f"{{{name}[" in each]
+            raise FrontError(f"results/ do not say that {wrong[0]}, as {WORDS.name} does: {' '.join(sentences)}")
+    figures = {place: picture(name) for place, name in FIGURES.items()}
+    return words.format(figures=figures, **{name: numbers for name, (numbers, _) in found.items()})
 
 
 # ------------------------------------------------------------------------------------------------------- the README
 
 
-def filled(readme: str, root: Path = paths.ROOT) -> str:
-    """The text of the README with the first screen that results/ give. Raises ValueError if a marker is gone."""
+def element(name: str) -> str:
+    """A figure of the README."""
+    return f'<img src="results/figures/{name}.png" alt="{alternative(name)}" width="{WIDTHS[name]}">'
+
+
+def filled(readme: str, root: Path = paths.ROOT, picture: Callable[[str], str] = element) -> str:
+    """The text of the README with the first screen that results/ give. Raises FrontError if it has no place for it."""
     if BEGIN not in readme or END not in readme:
-        raise ValueError(f"README.md needs the lines {BEGIN.strip()!r} and {END.strip()!r} around its answer")
+        raise FrontError(f"README.md needs the lines {BEGIN.strip()!r} and {END.strip()!r} around its answer")
     before, rest = readme.split(BEGIN, 1)
-    picture = f'<img src="{PICTURE}" alt="{WORDS}" width="850">'
     return before + BEGIN + text(root, picture) + END + rest.split(END, 1)[1]
 
 
@@ -234,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m study.site.front", description="Renew the answer in README.md.")
     parser.parse_args(arguments)
     path = paths.ROOT / "README.md"
-    with exit_with_message(ValueError):
+    with exit_with_message(FrontError):
         files.write(path, filled(path.read_text(encoding="utf-8")))
 
 

@@ -1,7 +1,9 @@
 """Made-up frames in the form that figures and tables read, of any precisions; and every figure drawn from them."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from saqlib.saliency import METHODS
 from saqlib.scores import CANDIDATE_FILLS, FAITHFULNESS, FILLS, PRESERVATION, TRAINED, UNTRAINED
 from study.device import CALLS
 from study.frames import Maps
-from study.report import effects, figures, labels, pictures, tables, training
+from study.report import compare, effects, figures, labels, main_figures, pictures, tables, training
 from tests.helpers import frames
 from tests.helpers.frames import DATASETS, PRECISIONS, SCORES, TRAININGS, of_the_reference
 
@@ -65,15 +67,49 @@ def map_means(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
     return maps_table(scored_maps(precisions), FILLS, exploring=1)
 
 
-def variants(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
-    """As study.report.tables.variants gives it: two variants of the fewest bits, the second of one cell only."""
+def collection(precisions: Sequence[str] = PRECISIONS) -> SimpleNamespace:
+    """What study.report.compare reads of study.frames.Collection for figures: gains rise with the fill, and from the
+    straight-through map to the other by .3; every layer clips .05.
+    """
     gains = [f"{prefix}relevance_gain_{fill}" for prefix in ("", "pass_through_") for fill in CANDIDATE_FILLS]
-    runs = grid(precisions)
-    runs = runs.assign(**{name: 0.1 * (place + 1) + 0.001 * runs.seed for place, name in enumerate(gains)})
-    saturation = runs[runs.precision != "fp32"].merge(pd.DataFrame({"layer": ["conv1", "conv2"]}), how="cross")
-    lowest = runs[runs.precision == precisions[-1]].assign(changed=True, clipped_conv1=0.01, clipped_conv2=0.03)
-    found = {"unrounded": lowest, "max_range": lowest[(lowest.dataset == "mnist") & (lowest.training == "guided")]}
-    return tables.variants(runs, saturation.assign(clipped=0.05), found, dict.fromkeys(DATASETS, CANDIDATE_FILLS))
+    networks = runs(precisions)
+    networks = networks.assign(**{name: 0.1 * (place + 1) + 0.001 * networks.seed for place, name in enumerate(gains)})
+    saturation = networks[networks.precision != "fp32"].merge(pd.DataFrame({"layer": ["conv1", "conv2"]}), how="cross")
+    return SimpleNamespace(
+        reference="fp32", fills=dict.fromkeys(DATASETS, CANDIDATE_FILLS), maps=scored_maps(precisions),
+        runs={"primary": runs(precisions)}, as_ablation=networks, saturation=saturation.assign(clipped=0.05),
+        untrained={"primary": of_the_reference(runs(precisions)).assign(faithfulness=0.1)},
+    )  # fmt: skip
+
+
+def variants(precisions: Sequence[str] = PRECISIONS) -> dict[str, pd.DataFrame]:
+    """Ablations by name: of the fewest bits without rounding, and of one cell without a clip; 8 bits; another network;
+    and signed ranking, whose guided networks have scores lower by .5.
+    """
+    networks = collection(precisions).as_ablation.assign(changed=True, clipped_conv1=0.01, clipped_conv2=0.03)
+    lowest, gains = networks[networks.precision == precisions[-1]], networks.filter(like="relevance_gain").columns
+    signed = networks.copy()
+    signed.loc[signed.training == "guided", gains] -= 0.5
+    other = networks[(networks.dataset == "mnist") & (networks.training == "standard")]
+    return {
+        "eight_bits": networks[networks.precision == "fp32"].assign(precision="w8a8"), "unrounded": lowest,
+        "max_range": lowest[(lowest.dataset == "mnist") & (lowest.training == "guided")],
+        "batch_norm": other[other.precision.isin([precisions[0], precisions[-1]])],
+        "signed_ranking": signed, "edges_same": lowest,
+    }  # fmt: skip
+
+
+@cache
+def main_numbers(precisions: Sequence[str] = PRECISIONS) -> dict[str, pd.DataFrame]:
+    """The numbers of each figure of the main text that has any, as their CSV files hold them."""
+    collected, found = collection(precisions), variants(precisions)
+    return {
+        "map_first": compare.map_first(collected),
+        "which_map": compare.which_map(map_means(precisions), "fp32"),
+        "saturation": compare.saturation(collected, found),
+        "guidance": compare.guidance(collected, found),
+        "fills": compare.fills(map_means(precisions), collected),
+    }
 
 
 def on_device(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
@@ -153,6 +189,15 @@ def maps(count: int = 9, scale: float = 1.0, wrong: Sequence[int] = (), seed: in
     return Maps(random, 0.5 * same, -0.25 * same, same, ~np.isin(np.arange(count), wrong))
 
 
+def looks(count: int = 2) -> main_figures.Looks:
+    """Two images and three maps; the last score is missing."""
+    names = ("full precision", "2 bits, passed through", "untrained")
+    scores = {name: np.array([0.5, 0.25]) - i for i, name in enumerate(names)}
+    scores["untrained"] = scores["untrained"] * np.nan
+    found = {name: maps(count, seed=i).maps for i, name in enumerate(names)}
+    return main_figures.Looks(images(count), ["a", "b"], found, scores, dict.fromkeys(names, 0.125))
+
+
 def images(*shape: int) -> np.ndarray:
     """Random pictures, uint8 (*shape, 28, 28)."""
     return np.random.default_rng(4).integers(0, 256, (*shape, 28, 28), dtype=np.uint8)
@@ -178,24 +223,25 @@ def gradients(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
     return grid(precisions, 20, gradient=lambda rng: rng.normal())
 
 
-# Every figure of results/figures by its name there, from the precisions; maps_ and saliency_ are one for each dataset.
+# Every figure of results/figures by its name there, from the precisions; saliency_ is one for each dataset.
 DRAWN: dict[str, Callable] = {
+    "map_first": lambda p: main_figures.map_first(main_numbers(p)["map_first"], 0.5),
+    "which_map": lambda p: main_figures.which_map(main_numbers(p)["which_map"], "fp32"),
+    "saturation": lambda p: main_figures.saturation(main_numbers(p)["saturation"]),
+    "guidance": lambda p: main_figures.guidance(main_numbers(p)["guidance"], 0.5),
+    "fills": lambda p: main_figures.fills(main_numbers(p)["fills"]),
+    "looks": lambda _: main_figures.looks({d: looks() for d in DATASETS}),
     "data": lambda _: pictures.classes({"MNIST": images(1, 10)}, {"MNIST": "0123456789"}),
-    "maps_": lambda p: pictures.few_maps(images(5), list("abcde"), blocks(p, 5), maps(5).maps),
     "saliency_": lambda p: pictures.saliency_grid(images(3), list("abc"), blocks(p, 3)),
-    "glance": lambda p: pictures.glance({d: (images(9), blocks(p)["standard"]) for d in DATASETS}, runs(p)),
     "clarity": lambda p: figures.clarity(runs(p), controls(p)),
     "preservation": lambda p: figures.preservation(runs(p), of_the_reference(runs(p)), "fp32"),
     "amplitude": lambda p: figures.amplitude(runs(p), of_the_reference(runs(p))),
     "gradients": lambda p: figures.gradients(gradients(p)),
-    "trade_off": lambda p: figures.trade_off(runs(p)),
     "device": lambda p: figures.device(on_device(p)),
     "curves": lambda p: figures.removal(removal(p)),
     "deletion_accuracy": lambda p: figures.deletion_accuracy(accuracies(p)),
     "outline": lambda p: figures.outline(outline(p)),
     "during": lambda p: training.courses(during(p)),
     "training_maps": lambda p: training.training_maps(records(p)),
-    "maps": lambda p: effects.maps(map_means(p), "fp32"),
-    "variants": lambda p: effects.variants(variants(p)),
     "ablations": lambda _: effects.ablations(ablated()),
 }

@@ -24,7 +24,7 @@ ARRAYS = {  # of a cell's scores, with their axes
     "probability": "seed image", "scores": "seed map score image", "floors": "seed explainer score few",
     "preservation": "seed likeness image", "seed_to_seed": "seed likeness image",
     "cascade": "seed redrawn likeness few", "curves": "seed order level",
-    "accuracies": "seed accuracy_order accuracy_level", "gradient": "seed draw", "kept_map": "kept y x",
+    "accuracies": "seed accuracy_order accuracy_level", "gradient": "seed draw", "kept_map": "seed kept y x",
 }  # fmt: skip
 
 

@@ -1,66 +1,58 @@
-"""The page *Change one thing*: each change, as it is printed there, is made in a scratch copy and seen in a result."""
+"""The page *Change one thing*: each change, as printed there, is made in a scratch copy, and its command shows it."""
 
 import hashlib
-import json
+import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from saqlib.data import FILES, content
 from study import dvc, paths
 
 PAGE = (paths.ROOT / "site" / "pages" / "change.md").read_text(encoding="utf-8")
-DIFFS = dict(re.findall(r"^## (.+?)$.*?^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
 CAPITALS = ("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS")
-# Two cells of one dataset, trained and scored in a minute; what a run leaves of them, as JSON.
-RUN = """
-import json, sys
-from dataclasses import replace
-from study import frames, results, settings
-from study.report import labels, style, tables
-from saqlib import findings, scores
-dataset, precisions = sys.argv[1], sys.argv[2:]
-study = settings.load(scale="smoke")
-grid = replace(study.grid, datasets=(dataset,), precisions=tuple(precisions), trainings=("standard",))
-size = replace(study.size, epochs={dataset: 2}, images=40, images_expensive=4)
-study = replace(study, device="cpu", grid=grid, size=size)
-results.decide_fills(dataset, study)
-for cell in grid.cells:
-    results.train_cell(cell, study)
-    results.score_cell(cell, study)
-found = frames.collect(grid, precisions[0])
-runs = found.runs["primary"]
-print(json.dumps({
-    "runs": json.loads(runs.to_json(orient="records")), "fills": open(f"results/fills/{dataset}.csv").read(),
-    "secondary": tables.markdown(tables.secondary(runs).shown),
-    "maps": tables.markdown(tables.maps(findings.maps_table(found.maps, scores.FILLS, study.size.exploring)).shown),
-    "accuracy": tables.markdown(tables.accuracy(runs).shown),
-    "looks": {name: look.colour for name, look in style.looks(runs.precision).items()},
-}))
-"""
 KEY = "from study import cells, settings; s = settings.load(); c = s.cell('mnist', 'w2a2', 'guided');"
 KEY += "print(cells.train_network.key(s.recipe(c), 0, 'cpu'))"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A scratch copy of what the study runs, without results."""
+    """A scratch copy of what the study runs, without results but for the figure's numbers."""
     for name in ("saqlib", "study", "site/pages", "tests/sample"):
         shutil.copytree(paths.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(paths.PARAMS, tmp_path)
+    for name in ("build", "results/figures"):
+        (tmp_path / name).mkdir(parents=True)
     return tmp_path
 
 
-def apply(folder, title: str, **replaced: str) -> None:
-    """Make the change of one section as a reader does, from the page of the copy."""
-    text = DIFFS[title]
-    for old, new in replaced.items():
-        assert old in text
-        text = text.replace(old, new)
-    subprocess.run(["git", "apply", "-C1", "-"], cwd=folder, input=text.encode(), check=True)
+def blocks(title: str, language: str = "") -> list[str]:
+    """What stands between the fences of a section, of this language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", SECTIONS[title], flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
+def apply(folder, *titles: str, **replaced: str) -> None:
+    """Make the change of sections as a reader does, from the page."""
+    for title in titles:
+        (text,) = blocks(title, "diff")
+        for old, new in replaced.items():
+            assert old in text
+            text = text.replace(old, new)
+        subprocess.run(["git", "apply", "-C1", "-"], cwd=folder, input=text.encode(), check=True)
+
+
+def commands(title: str, program: str) -> list[list[str]]:
+    """The commands of a section that start this module or code, without `python`."""
+    found = [shlex.split(line)[1:] for block in blocks(title) for line in re.split(r"\n(?=python)", block)]
+    return [command for command in found if program in command]
 
 
 def python(folder, *arguments: str) -> str:
@@ -71,37 +63,63 @@ def python(folder, *arguments: str) -> str:
     return done.stdout
 
 
+def looked(folder, title: str, *columns: int) -> pd.DataFrame:
+    """What the command of a section prints, of these of its cells."""
+    command = commands(title, "study.look")[0]
+    cells = command[2:]
+    printed = python(folder, *command[:2], *(cells[i] for i in columns))
+    return pd.read_fwf(io.StringIO(printed), index_col=0)
+
+
+def network(folder, cell: str, what: str) -> str:
+    """What a network that was trained there has."""
+    loaded = f"models.load({cell!r}, 0, paths.BUILD / 'smoke')"
+    return python(folder, "-c", f"from study import models, paths; print({loaded}.{what})").strip()
+
+
 def test_every_section_is_tried_here():
-    """And every change of the page is the only one of its section."""
-    titles = {"A bit-width", "A dataset of the same shape", "A score", "A fill", "A saliency method", "A figure"}
-    assert DIFFS.keys() == titles and PAGE.count("```diff") == len(titles)
+    """Each has one change and a command that shows it."""
+    titles = {"A bit-width", "A network", "A dataset of the same shape", "A score", "A fill", "A saliency method",
+              "A figure"}  # fmt: skip
+    assert SECTIONS.keys() == titles and PAGE.count("```diff") == len(titles)
+    assert all(commands(title, "study.look") or commands(title, "-c") for title in titles)
 
 
-def test_a_bit_width_and_a_figure(folder):
-    """Networks of those bits are trained, scored and tabled; a colour changes; the key of no other network does."""
-    for title in ("A bit-width", "A figure"):
-        apply(folder, title)
+def test_a_bit_width(folder):
+    """Networks of those bits are trained and scored; the key of no other network changes."""
+    apply(folder, "A bit-width")
     assert python(folder, "-c", KEY) == python(paths.ROOT, "-c", KEY)
-    left = json.loads(python(folder, "-c", RUN, "mnist", "fp32", "w3a3"))
-    assert [f"{row['precision']} {row['seed']}" for row in left["runs"]] == ["fp32 0", "fp32 1", "w3a3 0", "w3a3 1"]
-    assert all(row["test_accuracy"] > 20 and row["gini"] for row in left["runs"]) and "w3a3" in left["accuracy"]
-    assert left["looks"] == {"fp32": "#222222", "w3a3": "#009E73"}
-    weights = "from study import models; n = models.load('mnist-w3a3-standard', 0); print(n.conv2.bits, n.conv1.bits)"
-    assert python(folder, "-c", weights) == "3 8\n"
+    found = looked(folder, "A bit-width", 1)["mnist-w3a3-standard"]
+    assert found["accuracy (%)"] > 50 and found["map: pass_through"] > found["map: straight_through"] > 0
+    assert network(folder, "mnist-w3a3-standard", "conv2.bits") == "3"
+
+
+def test_a_network(folder):
+    """A wider one is trained."""
+    apply(folder, "A network")
+    found = looked(folder, "A network", 0)["fashion_mnist-fp32-standard"]
+    assert found["accuracy (%)"] > 30 and found["map: straight_through"] > 0
+    assert network(folder, "fashion_mnist-fp32-standard", "conv2.out_channels") == "32"
 
 
 def test_a_dataset_a_score_a_fill_and_a_method(folder):
-    """Each reaches the results and tables of a run; FashionMNIST's sample stands in for KMNIST's files."""
+    """Each is a row or the column of what is printed; FashionMNIST's sample stands in for KMNIST's files."""
     source = paths.SAMPLE / "fashion_mnist"
     hashes = [hashlib.sha256(content(source, name)).hexdigest() for name in FILES]
     apply(folder, "A dataset of the same shape", **dict(zip(CAPITALS, hashes, strict=True)))
-    for title in ("A score", "A fill", "A saliency method"):
-        apply(folder, title)
+    apply(folder, "A score", "A fill", "A saliency method")
     for place in (folder / "tests" / "sample", folder / "data"):
         shutil.copytree(source, place / "kmnist")
-    fetch = "from study import download; download.fetch('kmnist', print)"
-    assert "verified" in python(folder, "-c", fetch)
-    left = json.loads(python(folder, "-c", RUN, "kmnist", "fp32", "w2a2"))
-    assert len(left["runs"]) == 4 and "KMNIST" in left["accuracy"]
-    assert all(0 < row["peak"] < 1 and -1 < row["relevance_gain_grey"] < 1 for row in left["runs"])
-    assert "Peak" in left["secondary"] and "\ngrey," in left["fills"] and "gradient times input" in left["maps"]
+    assert "verified" in python(folder, "-c", "from study import download; download.fetch('kmnist', print)")
+    found = looked(folder, "A dataset of the same shape", 1)["kmnist-w2a2-standard"]
+    assert found["accuracy (%)"] > 30 and 0 < found["peak"] < 1
+    assert -1 < found["relevance_gain_grey"] < 1 and -1 < found["map: gradient_times_input"] < 1
+
+
+def test_a_figure(folder):
+    """Drawn from what is committed beside it, in the new colour and not in the old one."""
+    apply(folder, "A figure")
+    shutil.copy(paths.RESULTS / "figures" / "which_map.csv", folder / "results" / "figures")
+    python(folder, *commands("A figure", "-c")[0])
+    colours = {colour for _, colour in Image.open(folder / "build" / "which_map.png").convert("RGB").getcolors(10**6)}
+    assert (0xD5, 0x5E, 0x00) in colours and (0xE6, 0x9F, 0x00) not in colours

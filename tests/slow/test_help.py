@@ -16,7 +16,6 @@ ENTRIES = [
     for path in sorted((paths.ROOT / folder).rglob("*.py"))
     if "node_modules" not in path.parts and '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 ]
-OPEN = pytest.mark.xfail(reason="study.report.paper has no argparse: it compiles the paper whatever it is asked")
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +51,7 @@ def started(entry) -> list[str]:
 
 
 @pytest.mark.parametrize("optimize", ["", "2"])
-@pytest.mark.parametrize(
-    "entry",
-    [pytest.param(each, marks=[OPEN] * (each.name == "paper.py" and "report" in each.parts)) for each in ENTRIES],
-    ids=str,
-)
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_help_prints_the_usage_and_writes_nothing(entry, optimize, checkout):
     """No file is new, changed or gone."""
     before = state(checkout)

@@ -18,6 +18,7 @@ from tests.helpers.workspaces import digests
 
 DATASETS = settings.load().grid.datasets
 TRAIN, FILLS, CLARITY = ({f"{stage}@{dataset}" for dataset in DATASETS} for stage in ("train", "fills", "clarity"))
+SHOW = {f"show@{name}" for name in ("05_results", "06_why", "07_checks")}
 TRAINED, SCORED = {*TRAIN, "ablate"}, {*FILLS, *CLARITY, "ablate"}
 CELLS = [str(cell) for cell in settings.load().grid.cells]
 
@@ -81,7 +82,7 @@ TABLE = {
     "where and how fast": (
         appended("study.tasks", "study.processes", "study.run", "study.download"), set(), []),
     "a release of matplotlib": (
-        text("locks/report.lock", "matplotlib==", "matplotlib==99."), {"data", "compare", "paper"}, []),
+        text("locks/report.lock", "matplotlib==", "matplotlib==99."), {"data", "compare", *SHOW, "paper"}, []),
     "a setting of guidance": (
         params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), {*TRAINED, "paper"},
         [cell for cell in CELLS if cell.endswith("-guided")]),

@@ -59,7 +59,8 @@ def test_it_leaves_what_a_reader_looks_for(calm):
             "paper/paper.pdf"} <= names  # fmt: skip
     executed = {name for name in names if name.startswith("results/notebooks/")}
     assert executed == {f"results/notebooks/{name}.ipynb" for name in
-                        ("01_data", "02_train-mnist", "03_clarity-mnist", "04_deploy", "05_compare")}  # fmt: skip
+                        ("01_data", "02_train-mnist", "03_clarity-mnist", "04_deploy", "05_results", "06_why",
+                         "07_checks")}  # fmt: skip
     assert not [name for name in names if name.endswith(".partial")]
 
 
@@ -135,9 +136,9 @@ def test_a_stale_stage_takes_its_networks_from_the_store(copy):
 
 
 def test_notebooks_are_started_once_a_dataset_at_most(stages):
-    """At most eight executed copies of the whole grid."""
+    """At most nine executed copies of the whole grid, of which three only read results."""
     runs = [NOTEBOOK.match(stage.cmd) for stage in stages.values() if NOTEBOOK.match(stage.cmd)]
-    assert len(runs) <= 8 and {match[1] for match in runs} == {
+    assert len(runs) <= 9 and {match[1] for match in runs} == {
         path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if path.stem[:2].isdigit()
     }
     assert len((paths.ROOT / "dvc.yaml").read_text().splitlines()) <= 180
@@ -160,14 +161,15 @@ def test_stages_depend_on_their_code_and_on_the_numerics(stages):
     """On one copy of code, never on a file whose words change by hand; what draws, on the lock of the report."""
     drawing = set()
     for name, stage in stages.items():
-        kind, deps = name.split("@")[0], dependencies(stage)
-        if kind in dvc.CODE:
-            assert {dep for dep in deps if dep.startswith("build/code/")} == {f"build/code/{kind}.py"}, name
+        (kind, _, part), deps = name.partition("@"), dependencies(stage)
+        code = part if kind == "show" else kind
+        if code in dvc.CODE:
+            assert {dep for dep in deps if dep.startswith("build/code/")} == {f"build/code/{code}.py"}, name
             assert "locks/numerics.lock" in deps or kind == "paper"
             assert not any(dep.startswith(("notebooks", "saqlib", "study", "locks/tools")) for dep in deps), name
         drawing |= {kind} if "locks/report.lock" in deps else set()
-    assert {name.split("@")[0] for name in stages} == {*dvc.CODE, "code", "metrics", "notebooks"}
-    assert drawing == {"data", "compare", "paper"}
+    parts = {name.removeprefix("show@").split("@")[0] for name in stages}
+    assert parts == {*dvc.CODE, "code", "metrics", "notebooks"} and drawing == {"data", "compare", "show", "paper"}
 
 
 def test_fills_are_decided_before_a_test_image_is_scored(stages):

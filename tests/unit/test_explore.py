@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -115,16 +115,25 @@ def test_the_table_says_what_the_networks_answer():
     answers = explore.ask(explore.files("mnist", "guided"), "mnist", IMAGE)
     assert shown.count("<img") == 1 + len(answers) == shown.count("alt=")
     for answer in answers:
-        assert f"{answer.name}, {answer.confidence:.0%}" in shown and f"focus {answer.focus:.2f}" in shown
+        assert f"{answer.name}<br>{explore.percent(answer.confidence)}<" in shown
+        assert f"focus {answer.focus:.2f}" in shown
     source = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]+)"', shown)[1])
     assert (np.asarray(Image.open(io.BytesIO(source))) == 255 - IMAGE).all()
     less = explore.table("mnist", "guided", IMAGE, TRUTH, share=0.3)
     left = explore.remove("mnist", IMAGE, answers[0].map, 0.3, fill="mean")
     sure = explore.confidence(explore.files("mnist", "guided")["fp32"], left, answers[0].label)
-    assert less.count("<img") == 1 + 2 * len(answers) and f"{answers[0].name}: {sure:.0%}" in less
+    assert less.count("<img") == 1 + 2 * len(answers) and f"{answers[0].name}<br>{explore.percent(sure)}" in less
     wrong = [explore.table("mnist", "guided", IMAGE, truth).count("#D62728") for truth in (TRUTH, "8", "")]
     assert wrong == [1, 5, 0], "the untrained network's, all, and without a truth none"
-    assert explore.sentence("mnist", "guided", IMAGE) == "fp32: 7, w4a4: 7, mixed: 7, w2a2: 7"
+    assert explore.sentence("mnist", "guided", IMAGE) == "full precision: 7, 4 bits: 7, 4/2 bits: 7, 2 bits: 7"
+
+
+@given(st.floats(0, 1))
+@example(0.9997)
+def test_what_is_not_certain_is_not_100_percent(share):
+    """Rounded to a tenth of a percent, but never to 100 %, which would look surer than 99.9 % elsewhere."""
+    words = explore.percent(share)
+    assert "100" not in words and abs(float(words.removeprefix("over ").removesuffix(" %")) - 100 * share) <= 0.11
 
 
 def test_every_handle_changes_what_is_shown(both_maps):
@@ -156,7 +165,9 @@ def test_clipped_networks_are_compared_with_both_maps():
     """The pass-through map stands beside the straight-through one where activations are clipped."""
     networks = {name: models.load(f"mnist-{name}-guided") for name in ("fp32", "w2a2")}
     _, *panels = explore.compare(networks, "mnist", 7).axes
-    assert [axes.get_title() for axes in panels] == ["fp32: 7, 100%", "w2a2: 7, 100%", "w2a2, pass-through"]
+    assert [axes.get_title() for axes in panels] == [
+        "fp32: 7\nover 99.9 %", "w2a2: 7\nover 99.9 %", "w2a2\npass-through"
+    ]  # fmt: skip
     shown = as_input(torch.from_numpy(IMAGE.copy())[None])
     score = scores.gini(input_gradient(networks["w2a2"], shown, saturated="pass")).item()
     assert panels[2].get_xlabel().startswith(f"focus {score:.2f}, ")

@@ -1,4 +1,4 @@
-"""Tests of study.report.style, figures, effects and training: looks of precisions, what is shown, files, print."""
+"""Tests of study.report.style and of the figures: looks of precisions, what is shown, files, print."""
 
 import base64
 import io
@@ -18,12 +18,14 @@ from PIL import Image
 from scipy import stats
 
 from study import paths, settings
-from study.report import effects, figures, labels, style, training
+from study.report import effects, figures, labels, main_figures, style, training
 from tests.helpers import made
 from tests.helpers.made import DATASETS, DRAWN, FIVE, PRECISIONS, TRAININGS
 
 PAPER = (paths.ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
-NO_PRECISIONS = {"data", "ablations", "maps", "variants"}  # or in words of their own
+NO_PRECISIONS = {"data", "ablations", "looks", "saturation", "guidance", "fills"}  # or beside the panels
+ENDS = ("training_maps", "which_map")  # show not all precisions, but the first and the last
+WORDS = [labels.precision(name) for name in FIVE]
 AGAIN = ("gradients", "training_maps")  # one of each kind, whose bytes are compared
 
 
@@ -86,7 +88,8 @@ def shown_order(figure) -> list[list[str]]:
     texts = [[t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes]
     texts += [[t.get_text() for t in legend.get_texts()] for legend in figure.legends]
     texts += [[axes.get_title() for axes in figure.axes], [axes.get_ylabel() for axes in figure.axes]]
-    lists = [[text for text in each if text in FIVE] for each in texts]
+    lists = [[labels.precision(text.replace("\n", " ").split(",")[0]) for text in each] for each in texts]
+    lists = [[text for text in each if text in WORDS] for each in lists]
     return [each for each in lists if each]
 
 
@@ -97,9 +100,9 @@ def test_w3a3_stands_between_w4a4_and_w2a2(name, drawn):
     assert lists
     for each in lists:
         block = each[: len(dict.fromkeys(each))]
-        expected = [p for p in FIVE if p in block]
+        expected = [p for p in WORDS if p in block]
         assert each == block * (len(each) // len(block)) and block == expected
-        assert block[-1] == "w2a2" and (len(block) >= 4 or name == "training_maps")
+        assert block[-1] == "2 bits" and (len(block) >= 4 or name in ENDS)
 
 
 # ------------------------------------------------------------------------------------------------- every figure
@@ -158,12 +161,16 @@ def test_the_least_that_a_reader_runs_can_be_drawn():
     """One dataset, one training, one seed, no loss to explain, nothing that was measured of faithfulness."""
     own = "dataset == 'mnist' and training == 'standard' and precision in ('fp32', 'w2a2')"
     runs = made.runs(seeds=1).query(own).assign(faithfulness=np.nan)
-    nothing = made.map_means().query(own).assign(mean=np.nan, low=np.nan, high=np.nan)
+    numbers = {name: frame.query(own if "training" in frame else "dataset == 'mnist'")
+               for name, frame in made.main_numbers().items()}  # fmt: skip
+    nothing = {name: frame.assign(**dict.fromkeys(frame.columns.intersection(["mean", "low", "high", "kept"]), np.nan))
+               for name, frame in numbers.items()}  # fmt: skip
     least = [
         figures.clarity(runs, made.controls().iloc[:0]), figures.preservation(runs, runs, "fp32"),
-        figures.amplitude(runs, made.of_the_reference(runs)), figures.trade_off(runs),
-        figures.removal(made.removal().query(own)),
-        effects.maps(nothing, "fp32"), effects.variants(made.variants().query(own).assign(mean=np.nan)),
+        figures.amplitude(runs, made.of_the_reference(runs)), figures.removal(made.removal().query(own)),
+        main_figures.map_first(nothing["map_first"], 0.5), main_figures.which_map(nothing["which_map"], "fp32"),
+        main_figures.saturation(nothing["saturation"]), main_figures.guidance(nothing["guidance"], 0.5),
+        main_figures.fills(nothing["fills"]), main_figures.looks({"mnist": made.looks(1)}),
     ]  # fmt: skip
     for figure in least:
         figure.draw_without_rendering()
@@ -171,10 +178,14 @@ def test_the_least_that_a_reader_runs_can_be_drawn():
 
 def test_a_new_dataset_is_in_every_figure(monkeypatch):
     """In a panel of its own, in the legend of ablations with a look of its own."""
-    runs = made.runs()
-    runs = pd.concat([runs, runs[runs.dataset == "mnist"].assign(dataset="letters")])
-    titles = [axes.get_title() for axes in figures.trade_off(runs).axes]
+    numbers = made.main_numbers()
+    numbers = {name: pd.concat([own, own[own.dataset == "mnist"].assign(dataset="letters")])
+               for name, own in numbers.items()}  # fmt: skip
+    titles = [axes.get_title(loc="left") for axes in main_figures.map_first(numbers["map_first"], 0.5).axes]
     assert titles == ["MNIST", "FashionMNIST", "letters"]
+    titles = [axes.get_title() for axes in main_figures.which_map(numbers["which_map"], "fp32").axes]
+    assert titles[-2:] == ["letters, standard", "letters, guided"]
+    assert main_figures.fills(numbers["fills"]).axes[-1].get_title() == "letters"
     changes = pd.concat([made.ablated(), made.ablated().assign(dataset="letters")])
     handles = effects.ablations(changes).legends[0].legend_handles[:3]
     assert len({(to_hex(handle.get_color()), handle.get_marker()) for handle in handles}) == 3
@@ -216,36 +227,16 @@ def test_a_notebook_shows_the_figure_with_its_words(tmp_path, monkeypatch):
 
 
 def test_every_figure_has_words():
-    """Its own, or those of its kind: a new dataset's maps, and a figure that nobody has described."""
+    """Its own, or those of its kind, as a new dataset's maps; and a figure that nobody has described."""
     words = style.alternatives()
     datasets = settings.load().grid.datasets
     every = [name + d if name.endswith("_") else name for name in DRAWN for d in datasets]
     assert set(every) <= set(words) and all(len(style.alternative(name)) > 60 for name in every)
-    assert style.alternative("maps_letters") == words["maps_*"]
-    assert style.alternative("saliency_letters_shared") == words["saliency_*"]
+    assert style.alternative("saliency_letters") == words["saliency_*"]
     assert style.alternative("something_new") == "Figure: something new."
 
 
 # ------------------------------------------------------------------------------------------- what figures show
-
-
-def points(axes):
-    """The offsets of all scatter points of a panel."""
-    return np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
-
-
-def test_trade_off_shows_every_network_and_mean():
-    """A point for each network and mean, and a line for each seed and training, in order of bits."""
-    runs = made.runs().query("dataset == 'mnist'")
-    (axes,) = figures.trade_off(runs.iloc[::-1]).axes
-    columns = ["test_accuracy", "faithfulness"]
-    means = runs.groupby(["precision", "training"])[columns].mean().to_numpy()
-    expected = np.concatenate([runs[columns].to_numpy(), means])
-    np.testing.assert_allclose(np.sort(points(axes), axis=0), np.sort(expected, axis=0))
-    seed = runs.query("training == 'standard' and seed == 0").set_index("precision").loc[list(PRECISIONS)]
-    assert len(axes.lines) == 6 and any(np.array_equal(each.get_xdata(), seed.test_accuracy) for each in axes.lines)
-    unmeasured = made.runs().query("dataset != 'mnist'").assign(faithfulness=np.nan)
-    assert [each.get_title() for each in figures.trade_off(pd.concat([runs, unmeasured])).axes] == ["MNIST"]
 
 
 def test_clarity_shows_seeds_means_and_intervals(drawn):
@@ -284,9 +275,9 @@ def test_preservation_leaves_the_reference_out_and_draws_two_seeds_of_it(referen
     pairs = pairs.assign(preservation_spearman=np.where(pairs.training == "guided", 8.0, 7.0))
     figure = figures.preservation(runs, pairs, reference)
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == [p for p in PRECISIONS if p != reference]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["full\nprecision", "4/2\nbits", "2\nbits"]
     assert [each.get_ydata()[0] for each in axes.lines if list(each.get_xdata()) == [0, 1]] == [7.0, 8.0]
-    assert figure.legends[0].get_texts()[-1].get_text() == f"two {reference} seeds of that training"
+    assert figure.legends[0].get_texts()[-1].get_text() == "two seeds of 4 bits, that training"
 
 
 def test_gradients_leave_out_the_largest_fiftieth():
@@ -408,34 +399,104 @@ def marks(axes) -> list[tuple]:
     ]  # fmt: skip
 
 
-def test_marks_of_maps_are_the_means_of_all_seeds(drawn):
-    """Rows in order: full precision, then the maps of the fewest bits, filled, and the most, open; two lines."""
-    figure, table = drawn["maps"], made.map_means(FIVE).query("fill == 'qualifying' and seeds == 'all'")
+def test_which_map_shows_the_means(drawn):
+    """Rows in order: full precision, then the maps of the fewest bits, filled, and the most, open; of other methods
+    full precision, too; two lines.
+    """
+    figure, table = drawn["which_map"], made.map_means(FIVE).query("fill == 'qualifying' and seeds == 'all'")
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows == ["full precision", "straight-through", "clip only", "round only", "passed through",
                     "integrated gradients", "occlusion"]  # fmt: skip
     assert [axes.get_title() for axes in figure.axes[:2]] == ["MNIST, standard", "MNIST, guided"]
     own = table.query("dataset == 'fashion_mnist' and training == 'guided'").set_index(["precision", "map"])["mean"]
     expected = [("full precision", own["fp32", "straight_through"], "#222222")]
+    expected += [
+        (labels.map_name(name), own["fp32", name], "#222222") for name in ("integrated_gradients", "occlusion")
+    ]
     for precision, face in (("w4a4", "#ffffff"), ("w2a2", "#e69f00")):
-        expected += [(labels.map_name(name), own[precision, name], face) for name in effects.MAPS]
-    assert marks(figure.axes[3]) == expected
+        expected += [(labels.map_name(name), own[precision, name], face) for name in main_figures.MAPS]
+    assert sorted(marks(figure.axes[3])) == sorted(expected)
     lines = [line.get_xdata()[0] for line in figure.axes[3].lines if line.get_linestyle() != "None"]
-    assert lines == pytest.approx([own["fp32", "straight_through"], own["fp32", "image"], 0])
-    assert figure.axes[3].get_xlim()[1] > max(own["fp32", "image"], own["w2a2", "round_only"])
+    assert sorted(lines) == pytest.approx(sorted([own["fp32", "straight_through"], own["fp32", "image"], 0]))
 
 
-def test_variants_stand_beside_the_main_grid_with_what_is_clipped(drawn):
-    """Straight-through filled, passed through open; a share beside each row of a quantized network that was run."""
-    figure, table = drawn["variants"], made.variants(FIVE)
+def test_saturation_stands_beside_the_main_grid_with_what_is_clipped(drawn):
+    """Straight-through filled, passed through open; a share beside each row of a quantized network that was run; 8 bits
+    behind full precision, and the other network by itself.
+    """
+    figure, table = drawn["saturation"], made.main_numbers(FIVE)["saturation"]
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert rows == [*map(labels.precision, FIVE), "2 bits, not rounded", "2 bits, no clip"]
+    assert rows == ["full precision", "8 bits", "4 bits", "w3a3", "4/2 bits", "2 bits", "2 bits, nothing clipped",
+                    "2 bits, not rounded"]  # fmt: skip
+    assert [axes.get_title() for axes in figure.axes] == [
+        "MNIST,\nstandard", "MNIST,\nguided", "FashionMNIST,\nstandard", "FashionMNIST,\nguided",
+        "MNIST,\nsecond network"]  # fmt: skip
     own = table.query("dataset == 'mnist' and training == 'guided' and variant == 'max_range'").set_index("metric")
-    assert ("2 bits, no clip", own["mean"].straight_through, "#d55e00") in marks(figure.axes[1])
-    assert ("2 bits, no clip", own["mean"].pass_through, "#ffffff") in marks(figure.axes[1])
-    shares = [[text.get_text() for text in axes.texts] for axes in figure.axes[:2]]
-    assert shares == [["5.0 %"] * 4 + ["2.0 %"], ["5.0 %"] * 4 + ["2.0 %"] * 2]
-    assert len(marks(figure.axes[0])) == 12 and len(marks(figure.axes[1])) == 14
+    assert ("2 bits, nothing clipped", own["mean"].straight_through, "#d55e00") in marks(figure.axes[1])
+    assert ("2 bits, nothing clipped", own["mean"].pass_through, "#ffffff") in marks(figure.axes[1])
+    shares = [[text.get_text() for text in axes.texts] for axes in (*figure.axes[:2], figure.axes[-1])]
+    assert shares == [["5.0 %"] * 4 + ["2.0 %"] * 2, ["5.0 %"] * 4 + ["2.0 %"] * 3, ["2.0 %"] * 2]
+    assert {mark[0] for mark in marks(figure.axes[-1])} == {"full precision", "2 bits"}
+
+
+def test_map_first_goes_from_full_precision_to_the_fewest_bits(drawn):
+    """A mark for each mean, a faint point for each seed, a line where the image stands, an arrow from each mean to the
+    next, and the margin.
+    """
+    axes, table = drawn["map_first"].axes[1], made.main_numbers(FIVE)["map_first"].query("dataset == 'fashion_mnist'")
+    means = table[table.seed.isna() & (table.precision != "image")]
+    shown = np.array([np.ravel(each[0].get_data()) for each in axes.containers])
+    np.testing.assert_allclose(shown, means[["kept", "points"]] * [100, 1])
+    seeds = np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections if len(each.get_offsets()) > 1])
+    np.testing.assert_allclose(seeds, table[table.seed.notna()][["kept", "points"]] * [100, 1])
+    dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed == pytest.approx(list(100 * table.kept[table.precision == "image"]))
+    arrows = [(each.xyann, each.xy) for each in axes.texts]
+    own = means[means.training == "guided"][["kept", "points"]] * [100, 1]
+    places = [tuple(row) for row in own.to_numpy()]
+    assert arrows[len(FIVE) - 1 :] == list(zip(places, places[1:], strict=False))
+    box = axes.patches[0].get_bbox()
+    assert (box.y0, box.y1) == (-0.5, 0.5)
+
+
+def test_guidance_shows_gain_and_price_by_ranking(drawn):
+    """A row for each dataset and precision below the dataset's name; by magnitude filled, by sign open."""
+    figure, table = drawn["guidance"], made.main_numbers(FIVE)["guidance"]
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["MNIST", *WORDS, "FashionMNIST", *WORDS]
+    for axes, question in zip(figure.axes, ("faithfulness", "accuracy"), strict=True):
+        own = table[table.question == question]
+        for ranking, face in (("magnitude", "#0072b2"), ("signed", "#ffffff")):
+            expected = [
+                (labels.precision(row.precision), row.mean, face) for row in own[own.ranking == ranking].itertuples()
+            ]
+            assert [mark for mark in marks(axes) if mark[2] == face] == expected and len(expected) == 10
+    assert "No guided network" in main_figures.guidance(table.iloc[:0], 0.5).axes[0].texts[0].get_text()
+
+
+def test_fills_are_bars_of_map_and_image(drawn):
+    """In the order of the fills; what does not qualify is shaded."""
+    axes, table = drawn["fills"].axes[0], made.main_numbers(FIVE)["fills"].query("dataset == 'mnist'")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["black", "mean", "noise", "blur"]
+    *bars, shaded = axes.patches
+    expected = [*table["mean"][table["map"] == "straight_through"], *table["mean"][table["map"] == "image"]]
+    assert [bar.get_height() for bar in bars] == pytest.approx(expected)
+    assert (shaded.get_x(), shaded.get_width()) == (-0.5, 1)
+
+
+def test_looks_have_their_scores_below_and_each_map_its_scale(drawn):
+    """A block for each dataset: the image, its maps, each up to its 99th percentile; a dash for what was not scored."""
+    shown, every = made.looks(), drawn["looks"].axes[:16]
+    panels = np.array(every).reshape(2, 8)
+    np.testing.assert_array_equal(panels[1, 4].images[0].get_array(), shown.images[1])
+    for column, name in enumerate(shown.maps, 5):
+        image = panels[1, column].images[0]
+        np.testing.assert_array_equal(image.get_array(), np.abs(shown.maps[name][1]))
+        assert image.get_clim() == (0, pytest.approx(np.percentile(np.abs(shown.maps[name][1]), 99)))
+    below = [[text.get_text() for text in axes.texts] for axes in panels[1, 4:]]
+    assert below == [["b", "\nall images"], ["0.25", "\n0.12"], ["−0.75", "\n0.12"], ["–", "\n0.12"]]
+    assert [axes.get_title() for axes in panels[0, :4]] == [
+        "input", "full\nprecision", "2 bits,\npassed\nthrough", "untrained"]  # fmt: skip
 
 
 def dots(axes) -> list[tuple]:
@@ -460,7 +521,8 @@ def test_every_effect_is_a_point_and_the_main_grid_one_for_each_comparison(drawn
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[:3] == ["main grid", "same again", "turned"]
     heads = [text.get_text() for text in figure.axes[0].texts]
-    assert heads == ["w2a2 − fp32, standard", "w2a2 − fp32, guided", "guided − standard, w2a2"]
+    assert heads == ["2 bits − full precision, standard", "2 bits − full precision, guided",
+                     "guided − standard, 2 bits"]  # fmt: skip
 
 
 def test_what_the_main_grid_does_not_conclude_is_pale_and_nothing_is_said_to_be_nothing():

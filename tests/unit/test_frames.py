@@ -8,7 +8,7 @@ import xarray as xr
 from saqlib.data import DATASETS
 from saqlib.findings import readings, retained
 from saqlib.grid import grid as grid_of
-from saqlib.scores import FILLS, GAINS, GRADIENT, PRESERVATION, PRIMARY, UNTRAINED
+from saqlib.scores import FILLS, GAINS, GRADIENT, PASS_THROUGH, PRESERVATION, PRIMARY, UNTRAINED
 from study import files, frames, settings
 from study.frames import MissingError, collect, mean, outline, strata
 from study.settings import Cell, Grid
@@ -284,7 +284,34 @@ def test_means_of_strata():
     np.testing.assert_array_equal(mean(np.array([[7.0, 8.0], [7.0, 8.0]]), groups), [7.0, np.nan])
 
 
-# --- maps of seed 0 ---
+# --- maps of the typical seed ---
+
+
+def a_cell(accuracies, scores):
+    """Scores of as many seeds, the same for every map and score, of four images that are right so many times."""
+    labels = {"map": [GRADIENT, PASS_THROUGH], "score": [*PRIMARY, *GAINS], "image": range(4)}
+    shape = (len(scores), 2, len(labels["score"]), 4)
+    values = np.broadcast_to(np.asarray(scores, float)[:, None, None, None], shape)
+    right = np.array([[place < count for place in range(4)] for count in accuracies]).astype(int)
+    arrays = {"scores": (("seed", *labels), values), "predicted": (("seed", "image"), right), "label": ("image", [1] * 4)}
+    return xr.Dataset(arrays, labels | {"seed": range(len(scores))})
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([([1, 2, 3], [5, 6, 9])], 1),
+        ([([2, 2, 2], [9, 6, 7])], 2),  # what all seeds share tells none apart
+        ([([1, 4, 2], [3, 3, 3])], 2),  # accuracy counts
+        ([([1, 4, 2], [3, 5, 9])], 1),  # as one number of several
+        ([([0, 4], [1, 2])], 0),  # two are always equally near
+        ([([2, 2, 2], [1, 2, 3]), ([2, 2, 2], [1, 30, 3])], 2),  # over all precisions together
+        ([([2, 2, 2, 2], [np.nan, 1, 2, 4])], 2),  # dead maps are no typical ones
+    ],
+)
+def test_typical_seed_is_the_nearest_to_the_medians(cells, expected):
+    """By hand: distances in units of the interquartile range."""
+    assert frames._typical({str(at): a_cell(*cell) for at, cell in enumerate(cells)}) == expected
 
 
 def kept(maps, images):
@@ -327,18 +354,19 @@ def test_saliency_grid(grid):
     root, every = grid
     images, names, blocks = frames.saliency_grid("fashion_mnist", STUDY.grid, root)
     cells = {cell: each for cell, each in every.items() if cell.dataset == "fashion_mnist"}
+    seeds = {training: frames.typical_seed("fashion_mnist", training, STUDY.grid, root) for training in blocks}
     order, chosen = range(written.SHOWN)[::-1], []
     for label in range(10):
         places = [place for place in order if place % 10 == label]
-        right = [place for place in places if all(int(a.predicted[0, place]) == label for a in cells.values())]
+        right = [place for place in places if all(int(a.predicted[seeds[c.training], place]) == label for c, a in cells.items())]
         chosen.append((right or places)[0])
     assert set(chosen) != set(order[:10]), "the seed must make the choice matter"
     for cell, whole in cells.items():
-        maps, own = blocks[cell.training][cell.precision], whole.sel(seed=0).isel(image=chosen)
+        maps, own = blocks[cell.training][cell.precision], whole.sel(seed=seeds[cell.training]).isel(image=chosen)
         expected = own.scores.sel(map=GRADIENT, score=["gini", "morans_i"])
         np.testing.assert_array_equal([maps.gini, maps.morans_i], expected)
         np.testing.assert_array_equal(maps.probability, own.probability)
-        np.testing.assert_array_equal(maps.maps, whole.kept_map.values[[written.SHOWN - 1 - place for place in chosen]])
+        np.testing.assert_array_equal(maps.maps, own.kept_map.values[[written.SHOWN - 1 - place for place in chosen]])
         np.testing.assert_array_equal(maps.correct, own.predicted == np.arange(10))
     assert images.shape == (10, 28, 28) and names == DATASETS["fashion_mnist"].classes
     assert list(blocks["standard"]) == list(STUDY.grid.precisions)
@@ -417,3 +445,19 @@ def test_cells_scored_on_other_images_are_refused(tmp_path):
             collect(NARROW, "fp32", tmp_path)
     with pytest.raises(MissingError, match="mnist-w4a4-standard.json"):
         collect(Grid(("mnist",), ("fp32", "w4a4"), ("standard",)), "fp32", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "No columns to parse"), (b"\xff", "codec can't decode"), (b"dataset,precision\na,b\n", "no training"),
+        (b"dataset,precision,training,seed,test_accuracy\n", "no row"),
+        (b"dataset,precision,training,seed,test_accuracy\na,b,c,0,good\n", "could not convert string to float: 'good'"),
+    ],
+)  # fmt: skip
+def test_runs_that_are_no_table_of_numbers_are_refused(tmp_path, content, reason):
+    """One line that names the file and the stage that writes it."""
+    files.write(tmp_path / "results" / "runs.csv", content)
+    with pytest.raises(MissingError, match="runs.csv is not what its stage wrote .*dvc repro compare") as refused:
+        frames.runs(tmp_path)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)

@@ -1,8 +1,8 @@
-"""The first screen of README and site says what results/ say; and what the README names exists and runs."""
+"""The front page says what results/ say, or stops; and what README and docs name exists and runs."""
 
 import importlib.util
 import re
-from collections.abc import Sequence
+import shutil
 
 import pandas as pd
 import pytest
@@ -17,113 +17,114 @@ DOCS = {path.relative_to(paths.ROOT): path.read_text(encoding="utf-8") for path 
 
 
 @pytest.fixture
-def runs(tmp_path):
-    """Three seeds on one dataset: accuracy falls, Gini stays, guidance makes up for lost faithfulness."""
-    rows = [
-        {"dataset": "mnist", "precision": precision, "training": training, "seed": seed, "gini": 0.5, "morans_i": 0.5,
-         "test_accuracy": 99 - bits + 0.1 * seed,
-         "faithfulness": 0.6 - bits * (0.01 if training == "guided" else 0.2) - 0.01 * seed * bits}
-        for training in ("standard", "guided") for bits, precision in enumerate(("fp32", "w2a2")) for seed in range(3)
-    ]  # fmt: skip
-    frame, folder = pd.DataFrame(rows), tmp_path / "results"
-    (folder / "tables").mkdir(parents=True)
-    frame.to_csv(folder / "runs.csv", index=False)
-    keys = ["dataset", "training", "precision"]
-    means = frame.groupby(keys, sort=False).mean().reset_index()
-    accuracy = means.rename(columns={"test_accuracy": "mean"})[[*keys, "mean"]]
-    accuracy.to_csv(folder / "tables" / "accuracy.csv", index=False)
-    clarity = means.melt(keys, ["gini", "morans_i", "faithfulness"], var_name="metric", value_name="mean")
-    clarity.rename(columns={"precision": "map"}).to_csv(folder / "tables" / "clarity.csv", index=False)
-    return front.Runs(folder)
+def root(tmp_path):
+    """A copy of the committed tables, to change."""
+    shutil.copytree(paths.RESULTS / "tables", tmp_path / "results" / "tables")
+    assert "At 4 bits" in front.text(tmp_path, str)
+    return tmp_path
 
 
-def guidance(**words: Sequence[str]) -> pd.DataFrame:
-    """Verdicts on guidance by dataset, one that was not asked, and others that are not on it."""
-    rows = [("B2", dataset, "faithfulness", word, "0.1") for dataset, own in words.items() for word in own]
-    rows += [("B2", "mnist", "faithfulness", "undecided", ""), ("B2", "mnist", "focus", "supported", "0.1"),
-             ("A2", "mnist", "faithfulness", "supported", "0.1")]  # fmt: skip
-    return pd.DataFrame(rows, columns=["claim", "dataset", "question", "verdict", "p"])
+def change(root, table: str, rows: str, **values) -> None:
+    """Other values in the first of these rows of a table."""
+    path = root / "results" / "tables" / f"{table}.csv"
+    frame = pd.read_csv(path)
+    place = frame.query(rows).index[0]
+    for column, value in values.items():
+        assert frame.loc[place, column] != value
+        frame.loc[place, column] = value
+    frame.to_csv(path, index=False)
 
 
 # ------------------------------------------------------------------------------------------------- the first screen
 
 
-def test_the_answer_is_one_sentence_that_turns_with_the_results(runs):
-    """Sizes, directions, counts of guidance; what rises is said to rise, what chance explains is no change."""
-    assert front.answer(runs, guidance(mnist=["supported", "opposite"], fashion_mnist=["undecided"])) == (
-        "From fp32 to w2a2, accuracy falls by 1.00 points on MNIST, and the faithfulness of the saliency map falls by "
-        "0.21 on MNIST; saliency-guided training surely makes up for part of that in 1 of 2 comparisons on MNIST and "
-        "in 0 of 1 comparisons on FashionMNIST."
+@pytest.mark.parametrize(
+    ("table", "rows", "values", "words"),
+    [
+        ("grid_confirming", "question == 'faithfulness' and comparison == 'w4a4 - fp32'", {"word": "undecided"},
+         "faithfulness is lower at 4 bits.*: At 4 bits three of four kinds"),
+        ("grid_confirming", "question == 'accuracy' and comparison == 'w4a4 - fp32'", {"size": "open"},
+         "lose less than the margin at 4 bits.*: At 4 bits three of four kinds"),
+        ("grid_confirming", "question == 'accuracy' and comparison == 'w2a2 - fp32'", {"word": "equivalent"},
+         "accuracy is lower at 2 bits.*: At 4 bits hardly"),
+        ("grid_confirming", "question == 'faithfulness' and comparison == 'w2a2 - fp32'", {"word": "higher"},
+         "faithfulness is lower in all.*: Less faithful, yes"),
+        ("grid_confirming", "question == 'faithfulness' and comparison == 'w2a2 - mixed'", {"word": "higher"},
+         "no step raises either.*: Mostly"),
+        ("grid_confirming", "dataset == 'fashion_mnist' and question == 'faithfulness' and"
+         " comparison == 'guided - standard, w2a2'", {"word": "undecided"}, "higher on FashionMNIST.*: On Fashion"),
+        ("registered", "claim == 'C1'", {"word": "open"}, r"\(C1\).*: Passing it through"),
+        ("registered", "claim == 'C2' and test == 'recovered'", {"word": "open"}, r"\(C2\).*: Passing it through"),
+        ("registered", "claim == 'C3' and test == 'lost'", {"word": "refuted"}, r"\(C3\).*: Passing it through"),
+        ("registered", "claim == 'C5'", {"word": "open"}, r"\(C5\).*: Passing it through"),
+        ("registered", "comparison.str.contains('max_range')", {"word": "open"}, r"\(C4\).*: With the gradient passed"),
+        ("maps", "map == 'integrated_gradients' and precision == 'w2a2' and fill == 'qualifying' and seeds == 'all'",
+         {"mean": 0.1}, "lose less than half.*: .Right:"),
+        ("maps", "dataset == 'mnist' and map == 'straight_through' and precision == 'w2a2' and fill == 'qualifying'"
+         " and seeds == 'all'", {"low": 0.6}, "intervals of map and image overlap.* On MNIST the map"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)  # fmt: skip
+def test_another_word_stops_the_sentence_that_rests_on_it(table, rows, values, words, root):
+    """It is named, with what is not so; with the committed words all of them are written."""
+    change(root, table, rows, **values)
+    with pytest.raises(front.FrontError, match=words):
+        front.text(root, str)
+
+
+def test_another_number_changes_the_text(root):
+    """And nothing else."""
+    before = front.text(root, str)
+    change(
+        root, "grid", "question == 'accuracy' and comparison == 'w2a2 - fp32' and dataset == 'mnist'", estimate=-0.4321
     )
-    frame = runs.frame
-    runs.frame = frame.assign(test_accuracy=-frame.test_accuracy, faithfulness=[0.1, 0.2, 0.3, 0.2, 0.1, 0.3] * 2)
-    answer = front.answer(runs, guidance())
-    assert "accuracy rises by 1.00 points on MNIST" in answer
-    assert answer.endswith("the saliency map does not change beyond chance on MNIST.")
+    after = front.text(root, str)
+    assert "0.43 and" in after and after != before
+    assert len(after.split()) == len(before.split())
 
 
-def test_each_number_of_the_table_is_that_of_its_line(runs, tmp_path):
-    """A row for each question; the arrow is that of the paired change over the seeds."""
-    rows = front.table(runs, lambda number: f"{number.value}@{number.line}").splitlines()[2:]
-    assert [row.split()[-2] for row in rows] == ["↘", "≈", "≈", "↘", "≈"]
-    links = re.findall(r"(\S+)@(\S+)#L(\d+)", "".join(rows))
-    assert len(rows) == 5 and len(links) == 10
-    for value, path, line in links:
-        row = (tmp_path / path).read_text().splitlines()[int(line) - 1]
-        assert row.split(",")[-1] == value
+def test_what_did_not_come_as_registered_is_told(root):
+    """By the claim, and how many of its comparisons."""
+    assert "all came as expected" in front.text(root, str)
+    change(root, "registered", "claim == 'C6'", came="False")
+    own = pd.read_csv(root / "results" / "tables" / "registered.csv").query("claim == 'C6'")
+    assert f"came as expected, but not 1 of {len(own)} in C6" in front.text(root, str)
 
 
-ABLATED = [("edges_same", "mnist", "w2a2 - fp32", "True"), ("edges_same", "fashion_mnist", "w2a2 - fp32", "True"),
-           ("signed_ranking", "mnist", "w2a2 - fp32", "True"),
-           ("signed_ranking", "mnist", "guided - standard, fp32", "True"),
-           ("signed_ranking", "fashion_mnist", "guided - standard, fp32", "False"),
-           ("signed_ranking", "fashion_mnist", "guided - standard, w2a2", "False"),
-           ("quarter_masked", "mnist", "guided - standard, w2a2", "True"),
-           ("mixed_w2a4", "mnist", "w2a2 - mixed", "False")]  # fmt: skip
+@pytest.mark.parametrize("rows", ["seed", "dataset"])
+def test_another_run_has_the_grid_and_no_sentence(rows, root):
+    """One with fewer seeds, or fewer networks."""
+    path = root / "results" / "tables" / "accuracy.csv"
+    frame = pd.read_csv(path)
+    frame = frame.assign(seeds=2) if rows == "seed" else frame[frame.dataset == "mnist"]
+    frame.to_csv(path, index=False)
+    text = front.text(root, str)
+    assert text.startswith("The answer is the full run's.") and "At 4 bits" not in text
+    assert text.endswith((root / "results" / "tables" / "grid.md").read_text(encoding="utf-8"))
 
 
-def test_the_ablations_are_summed_up(runs):
-    """How many variants touch a conclusion on faithfulness, in which it loses its sign; others do not count."""
-
-    def words(rows, question="faithfulness", sign="-"):
-        table = pd.DataFrame(rows, columns=["variant", "dataset", "comparison", "holds"])
-        return front.robust(runs, table.assign(question=question, sign=sign, seeds=6))
-
-    assert words(ABLATED) == (
-        "With other numbers in the study (6 seeds), the change of faithfulness from fp32 to w2a2 keeps its sign in all "
-        "2 variants that touch it; the effect of guidance on faithfulness loses its sign in 1 of 2 variants "
-        "(signed ranking on FashionMNIST)."
-    )
-    assert words(ABLATED[:3]).endswith("in all 2 variants that touch it.")
-    assert words(ABLATED, sign="") == words(ABLATED, question="focus") == words([]) == ""
-
-
-def test_how_a_claim_stands_is_counted():
-    """Of each question by itself: how many bear it out, what the others say; the abstract's claims alone."""
-    words = {"focus": ["supported"] * 2, "coherence": ["undecided", "equivalent", "opposite", "undecided"]}
-    rows = [("A2", "abstract", question, word) for question, own in words.items() for word in own]
-    found = pd.DataFrame(
-        [*rows, ("B2", "ours", "focus", "opposite")], columns=["claim", "group", "question", "verdict"]
-    )
-    assert front.claims(found).splitlines()[2:] == [
-        "| A2 Quantization makes saliency maps less clear. "
-        "| focus: 2 of 2; coherence: 0 of 4 (1 opposite, 1 equivalent, 2 undecided) |"
-    ]
-
-
-# ------------------------------------------------------------------------------------------------------- the README
+# ------------------------------------------------------------------------------------------------ README and docs
 
 
 def test_the_answer_is_that_of_results():
     """Drift between README and results/ fails; `python -m study.site.front` mends it, and what is around it stays."""
-    assert front.filled(README) == README == front.filled(README.replace("Faithfulness: ", ""))
-    with pytest.raises(ValueError, match="end of answer"):
+    assert front.filled(README) == README == front.filled(README.replace("| A1.", "| A9."))
+    with pytest.raises(front.FrontError, match="end of answer"):
         front.filled(README.replace(front.END, ""))
+
+
+def test_the_appendix_expects_the_words_of_results():
+    """Of each claim how many comparisons are supported, of those that are judged."""
+    found = pd.read_csv(paths.RESULTS / "tables" / "claims.csv").dropna(subset="verdict")
+    found = found[found.claim != "B2"].groupby("claim").verdict
+    counts = [f"{claim}: {(own == 'supported').sum()} of {len(own)} supported" for claim, own in found]
+    appendix = DOCS[next(path for path in DOCS if path.stem == "artifact")]
+    assert re.findall(r"\w\d: \d+ of \d+ supported", appendix) == counts
 
 
 def test_the_readme_is_short_and_what_it_links_to_exists():
     """Somebody reads it in five minutes; the rest is in docs/, to which it links. There, too, no link is dead."""
-    assert len(README.split()) <= 1400
+    assert len(README.split()) <= 1200
     assert all(f"]({name})" in README for name in map(str, DOCS))
     for path, text in {"README.md": README, **DOCS}.items():
         links = map("".join, re.findall(r'\]\(([^)#:\s]+)[)#]|src="([^":]+)"', text))
@@ -152,7 +153,7 @@ def test_its_python_runs(monkeypatch):
 
 def test_its_explanation_runs(tmp_path):
     """The command as it stands, but for the file that it writes: a 2-bit network reads the shipped seven."""
-    (command,) = re.findall(r"`python (-m saqlib\.deploy\.explain [^`]+)`", README)
+    (command,) = re.findall(r"python (-m saqlib\.deploy\.explain .+)", README)
     explain.main(command.split()[2:-1] + [str(tmp_path / "seven.png")])
     assert (tmp_path / "seven.png").exists()
     shipped, truth = explore.picture("mnist", 7)

@@ -135,11 +135,11 @@ def test_a_finished_cell_is_seen_whole(build):
 def test_before_a_training_there_is_nothing_to_see(empty):
     """And no error; a damaged file is no error either, and its coming is noticed."""
     watched = live.Watched(CELL, STUDY)
-    before = watched.state
+    assert watched.renewed() and not watched.renewed()
     assert watched.look() is None and not watched.finished
     files.write(cells.progress_file(watched.recipe, 0, "cpu"), b"half a fi")
-    assert watched.look() is None and watched.state != before
-    assert "waiting for the training of mnist-w2a2-standard" in live.fragment([watched])
+    assert watched.look() is None and watched.renewed()
+    assert "Waiting for mnist-w2a2-standard" in live.fragment([watched])
     with pytest.raises(ValueError, match="recorded of mnist-w2a2-standard; train it first"):
         live.moving(STUDY, CELL)
 
@@ -172,27 +172,38 @@ def test_nobody_looking_shows_nothing(monkeypatch, capsys):
     """In a pipeline there is no callback, so train_cell does not even poll, and nothing is printed."""
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with live.panel(STUDY, *CELLS) as show:
-        assert show is None
+    assert list(live.panels(STUDY, CELLS)) == [(cell, None) for cell in CELLS]
     assert sys.stderr.getvalue() == capsys.readouterr().out == ""
 
 
-def test_in_jupyter_cells_are_renewed_in_place_and_removed(build, monkeypatch):
-    """One display, renewed only when there is more to see; nothing is left, also after an error."""
+def test_in_jupyter_a_cell_is_renewed_in_place_beside_the_one_before(build, monkeypatch):
+    """One display, scrolled to once, renewed only when there is more to see; what it showed last stays."""
     display, stderr = Mock(), io.StringIO()
     monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
     monkeypatch.setattr(sys, "stderr", stderr)
-    monkeypatch.setattr("IPython.display.display", lambda *_, **__: display)
+    monkeypatch.setattr("IPython.display.display", display)
     figures = plt.get_fignums()
-    with pytest.raises(KeyboardInterrupt):
-        with live.panel(STUDY, *CELLS) as show:
-            for _ in range(2):
-                results.train_cell(CELL, STUDY, build / "again", on_progress=show)
-            raise KeyboardInterrupt
-    shown, left = (update.args[0].data for update in display.update.call_args_list)
-    assert left == "" and plt.get_fignums() == figures
-    assert shown.count("<img") == 1 and all(f"{cell}, seed 0: epoch 2 of 2" in shown for cell in CELLS)
+    for cell, show in live.panels(STUDY, CELLS):
+        for _ in range(2):
+            results.train_cell(cell, STUDY, build / "again", on_progress=show)
+    display.assert_called_once()
+    (begins,), (first, last) = display.call_args.args, display.return_value.update.call_args_list
+    assert "scrollIntoView" in begins.data
+    first, last = first.args[0].data, last.args[0].data
+    assert first.count("<img") == last.count("<img") == 1 and "<script" not in first + last
+    assert [f"{cell}, seed 0: epoch 2 of 2" in first for cell in CELLS] == [True, False]
+    assert all(f"{cell}, seed 0: epoch 2 of 2" in last for cell in CELLS) and plt.get_fignums() == figures
     assert "4/4" in stderr.getvalue() and "seeds=2/2" in stderr.getvalue()
+
+
+def test_in_jupyter_the_last_cell_stays_until_the_next_one_has_maps(empty, monkeypatch):
+    """Nothing is shown of a cell without a record, and no page says that it waits."""
+    display = Mock()
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    monkeypatch.setattr("IPython.display.display", display)
+    for _, show in live.panels(STUDY, CELLS):
+        show(results.Progress({}, 2, 2))
+    display.return_value.update.assert_not_called()
 
 
 def test_the_page_renews_itself_while_a_cell_trains_and_then_stands_still(empty, tmp_path, monkeypatch, capsys):
@@ -207,9 +218,9 @@ def test_the_page_renews_itself_while_a_cell_trains_and_then_stands_still(empty,
     monkeypatch.setattr(live.time, "sleep", train)
     page = live.follow(STUDY, [CELL], tmp_path)
     assert capsys.readouterr().out.strip() == page.resolve().as_uri()
-    assert "waiting" in seen[0] and live.REFRESH in seen[0]
+    assert "Waiting for" in seen[0] and live.REFRESH in seen[0]
     text = page.read_text(encoding="utf-8")
-    assert "waiting" not in text and "http-equiv" not in text and "epoch 2 of 2" in text
+    assert "Waiting for" not in text and "http-equiv" not in text and "epoch 2 of 2" in text
     assert live.moving(STUDY, CELL) in text
     (kind, _), (moving, content) = re.findall(r"data:image/(\w+);base64,([^\"]+)", text)
     content = base64.b64decode(content)

@@ -1,9 +1,10 @@
-"""Tests of study.report.paper and paper/results.typ: numbers are read while it compiles; a missing one stops it."""
+"""Tests of study.report.paper and paper/results.typ: numbers are read while it compiles, and sentences are checked."""
 
 import inspect
 import json
 import re
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -13,27 +14,24 @@ from saqlib import saliency, scoring
 from saqlib.grid import BEYOND, LOWER, WORDS
 from study import files, paths, run, settings
 from study.report import labels, paper, style, tables
-from tests.helpers.made import DATASETS, TRAININGS
 
-SETTINGS = settings.load()
-CLARITY = "dataset,training,map,metric,mean,low,high\nmnist,standard,fp32,gini,0.6251,0.6,0.65\n"
-TABLES = {"accuracy": "dataset\n", "clarity": CLARITY}
-TABLES |= dict.fromkeys(("claims", "grid", "registered", "alternatives"), "claim\n")
-QUOTE = (
-    '#assert(fixed(clarity("mnist", "standard", "{map}", "gini").value, 2) == "{number}", message: "another number")'
+MAPS = (
+    "dataset,training,precision,map,fill,seeds,mean,low,high,floor\nmnist,standard,fp32,image,mean,all,0.6251,0,1,0\n"
 )
-CELLS = [(dataset, training) for dataset in DATASETS for training in TRAININGS]
+TABLES = dict.fromkeys(("claims", "grid", "grid_confirming", "registered"), "claim\n") | {"maps": MAPS}
+QUOTE = (
+    '#assert(fixed(faithful(("mnist", "standard"), "{precision}", "image", fill: "mean"), 2) == "{number}", '
+    'message: "another number")'
+)
 
 
 @pytest.fixture
 def root(tmp_path):
     """A folder with results of one row and the project's own reader of results; its paper is written by a test."""
-    for name in ("results.typ", "alt.yaml", "first_run.csv", "second_run.csv", "explaining.csv"):
-        (tmp_path / "paper").mkdir(exist_ok=True)
-        shutil.copy(paths.ROOT / "paper" / name, tmp_path / "paper")
+    shutil.copytree(paths.ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("*.pdf"))
     shutil.copy(paths.PARAMS, tmp_path)
-    contents = {f"tables/{name}": content for name, content in TABLES.items()} | {"runs": "seed\n0\n1\n"}
-    for name, content in (contents | dict.fromkeys(("figures/outline", "evidence/image_sets"), "dataset\n")).items():
+    contents = {f"tables/{name}": content for name, content in TABLES.items()}
+    for name, content in (contents | {"runs": "seed\n0\n1\n", "evidence/saturation": "dataset\n"}).items():
         files.write(tmp_path / "results" / f"{name}.csv", content)
     return tmp_path
 
@@ -48,10 +46,10 @@ def write_table(root, name: str, rows: list[dict]) -> None:
 
 def test_a_number_is_read_while_the_paper_compiles(root):
     """Quoted as in results/, rounded, with the same bytes each time; after a change there the text no longer holds."""
-    write(root, "#set document(date: none)\n" + QUOTE.format(map="fp32", number="0.63"))
+    write(root, "#set document(date: none)\n" + QUOTE.format(precision="fp32", number="0.63"))
     first = paper.build(root).read_bytes()
     assert first.startswith(b"%PDF") and paper.build(root).read_bytes() == first
-    files.write(root / "results" / "tables" / "clarity.csv", CLARITY.replace("0.6251", "0.5"))
+    files.write(root / "results" / "tables" / "maps.csv", MAPS.replace("0.6251", "0.5"))
     with pytest.raises(paper.PaperError, match="another number"):
         paper.build(root)
     assert (root / "paper" / "paper.pdf").read_bytes() == first
@@ -60,16 +58,16 @@ def test_a_number_is_read_while_the_paper_compiles(root):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CLARITY.replace("fp32", "w4a4"), r"(?s)0 rows, not one, for .*fp32"),
-        (CLARITY + CLARITY.splitlines()[1], r"(?s)2 rows, not one, for .*fp32"),
-        (CLARITY.replace("0.6251", ""), "float"),
+        (MAPS.replace("fp32", "w4a4"), r"(?s)0 rows, not one, for .*fp32"),
+        (MAPS + MAPS.splitlines()[1], r"(?s)2 rows, not one, for .*fp32"),
+        (MAPS.replace("0.6251", ""), "float"),
     ],
     ids=["row gone", "row twice", "value gone"],
 )
 def test_a_missing_number_stops_the_build(root, content, message):
     """The message names what is missing."""
-    write(root, QUOTE.format(map="fp32", number="0.63"))
-    files.write(root / "results" / "tables" / "clarity.csv", content)
+    write(root, QUOTE.format(precision="fp32", number="0.63"))
+    files.write(root / "results" / "tables" / "maps.csv", content)
     with pytest.raises(paper.PaperError, match=message):
         paper.build(root)
 
@@ -84,7 +82,7 @@ def test_numbers_have_a_fixed_count_of_decimals(root):
 
 def test_figures_have_words_and_a_new_datasets_maps_those_of_their_kind(root):
     """A figure that is missing, or that nobody has described, stops the build, which names it."""
-    assert said(root, 'alt-of("maps_letters")') == style.alternative("maps_letters")
+    assert said(root, 'alt-of("saliency_letters")') == style.alternative("saliency_letters")
     assert said(root, 'alt-of("curves")') == style.alternatives()["curves"]
     for text, message in (('#alt-of("none")', "no words for the figure none"),
                           ('#image("../results/figures/none.pdf")', r"none\.pdf")):  # fmt: skip
@@ -118,25 +116,25 @@ def test_a_page_at_which_typst_fails_is_set_a_little_wider(root):
 
 
 def test_the_command_ends_in_one_message(monkeypatch):
-    """Exit code 1 where something is missing."""
+    """Exit code 1 where something is missing; who asks for help builds nothing."""
     monkeypatch.setattr(paper, "build", lambda: (_ for _ in ()).throw(paper.PaperError("no number")))
+    monkeypatch.setattr(sys, "argv", ["paper"])
     with pytest.raises(SystemExit, match="no number"):
+        paper.main()
+    monkeypatch.setattr(sys, "argv", ["paper", "--help"])
+    with pytest.raises(SystemExit, match="0"):
         paper.main()
 
 
-# ------------------------------------------------------------------------- conclusions: chosen by verdicts
+# ------------------------------------------------------------------------------------- sentences and what they rest on
 
-# What a piece of content says, as a string; links and emphasis left out.
-PLAIN = """
-#let plain(it) = if type(it) == str { it } else if it == [ ] { " " } else if it.has("text") { it.text } else if (
-  it.has("children")) { it.children.map(plain).join() } else if it.has("body") { plain(it.body) } else if (
-  it.has("child")) { plain(it.child) } else { "?" }
-"""
+# What a piece of content says, as a string.
+SAID = "#metadata(plain({})) <said>\n"
 
 
 def all_said(root, expressions: list[str]) -> list[str]:
     """What expressions of results.typ say."""
-    write(root, PLAIN + "".join(f"#metadata(plain({expression})) <said>\n" for expression in expressions))
+    write(root, "".join(SAID.format(expression) for expression in expressions))
     values = json.loads(typst.query(root / "paper" / "paper.typ", "<said>", field="value", root=root,
                                     ignore_system_fonts=True))  # fmt: skip
     return [re.sub(r"\s+", " ", value).strip() for value in values]
@@ -147,55 +145,87 @@ def said(root, expression: str) -> str:
     return all_said(root, [expression])[0]
 
 
-def decide(root, words: list[str], asked=(("A1", "accuracy"),), seeds=10):
-    """claims.csv with a comparison for each word; runs of so many seeds."""
-    rows = [{"claim": claim, "group": "abstract", "question": question, "verdict": word}
-            for claim, question in asked for word in words]  # fmt: skip
-    write_table(root, "claims", rows)
-    files.write(root / "results" / "runs.csv", "seed\n" + "".join(f"{seed}\n" for seed in range(seeds)))
+def value(root, name: str):
+    """A variable of results.typ."""
+    write(root, f"#metadata({name}) <value>")
+    source = root / "paper" / "paper.typ"
+    return json.loads(typst.query(source, "<value>", field="value", one=True, root=root, ignore_system_fonts=True))
 
 
-def test_a_conclusion_is_counted(root):
-    """Another word in claims.csv is another sentence; nobody writes it by hand."""
-    decide(root, ["supported"] * 3 + ["undecided", "equivalent", "undecided"])
-    expressions = ['told("A1", "accuracy")', 'message("A1", "accuracy")', 'conclusion("abstract")']
-    told = "less accuracy than fp32 in 3 of 6 comparisons (1 equivalent, 2 undecided)"
-    assert all_said(root, expressions) == [told, f"L{told[1:]}.", (
-        "Of the abstract's claims: Quantization lowers accuracy (A1) is supported in 3 of 6 comparisons (1 equivalent, "
-        "2 undecided). An undecided comparison is no evidence against a claim."
-    )]  # fmt: skip
-    decide(root, ["supported"] * 2)
-    assert said(root, expressions[0]) == "less accuracy than fp32 in 2 of 2 comparisons"
-    assert said(root, 'told("A2", "focus")') == "less focus than fp32: not compared in this run"
+def test_a_claim_that_does_not_hold_stops_the_build_and_is_named(root):
+    """With its numbers, whatever its words are made of; one that holds is printed."""
+    given = "[*Four* bits lose #fixed(0.317, 2) of _it_, #cited((), [12 to #str(14)]) % (@fig).]"
+    assert said(root, f"claim(true, {given})") == "Four bits lose 0.32 of it, 12 to 14 % (@fig)."
+    write(root, f"#claim(1 > 2, {given})")
+    with pytest.raises(paper.PaperError, match=r"no longer say: “Four bits lose 0.32 of it, 12 to 14 % \(@fig\).”"):
+        paper.build(root)
 
 
-def test_every_claim_has_a_sentence(root):
-    """Of each question; all tests of params.yaml are known, and all sentences differ."""
-    asked = [(claim.id, question) for claim in SETTINGS.claims.hypotheses for question in claim.questions]
-    decide(root, ["opposite"], asked)
-    sentences = all_said(root, [f'told("{claim}", "{question}")' for claim, question in asked])
-    assert len(set(sentences)) == len(asked)
-    for (_, question), sentence in zip(asked, sentences, strict=True):
-        assert question in sentence and sentence.endswith("in 0 of 1 comparisons (1 opposite)")
+def test_of_sentences_for_several_outcomes_the_one_that_holds_is_printed(root):
+    """The first of them; where none holds the build stops."""
+    pair = "whichever(({}, [the gain stays]), ({}, [it goes]))"
+    assert all_said(root, [pair.format("false", "true"), pair.format("true", "true")]) == ["it goes", "the gain stays"]
+    write(root, f"#{pair.format('false', 'false')}")
+    with pytest.raises(paper.PaperError, match="no longer say: “it goes”"):
+        paper.build(root)
 
 
-def test_few_seeds_say_that_they_are_too_few(root):
-    """Whatever stands in the table: with 5 seeds no test reaches the level, with 6 one does."""
-    expressions = ['told("A1", "accuracy")', 'conclusion("abstract")']
-    decide(root, ["undecided"] * 4, seeds=5)
-    sentences = all_said(root, expressions)
-    assert sentences[0] == "5 seeds are too few to say anything of accuracy"
-    assert all("too few" in sentence for sentence in sentences)
-    decide(root, ["undecided"] * 4, seeds=6)
-    assert "too few" not in said(root, expressions[0])
+def test_many_numbers_are_the_least_and_the_most(root):
+    """One where both are shown alike."""
+    rows = ", ".join(f"(value: {number}, rows: ())" for number in (0.42, -0.051, 0.3))
+    assert said(root, f"span(({rows}), 0, factor: 100)") == "−5 to 42"
+    assert said(root, f"span(({rows}), 0)") == "0"
+
+
+def test_what_is_lost_is_a_share_of_what_training_gives(root):
+    """Of the method's own map at full precision, above its untrained network's."""
+    row = {"dataset": "mnist", "training": "guided", "map": "occlusion", "fill": "qualifying", "seeds": "all"}
+    means = {"fp32": (0.5, 0.1), "w4a4": (0.4, 0.3)}
+    write_table(
+        root, "maps", [row | {"precision": p, "mean": mean, "floor": floor} for p, (mean, floor) in means.items()]
+    )
+    assert value(root, 'lost(("mnist", "guided"), "w4a4", "occlusion").value') == pytest.approx(0.25)
+
+
+def registered_row(claim, test, comparison, came=True, dataset="mnist", word="supported"):
+    expected = word if came else "open" if word == "supported" else "supported"
+    return {"claim": claim, "test": test, "dataset": dataset, "training": "guided", "comparison": comparison,
+            "word": word, "expected": expected, "came": came}  # fmt: skip
+
+
+def test_registered_claims_are_counted_and_failures_named(root):
+    """Those that are only described do not count; a failure has its claim's words, its places and what was expected."""
+    rows = [registered_row("C2", "recovered", "w4a4: share recovered, pass_through")]
+    write_table(root, "registered", [*rows, registered_row("C5", "", "", "")])
+    assert said(root, "registered-count()") == "All 1 registered comparisons came as expected"
+    label = "w2a2: guided_pass_through - w2a2, accuracy"
+    rows += [registered_row("C7", "variant_higher", label, False, name, "open") for name in ("mnist", "fashion_mnist")]
+    write_table(root, "registered", rows)
+    counted, named = all_said(root, ["registered-count()", "registered-failures()"])
+    assert counted == "Of 3 registered comparisons, 1 came as expected"
+    assert named == (
+        "Guidance by pass-through maps gives a higher accuracy (C7) is open and not supported: "
+        "MNIST, guided at 2 bits; FashionMNIST, guided at 2 bits"
+    )
+
+
+def test_every_registered_claim_is_found_by_its_comparisons(root):
+    """By the labels that saqlib.registered writes: each of params.yaml, and no two of them are taken for each other."""
+    table = paths.RESULTS / "tables" / "registered.csv"
+    if not table.exists():
+        pytest.skip("results/tables/registered.csv is not there yet: an earlier version wrote results/")
+    shutil.copy(table, root / "results" / "tables")
+    texts = value(root, "registered-table.map(row => entry-of(row).text)")
+    rows = pd.read_csv(table, keep_default_na=False)
+    kinds = rows.comparison.str.replace(r"^\w+: ", "", regex=True)
+    found = {text: set(kinds[[each == text for each in texts]]) for text in texts}
+    assert set(found) == {entry.text for entry in settings.load().registered}
+    assert sum(map(len, found.values())) == len(set().union(*found.values())), "one label, one claim"
 
 
 def test_constants_are_those_of_the_code(root):
-    """What the method section says of SmoothGrad, integrated gradients, occlusion and finite differences."""
-    write(root, "#metadata(constants) <constants>")
-    source = root / "paper" / "paper.typ"
-    values = typst.query(source, "<constants>", field="value", one=True, root=root, ignore_system_fonts=True)
-    found = json.loads(values)
+    """What the paper says of SmoothGrad, integrated gradients, occlusion and finite differences."""
+    found = value(root, "constants")
     defaults = {}
     for name, method in (("smoothgrad", saliency.smoothgrad), ("integrated", saliency.integrated_gradients)):
         values = inspect.signature(method).parameters
@@ -207,43 +237,19 @@ def test_constants_are_those_of_the_code(root):
 
 
 def test_verdicts_of_the_grid_have_the_symbols_of_the_table(root):
-    """And the same colours; an estimate with the decimals of its question, a dash without one; bold is firm."""
+    """And the same colours: the sign of the confirming seeds beside the estimate of all, a dash without one."""
     every = [(word, size) for word in WORDS for size in (BEYOND, "open")]
-    rows = [{"word": word, "size": size, "estimate": -0.12345, "question": "accuracy", "firm": False, "line": "x"}
-            for word, size in every]  # fmt: skip
-    given = [f"mark(({', '.join(f'{key}: {json.dumps(value)}' for key, value in row.items())}))" for row in rows]
+    given = [f'mark((word: "{word}", size: "{size}"))' for word, size in every]
     assert all_said(root, given) == [tables.symbol(*each) for each in every]
-    write(root, "#metadata(mark-colours) <said>")
-    source = root / "paper" / "paper.typ"
-    colours = typst.query(source, "<said>", field="value", one=True, root=root, ignore_system_fonts=True)
-    assert json.loads(colours) == tables.COLOURS
-    row = rows[every.index((LOWER, BEYOND))] | {"dataset": "mnist"}
-    others = [row | {"firm": True, "question": "focus"}, row | {"estimate": "", "word": "undecided"}]
-    write_table(root, "grid", [row, *others])
-    shown = all_said(root, [f"marked(grid-table.at({place}))" for place in range(3)])
-    assert shown == ["▼ −0.12", "▼ −0.123", "· –"]
-    assert said(root, "grid-message()") == "2 of 3 comparisons are decided, 1 of them firmly."
+    assert value(root, "mark-colours") == tables.COLOURS
+    row = {"dataset": "mnist", "training": "guided", "comparison": "a - b", "word": LOWER, "size": BEYOND}
+    rows = [row | {"question": "accuracy", "estimate": -0.12345}, row | {"question": "focus", "estimate": ""}]
+    write_table(root, "grid", rows)
+    write_table(root, "grid_confirming", [rows[0], rows[1] | {"word": "undecided"}])
+    assert all_said(root, [f"marked(grid-table.at({place}))" for place in range(2)]) == ["▼ −0.12", "· –"]
 
 
-def test_what_came_of_registered_claims(root):
-    """Those that are only described do not count; none may be registered."""
-    assert said(root, "registered-message()") == "No claim is registered."
-    write_table(root, "registered", [{"claim": "C1", "came": came} for came in (True, False, "", True)])
-    assert said(root, "registered-message()") == "2 of 3 registered comparisons came as expected."
-
-
-def test_the_paper_and_the_figures_call_a_map_alike(root):
-    """Its words in tables of the paper, and everywhere else."""
-    names = [name for name in (labels.CONTROLS | labels.MAPS) if name != "untrained"] + ["integrated_gradients"]
-    assert all_said(root, [f'in-words("{name}")' for name in names]) == [labels.map_name(name) for name in names]
-
-
-def test_how_often_maps_follow_the_network_is_said_by_verdicts(root):
-    """Of layers drawn anew the last step, whatever the first ones say."""
-    words = ["supported", "supported", "undecided", "opposite"]
-    for verdicts, shown in ((["supported"] * 4, "in every comparison"), (words, "in 2 of 4")):
-        layers = [{"dataset": d, "training": t, "redrawn": layer, "verdict": word if layer == "conv1" else "opposite"}
-                  for (d, t), word in zip(CELLS, verdicts, strict=True) for layer in ("dense3", "conv1")]  # fmt: skip
-        write_table(root, "randomization", layers)
-        sentence = said(root, "of-randomization()")
-        assert shown in sentence and ("more like itself in 1" in sentence) == ("opposite" in verdicts)
+def test_the_paper_and_the_figures_use_the_same_words(root):
+    """For maps, controls and precisions: in tables of the paper, and everywhere else."""
+    names = {name: labels.map_name(name) for name in labels.CONTROLS | labels.MAPS} | labels.PRECISIONS
+    assert all_said(root, [f'in-words("{name}")' for name in names]) == list(names.values())

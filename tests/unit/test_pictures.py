@@ -23,16 +23,10 @@ def blocks(count=3, **changes):
     return made.blocks(("fp32", "w2a2"), count) | changes
 
 
-def draw(shown, scale="panel"):
+def draw(shown):
     """The grid, and its panels as an array of axes."""
-    figure = pictures.saliency_grid(IMAGES, ["a", "b", "c"], shown, scale)
+    figure = pictures.saliency_grid(IMAGES, ["a", "b", "c"], shown)
     return figure, np.array(figure.axes[:15]).reshape(3, 5)
-
-
-def few(shown, control):
-    """Three of nine images with all their maps: the panels."""
-    figure = pictures.few_maps(made.images(9), list("abcdefghi"), shown, control)
-    return np.array(figure.axes[:18]).reshape(3, 6)
 
 
 def in_red(panels):
@@ -58,7 +52,7 @@ def test_every_panel_has_its_map_on_a_scale_of_its_own(tmp_path):
             image = panels[row, column].images[0]
             np.testing.assert_array_equal(image.get_array(), np.abs(shown[training][precision].maps[row]))
             assert image.get_clim() == percentile(shown[training][precision].maps[row])
-    assert [axes.get_title() for axes in panels[0]] == ["input", "fp32", "w2a2", "fp32", "w2a2"]
+    assert [axes.get_title() for axes in panels[0]] == ["input", *["full precision", "2 bits"] * 2]
     assert [axes.get_ylabel() for axes in panels[:, 0]] == ["a", "b", "c"]
     assert panels[1, 1].texts[0].get_text() == "G .50, I -.25" and not panels[0, 0].texts
     over = [{text.get_text() for text in axes.texts} for axes in panels[0, [1, 3]]]
@@ -69,41 +63,34 @@ def test_every_panel_has_its_map_on_a_scale_of_its_own(tmp_path):
     assert "panel's 99th percentile" in figure.axes[-1].texts[0].get_text()
 
 
-def test_row_scale_is_shared():
-    """With one scale for each row, its maps share the percentile of all of them, and the figure says so."""
-    shown = blocks()
-    figure, panels = draw(shown, "row")
-    pooled = np.stack([network.maps[1] for group in shown.values() for network in group.values()])
-    assert all(axes.images[0].get_clim() == percentile(pooled) for axes in panels[1, 1:])
-    assert "row's 99th percentile" in figure.axes[-1].texts[0].get_text()
-
-
-@pytest.mark.parametrize(("scale", "value"), [("panel", 0.0), ("row", np.nan), ("row", np.inf)])
-def test_a_dead_map_is_hatched_and_a_wrong_class_framed(scale, value):
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_dead_map_is_hatched_and_a_wrong_class_framed(value):
     """A map of zeros, or one that is not finite, is named, and leaves the others' scale alone."""
     dead = made.maps(3)
     dead.maps[1] = value
-    _, panels = draw(blocks(guided={"fp32": dead, "w2a2": made.maps(3, wrong=[2])}), scale)
+    _, panels = draw(blocks(guided={"fp32": dead, "w2a2": made.maps(3, wrong=[2])}))
     axes = panels[1, 3]
     assert not axes.images and axes.patches[0].get_hatch() and axes.texts[0].get_text() == "dead map"
     assert np.isfinite(panels[1, 4].images[0].get_clim()[1])
     assert in_red(panels) == [(2, 4)]
 
 
-def test_few_maps_share_one_scale_with_the_control():
-    """Every fourth image, enlarged, the untrained network's map at the right, on the scale of the trained ones."""
-    control = 1e6 * made.maps().maps
-    dead = made.maps()
-    dead.maps[0] = 0
-    shown = blocks(9, guided={"fp32": dead, "w2a2": made.maps(wrong=[0])})
-    panels = few(shown, control)
-    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["a", "e", "i"]
-    assert [axes.get_title() for axes in panels[0]] == ["input", "fp32", "w2a2", "fp32", "w2a2", "untrained"]
-    pooled = np.stack([network.maps[4] for group in shown.values() for network in group.values()])
-    assert all(axes.images[0].get_clim() == percentile(pooled) for axes in panels[1, 1:])
-    np.testing.assert_array_equal(panels[1, 5].images[0].get_array(), np.abs(control[4]))
-    np.testing.assert_array_equal(panels[2, 4].images[0].get_array(), np.abs(shown["guided"]["w2a2"].maps[8]))
-    assert panels[0, 3].patches[0].get_hatch() and in_red(panels) == [(0, 4)]
+def test_removal_shows_what_is_left_and_the_area_between_its_curves():
+    """Two rows of pictures with the probability below, both curves, and as a number their area, by hand."""
+    left = {"most": made.images(5), "least": 255 - made.images(5)}
+    probability = {"most": np.array([1, 0.5, 0.25, 0.25, 0.1]), "least": np.array([1, 1, 1, 0.75, 0.1])}
+    shown = pictures.removal(IMAGES[0], made.maps(1).maps[0], left, probability, (0, 3))
+    panels, chart = np.array(shown.axes[:6]).reshape(2, 3), shown.axes[6]
+    np.testing.assert_array_equal(panels[0, 0].images[0].get_array(), IMAGES[0])
+    np.testing.assert_array_equal(panels[1, 0].images[0].get_array(), np.abs(made.maps(1).maps[0]))
+    for line, order, curve in zip(panels, ("most", "least"), chart.lines, strict=True):
+        for axes, step in zip(line[1:], (0, 3), strict=True):
+            np.testing.assert_array_equal(axes.images[0].get_array(), left[order][step])
+            assert axes.get_xlabel() == f"{probability[order][step]:.2f}"
+        np.testing.assert_array_equal(curve.get_xydata(), np.column_stack([[0, 25, 50, 75, 100], probability[order]]))
+        assert curve.get_markevery() == [0, 3] and same_color(curve.get_color(), line[1].yaxis.label.get_color())
+    assert [axes.get_title() for axes in panels[0, 1:]] == ["0 % removed", "75 % removed"]
+    assert chart.texts[0].get_text().endswith("= 0.44"), "(0.5 + 0.75 + 0.5) / 4"
 
 
 def test_scale_of_a_map_with_one_pixel():
@@ -119,22 +106,3 @@ def test_classes():
     figure = pictures.classes(images, {"MNIST": list("0123456789")})
     assert [axes.get_title() for axes in figure.axes[:10]] == list("0123456789")
     np.testing.assert_array_equal(figure.axes[13].images[0].get_array(), images["MNIST"][1, 3])
-
-
-def test_glance_shows_an_image_that_all_classify_correctly_and_every_seed():
-    """Image, then maps in order on one scale; a chart with thin seeds and thick means through what the runs say."""
-    networks = {"fp32": made.maps(3, wrong=[0]), "w2a2": made.maps(3, 0.01, wrong=[0, 2])}
-    runs = made.runs(("fp32", "w2a2"))
-    axes = pictures.glance({dataset: (IMAGES, networks) for dataset in made.DATASETS}, runs).axes
-    np.testing.assert_array_equal(axes[0].images[0].get_array(), IMAGES[1])
-    pooled = np.stack([network.maps[1] for network in networks.values()])
-    for panel, network in zip(axes[1:3], networks.values(), strict=True):
-        np.testing.assert_array_equal(panel.images[0].get_array(), np.abs(network.maps[1]))
-        assert panel.images[0].get_clim() == percentile(pooled)
-    own, chart = runs[runs.dataset == "mnist"], axes[6]
-    thick = [line for line in chart.lines if line.get_marker() == "o"]
-    assert len(chart.lines) == 8 and [line.get_label() for line in thick] == ["standard training", "guided training"]
-    for line, training in zip(thick, made.TRAININGS, strict=True):
-        means = own[own.training == training].groupby("precision").faithfulness.mean()[["fp32", "w2a2"]]
-        np.testing.assert_allclose(line.get_ydata(), means)
-    assert chart.get_title() == "Faithfulness, MNIST" and len(axes) == 8

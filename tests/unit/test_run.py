@@ -12,8 +12,8 @@ from study.settings import ParamsError
 from tests.helpers.workspaces import TINY, digests
 
 COMMANDS = {
-    "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "metrics", "readable",
-    "refresh", "paper", "device",
+    "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "compare", "metrics",
+    "readable", "refresh", "paper", "device",
 }  # fmt: skip
 
 

@@ -239,6 +239,7 @@ def test_links_into_the_repository_lead_to_pages():
         "[c](../results/tables/claims.md)": "[c](table_claims.md)",
         "[d](../site/pages/change.md)": "[d](change.md)",
         "[e](../results/notebooks/01_data.ipynb)": "[e](01_data.ipynb)",
+        "[j](../paper/paper.pdf), [l](../results/README.md)": "[j](paper.md), [l](tables.md)",
     } | {each: each for each in ("[f](https://g.h)", "[i](#j)", "![k](l.png)")}
     assert build.on_the_site(" ".join(links), "docs", paths.RESULTS) == " ".join(links.values())
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from saqlib import findings, grid
-from saqlib.scores import CANDIDATE_FILLS, SEED_TO_SEED, UNTRAINED
+from saqlib.scores import SEED_TO_SEED, UNTRAINED
 from study.report import tables
 from tests.helpers import made, made_tables
 from tests.helpers.made import FIVE, PRECISIONS
@@ -136,27 +136,6 @@ def test_maps_are_shown_by_their_means_over_the_fills_that_qualify(every):
     assert shown.loc[("MNIST", "guided", "passed through"), "w2a2"] == "0.021 ± 0.002"
     assert shown.loc[("MNIST", "guided", "clip only"), "fp32"] == tables.MISSING
     assert list(every["maps"].numbers) == findings.MAPS_COLUMNS and {"zero", "blur"} <= set(every["maps"].numbers.fill)
-
-
-def test_variants_beside_the_main_grid():
-    """Faithfulness of both maps from the fills that qualify, what is clipped as the mean over layers; changed alone."""
-    found = made.variants().set_index(["dataset", "training", "precision", "variant", "metric"])["mean"].sort_index()
-    cell = found["mnist", "guided", "w2a2"]
-    assert cell[tables.MAIN].to_dict() == pytest.approx(
-        {"straight_through": 0.201, "pass_through": 0.501, "clipped": 0.05}
-    )
-    assert cell["max_range"].to_dict() == pytest.approx(
-        {"straight_through": 0.201, "pass_through": 0.501, "clipped": 0.02}
-    )
-    assert "max_range" not in found["mnist", "standard", "w2a2"].index
-    assert np.isnan(found["mnist", "guided", "fp32", tables.MAIN, "clipped"])
-    runs = made.grid(seeds=2, precisions=("fp32",))
-    gains = {f"{prefix}relevance_gain_{fill}": 0.5 for prefix in ("", "pass_through_") for fill in CANDIDATE_FILLS}
-    layer = runs.assign(layer="conv1", clipped=0.1)
-    same = {"same": runs.assign(**gains, changed=False, clipped_conv1=0.5), "none": runs.iloc[:0]}
-    alone = tables.variants(runs.assign(**gains), layer, same, {"mnist": (), "fashion_mnist": ("blur",)})
-    assert set(alone.variant) == {tables.MAIN}
-    assert alone.query("dataset == 'mnist' and metric != 'clipped'")["mean"].isna().all()
 
 
 def test_preservation_ends_each_block_with_two_seeds_of_the_reference(reference="w4a4"):
