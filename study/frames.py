@@ -77,6 +77,11 @@ def fills(dataset: str, root: Path = paths.ROOT) -> tuple[str, ...]:
     return tuple(table.fill[table.qualifies])
 
 
+def runs(root: Path = paths.ROOT) -> pd.DataFrame:
+    """results/runs.csv, a row for each network; MissingError if there is none, or it is no table of numbers."""
+    return _read(root / "results" / "runs.csv", "compare", _measured, *CELL, "test_accuracy")
+
+
 def ablation(variant: str, root: Path = paths.ROOT) -> pd.DataFrame:
     """results/ablations/<variant>.csv; without any row if the variant was not run, as at the smaller scales."""
     path = root / "results" / "ablations" / f"{variant}.csv"
@@ -100,6 +105,15 @@ def _read(path: Path, stage: str, read: Callable[[Path], Content], *names: str) 
     except (ValueError, TypeError) as error:  # what the readers of JSON, CSV and netCDF raise, and a JSON of a number
         what = f"{path} is not what its stage wrote ({last_line(error)})"
         raise MissingError(f"{what}; remove it and run the stage again (dvc repro {stage})") from None
+
+
+def _measured(path: Path) -> pd.DataFrame:
+    """A CSV with rows, in which all but the axes is a number."""
+    frame = pd.read_csv(path)
+    frame.drop(columns=CELL, errors="ignore").astype(float)
+    if frame.empty:
+        raise ValueError("it has no row")
+    return frame
 
 
 def _json(path: Path) -> dict[str, Any]:

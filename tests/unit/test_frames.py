@@ -417,3 +417,19 @@ def test_cells_scored_on_other_images_are_refused(tmp_path):
             collect(NARROW, "fp32", tmp_path)
     with pytest.raises(MissingError, match="mnist-w4a4-standard.json"):
         collect(Grid(("mnist",), ("fp32", "w4a4"), ("standard",)), "fp32", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "No columns to parse"), (b"\xff", "codec can't decode"), (b"dataset,precision\na,b\n", "no training"),
+        (b"dataset,precision,training,seed,test_accuracy\n", "no row"),
+        (b"dataset,precision,training,seed,test_accuracy\na,b,c,0,good\n", "could not convert string to float: 'good'"),
+    ],
+)  # fmt: skip
+def test_runs_that_are_no_table_of_numbers_are_refused(tmp_path, content, reason):
+    """One line that names the file and the stage that writes it."""
+    files.write(tmp_path / "results" / "runs.csv", content)
+    with pytest.raises(MissingError, match="runs.csv is not what its stage wrote .*dvc repro compare") as refused:
+        frames.runs(tmp_path)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
