@@ -33,7 +33,7 @@ def one_of(value: Any, valid: Iterable[str], what: str) -> str:
 
 def last_line(error: BaseException) -> str:
     """The last line of somebody else's error that is not empty, or the error's kind where it has no text."""
-    lines = [printable(line).strip() for line in ESCAPES.sub("", str(error)).splitlines()]
+    lines = [printable(line.strip()) for line in ESCAPES.sub("", str(error)).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)
 
 

@@ -85,9 +85,11 @@ def read_cell(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path} does not exist; train the cell first (dvc repro train@{path.stem})")
     mended = f"`git restore {path}`" if path.parent.parent.name == "results" else "`make reproduce` writes it anew"
     try:
+        if not path.is_file():  # a pipe never ends
+            raise LookupError
         content = files.read(path, files.from_torch_bytes)
         cell, of_seeds = content["cell"], all(type(seed) is int for seed in content["seeds"].keys())
-    except (files.DamagedError, IsADirectoryError, AttributeError, LookupError, TypeError):
+    except (files.DamagedError, AttributeError, LookupError, TypeError):
         of_seeds = False
     except OSError as error:  # it may be whole
         raise ModelFileError(f"the file of {path.stem} cannot be read: {of_the_system(error)}") from None

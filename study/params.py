@@ -267,7 +267,7 @@ def build(cls: type[Section], raw: Any) -> Section:
         return TypeAdapter(cls).validate_json(json.dumps(raw))
     except ValidationError as error:
         raise ParamsError(_message(error, cls)) from None
-    except (TypeError, ValueError) as error:  # a date, a key that is a list
+    except (TypeError, ValueError, RecursionError) as error:  # a date, a key that is a list, a thousand levels
         raise ParamsError(f"params.yaml holds what no setting can be: {last_line(error)}") from None
 
 
@@ -277,7 +277,8 @@ def _message(error: ValidationError, cls: type) -> str:
     first = next((each for each in found if each["type"] in ("unexpected_keyword_argument", "literal_error")), found[0])
     kind, value, context = first["type"], shown(first["input"]), first.get("ctx", {})
     *parents, last = path = [step for step in first["loc"] if step != "[key]"] or [""]
-    where, parent, (valid, reason) = _dotted(path), _dotted(parents) or "params.yaml", _described(cls, path)
+    where, parent = (_dotted(steps) or "params.yaml" for steps in (path, parents))
+    valid, reason = _described(cls, path)
     if kind == "literal_error":
         valid = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
     if kind == "unexpected_keyword_argument" or kind == "literal_error" and "[key]" in first["loc"]:

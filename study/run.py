@@ -227,14 +227,13 @@ def _device() -> str:
 
 
 def _metrics() -> None:
-    import pandas as pd
-
+    from study import frames
     from study.report import tables
 
     try:
-        tables.metrics(pd.read_csv(paths.RESULTS / "runs.csv"), paths.RESULTS / "metrics")
-    except FileNotFoundError:
-        raise PipelineError("results/runs.csv is missing: run `make reproduce`, or `dvc repro compare`") from None
+        tables.metrics(frames.runs(), paths.RESULTS / "metrics")
+    except ValueError as error:  # a name that leads elsewhere
+        raise PipelineError(f"results/runs.csv: {error}") from None
 
 
 def _paper() -> str:
@@ -296,11 +295,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line above; one readable message and exit code 1 where something is wrong."""
+    from study.frames import MissingError
     from study.models import ModelFileError
     from study.verify import VerifyError
 
     expected = (
-        ParamsError, PipelineError, DvcError, DataError, ModelFileError, VerifyError, tasks.TasksError,
+        ParamsError, PipelineError, DvcError, DataError, MissingError, ModelFileError, VerifyError, tasks.TasksError,
         notebooks.NotebookError,
     )  # fmt: skip
     options = vars(_parser().parse_args(arguments))

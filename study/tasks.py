@@ -161,6 +161,10 @@ def fill(settings: Study, engine: str = "local", shard: tuple[int, int] = (0, 1)
     lists = {name: jobs[part::parts] for name, jobs in phases(settings)}
     every = [job for jobs in lists.values() for job in jobs]
     progress, failures = Progress(every), []
+    if not all(job.done for job in every):
+        from saqlib.kernels import fused
+
+        print(fused.reason(settings.shape, cells.pick_device(settings.device)), file=sys.stderr)
     for name, jobs in lists.items():
         if not (ready := [job for job in jobs if not job.done and job.ready]):
             continue

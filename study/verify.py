@@ -4,7 +4,8 @@ Compares what claims rest on: params.yaml beside results/, and cell by cell ever
 settings, and what is there at all must be the same. Numbers may differ, as between two processors
 (docs/determinism.md): one with a 95 % interval, and the ends of that, by half the committed width; those of single
 networks so far that their mean over the seeds does not differ by more; p-values by a factor of 10; others by a fifth of
-the mean magnitude in their column. Differences are counted in these units; on one machine there are none.
+the mean magnitude in their column. Differences are counted in these units; on one machine there are none. What LEFT_OUT
+says hangs on the processor to the bit, or on other tools.
 
 A run on part of the grid, by its params.yaml, is compared with that part: smaller families of Holm's correction and
 other primary images may change words there. Without --committed the committed run is what git has, and without --fresh
@@ -26,7 +27,12 @@ from saqlib.errors import last_line, of_the_system
 from study import files, paths, settings
 from study.report import tables
 
-FILES = ("runs.csv", "tables/*.csv", "evidence/*.csv", "fills/*.csv", "ablations/*.csv")
+FILES = (
+    "runs.csv",
+    "deployment.csv",
+    *(f"{folder}/*.csv" for folder in ("tables", "evidence", "fills", "ablations", "during")),
+)
+LEFT_OUT = "Not compared: networks, figures, notebooks, and what a device needs."
 NEEDED = ("runs.csv", "tables/grid.csv", "tables/claims.csv", "evidence/maps.csv")  # no claim rests on less
 KEYS = ("level", "step", "distance", "seed")  # numbers that tell rows apart; so does all text but for these words:
 WORDS = ("word", "size", "verdict", "reading", "expected", "sign")
@@ -138,7 +144,9 @@ def report(fresh: Path, committed: Path) -> tuple[str, bool]:
         lines += [f"{name}: and {len(own) - SHOWN} more"] * (len(own) > SHOWN)
     lines += [f"Not in the fresh run's grid, and left out: {', '.join(sorted(gone))}."] * bool(gone)
     lines.append(f"{len(rows)} files: {table['that differ'].sum()} of {table.numbers.sum()} numbers differ.")
-    return "\n".join([*lines, f"{len(wrong)} differences are too large. Each one: build/{REPORT.name}"]), wrong.empty
+    return "\n".join(
+        [*lines, f"{len(wrong)} differences are too large. Each one: build/{REPORT.name}. {LEFT_OUT}"]
+    ), wrong.empty
 
 
 def committed_results(folder: Path) -> Path:

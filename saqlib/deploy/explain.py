@@ -13,8 +13,10 @@ becomes what the networks know.
 import argparse
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -130,7 +132,7 @@ def explain(session: onnxruntime.InferenceSession, image: np.ndarray) -> Explana
     probes = np.stack([image, 255 - image, np.zeros_like(image)])
     names = [output.name for output in session.get_outputs()]
     try:
-        found = dict(zip(names, session.run(names, {"images": as_input(probes)}), strict=True))
+        found = dict(zip(names, _run(session, names, {"images": as_input(probes)}), strict=True))
     except Exception as error:  # whatever the model's operators lead the runtime to, no memory included
         raise ExplainError(f"the model fails on the picture: {last_line(error)}") from None
     logits = found.pop("logits")
@@ -142,6 +144,17 @@ def explain(session: onnxruntime.InferenceSession, image: np.ndarray) -> Explana
     label = int(logits[0].argmax())
     maps = {name: values[0] for name, values in found.items()}
     return Explanation(label, _class_names(session)[label], float(softmax(logits)[0, label]), **maps)
+
+
+def _run(session: onnxruntime.InferenceSession, *arguments: Any) -> list[np.ndarray]:
+    """`session.run` in a thread, so that a signal ends it: a model may loop for ever, and a call into C sees none."""
+    options = onnxruntime.RunOptions()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(session.run, *arguments, options).result()
+        except BaseException:
+            options.terminate = True
+            raise
 
 
 def read_image(path: Path) -> np.ndarray:

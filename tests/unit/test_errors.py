@@ -42,6 +42,7 @@ def test_one_of_passes_what_is_valid_and_names_the_rest(value):
         ("no route to host", "no route to host"),
         ("Traceback:\n  File x\nValueError: the end\n", "ValueError: the end"),
         ("  the only one  \n\n   \n", "the only one"),
+        ("several:\n\ta tab before it\n", "a tab before it"),
         ("first\r\nsecond\r\n", "second"),
         ("\x1b[1;31mno \x1b[4manswer\x1b[K\n\x1b[?25h\n\x1b[0m", "no answer"),  # pip under FORCE_COLOR
         ("\n \n", "RuntimeError"),

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import signal
+import threading
 import warnings
 
 import numpy as np
@@ -126,6 +128,33 @@ def changed_model(path, source=MODEL, scale=1.0, **metadata) -> None:
     (last,) = (constant for constant in proto.graph.initializer if constant.name == "dense3.scale")
     last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * np.float32(scale), last.name))
     onnx.save(proto, path)
+
+
+def endless(path) -> None:
+    """A committed model whose logits wait for a loop that has no end."""
+    changed_model(path)
+    proto, boolean, number = onnx.load(path), onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
+    (last,) = (node for node in proto.graph.node if "logits" in node.output)
+    last.output[list(last.output).index("logits")] = "before"
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["in"], ["out"])], "body",
+        [value("i", onnx.TensorProto.INT64, []), value("go", boolean, []), value("in", number, None)],
+        [value("on", boolean, []), value("out", number, None)],
+    )  # fmt: skip
+    proto.graph.initializer.append(helper.make_tensor("true", boolean, [], [True]))
+    proto.graph.node.append(helper.make_node("Loop", ["", "true", "before"], ["logits"], body=body))
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_model_that_loops_for_ever(number, image_file, tmp_path, capsys):
+    """With one line, and the code of the signal."""
+    endless(tmp_path / "endless.onnx")
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(SystemExit) as stop:
+        explain.main([str(tmp_path / "endless.onnx"), str(image_file)])
+    assert stop.value.code == 128 + number and capsys.readouterr().err == "Stopped.\n"
 
 
 LYING = {

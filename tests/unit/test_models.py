@@ -1,6 +1,7 @@
 """study.models: the network that was saved, of the cell that the name says, or one sentence that says why not."""
 
 import errno
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -166,6 +167,7 @@ FOREIGN = {
     "text": lambda path: path.write_text("hello"),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
     "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
     "dictionary": lambda path: torch.save({"state_dict": {}}, path),
     "no seeds": lambda path: torch.save({"cell": str(CELL), "seeds": [0]}, path),
     "a program": lambda path: torch.save(torch.load(path, weights_only=True) | {"record": Hostile()}, path),

@@ -367,14 +367,16 @@ def test_a_claim_that_cannot_be_tested_is_refused_by_its_id(claim, values, expec
         (b"a: 1\nb: [1, 2", "params.yaml is not valid YAML: line "),
         (b"a: 1\na: 2", "params.yaml is not valid YAML: line 2, column 1: found duplicate key"),
         (b"a: !!python/object/apply:os.system [ls]", "params.yaml is not valid YAML"),
+        (b"", "params.yaml must be a section, not None"),
+        (b"{a: " * 999 + b"}" * 999, "params.yaml holds what no setting can be: "),
     ],
 )
 def test_file_that_is_not_usable_is_refused_in_one_line(tmp_path, content, expected):
-    """Missing, of another encoding, broken or ambiguous."""
+    """Missing, of another encoding, broken, ambiguous, empty, or deeper than anybody can read."""
     path = tmp_path / "params.yaml"
     if content is not None:
         path.write_bytes(content)
-    assert expected in refusal(settings.read, path)
+    assert expected in refusal(settings.load, path)
 
 
 @pytest.mark.parametrize("text", ["a: 0127", "a: no", "a: 1e3", "a: 1_000"])

@@ -121,13 +121,14 @@ def engine(monkeypatch):
     return done, failing
 
 
-def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, engine, study):
-    """Only what the store lacks, list by list."""
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, engine, study, capsys):
+    """Only what the store lacks, list by list; what computes is said once, if anything does."""
     first, second = [made(tmp_path, 1), made(tmp_path, 2)], [made(tmp_path, 3, needs=(1,))]
     monkeypatch.setattr(tasks, "phases", lambda _: [("first", first), ("second", second)])
     finish(first[1])
-    assert tasks.fill(study) == (3, 3, 0) and engine[0] == ["job 1", "job 3"]
-    assert tasks.fill(study) == (3, 3, 0) and engine[0] == ["job 1", "job 3"]
+    for computed in (1, 0):
+        assert tasks.fill(study) == (3, 3, 0) and engine[0] == ["job 1", "job 3"]
+        assert capsys.readouterr().err.count("Computed by ") == computed
 
 
 def test_a_failed_job_is_named_and_the_others_are_done(tmp_path, monkeypatch, engine, study):
