@@ -407,8 +407,9 @@ def _from_outline(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
 def saliency_grid(
     dataset: str, grid: Grid, root: Path = paths.ROOT
 ) -> tuple[NDArray, tuple[str, ...], dict[str, dict[str, Maps]]]:
-    """What `study.report.pictures.saliency_grid` draws: images (K, 28, 28), class names, maps of the
-    typical seed of each training. Of each class the first kept image that every network classifies correctly, or the first one if there is none.
+    """What `study.report.pictures.saliency_grid` draws: images (K, 28, 28), class names, maps of the typical seeds.
+
+    Of each class the first kept image that every network classifies correctly, or the first one if there is none.
     """
     cells = {}
     for training in grid.trainings:

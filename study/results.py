@@ -79,7 +79,8 @@ def train_cell(
 def _report(run: Run) -> dict[str, Any]:
     names = ("test_accuracy", "validation_accuracy", "sample_accuracy")
     accuracies = {name: round(getattr(run, name), 4) for name in names}
-    positive = {"positive_biases": int((run.state["conv1.bias"] > 0).sum())}  # where an image is blank, these speak
+    biases = run.state.get("conv1.bias")  # where an image is blank, these speak; the second network has none
+    positive = {"positive_biases": None if biases is None else int((biases > 0).sum())}
     return accuracies | positive | {"history": [_rounded(epoch) for epoch in run.history.epochs]}
 
 

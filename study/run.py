@@ -199,6 +199,18 @@ def _ablate(scale: str | None) -> None:
             raise PipelineError(f"{name}: {error}") from None
 
 
+def _deploy(scale: str | None) -> None:
+    processes.pin_cpu_level()
+    from itertools import product
+
+    from study import frames, results
+
+    study = settings.load(scale=scale)
+    kinds = product(study.grid.datasets, study.grid.trainings)
+    seeds = {kind: frames.typical_seed(*kind, study.grid) for kind in kinds}
+    results.deploy_cells({cell: seeds[cell.dataset, cell.training] for cell in study.grid.cells}, study)
+
+
 def _compare(scale: str | None) -> None:
     processes.pin_cpu_level()
     import matplotlib
@@ -283,6 +295,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("dataset", help="a dataset of the grid")
     one.add_argument("--scale", **scale)
     command("ablate", _ablate, "every ablation").add_argument("--scale", **scale)
+    command("deploy", _deploy, "the networks that are committed, as files that were checked").add_argument(
+        "--scale", **scale
+    )
     command("compare", _compare, "every table and figure, from scores").add_argument("--scale", **scale)
     command("device", _device, "run the networks on emulated microcontrollers; writes results/device/ and its table")
     command("metrics", _metrics, "write results/metrics/ from results/runs.csv")

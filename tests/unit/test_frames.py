@@ -293,7 +293,11 @@ def a_cell(accuracies, scores):
     shape = (len(scores), 2, len(labels["score"]), 4)
     values = np.broadcast_to(np.asarray(scores, float)[:, None, None, None], shape)
     right = np.array([[place < count for place in range(4)] for count in accuracies]).astype(int)
-    arrays = {"scores": (("seed", *labels), values), "predicted": (("seed", "image"), right), "label": ("image", [1] * 4)}
+    arrays = {
+        "scores": (("seed", *labels), values),
+        "predicted": (("seed", "image"), right),
+        "label": ("image", [1] * 4),
+    }
     return xr.Dataset(arrays, labels | {"seed": range(len(scores))})
 
 
@@ -358,7 +362,11 @@ def test_saliency_grid(grid):
     order, chosen = range(written.SHOWN)[::-1], []
     for label in range(10):
         places = [place for place in order if place % 10 == label]
-        right = [place for place in places if all(int(a.predicted[seeds[c.training], place]) == label for c, a in cells.items())]
+        right = [
+            place
+            for place in places
+            if all(int(a.predicted[seeds[c.training], place]) == label for c, a in cells.items())
+        ]
         chosen.append((right or places)[0])
     assert set(chosen) != set(order[:10]), "the seed must make the choice matter"
     for cell, whole in cells.items():
