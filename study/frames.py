@@ -110,8 +110,7 @@ def _read(path: Path, stage: str, read: Callable[[Path], Content], *names: str) 
 def _measured(path: Path) -> pd.DataFrame:
     """A CSV with rows, in which all but the axes is a number."""
     frame = pd.read_csv(path)
-    frame.drop(columns=CELL, errors="ignore").astype(float)
-    if frame.empty:
+    if not len(frame.drop(columns=CELL, errors="ignore").astype(float)):
         raise ValueError("it has no row")
     return frame
 

@@ -38,13 +38,15 @@ from study.report.style import RED, styled
 from study.settings import Cell, ParamsError, Study
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from saqlib.training import History
     from study.results import Progress
 
 POLL_SECONDS = 1.0
 WIDTH, HEIGHT = 4.0, 4.6  # of one cell, in inches
 MARGINS = {"left": 0.09, "right": 0.98}  # of its panels, as shares of the width
-LOSS, ACCURACY = "Loss", "Validation accuracy (%)"
+LOSS, ACCURACY, FAITHFUL = "Loss", "Validation accuracy (%)", labels.question(scores.FAITHFULNESS)
 DPI, FRAME_DPI, FRAMES, COLOURS = 144, 100, 13, 32
 FRAME_MS, LAST_MS = 350, 2500  # how long an animation shows a frame
 PAGE = """<!doctype html>
@@ -63,16 +65,18 @@ for (const ms of [300, 2000]) setTimeout(() => document.getElementById("live").s
 )
 REFRESH = f'<meta http-equiv="refresh" content="{2 * POLL_SECONDS:.0f}">'
 NOTE = """<p style="color: #555">Maps: magnitude of the straight-through gradient of the true class's logit, the
-one that stops at clipped activations; black is 0, the brightest colour the map's own 99th percentile. Scores are means
-over these ten validation images; for faithfulness, removed pixels become those of the mean image.</p>"""
+one that stops at clipped activations, and below it that which passes through them; black is 0, the brightest colour the
+map's own 99th percentile. Scores are means over these ten validation images; for faithfulness, removed pixels become
+those of the mean image.</p>"""
 
 
 @dataclass(frozen=True)
 class Look:
     """One look at a training; times are counted in epochs.
 
-    images: uint8 (K, 28, 28), called `names`. times: of R records of seed 0. maps: (R, K, 28, 28), signed. lines: by
-    panel, for each seed that has begun, points of time and value. switch: when the network begins to quantize.
+    images: uint8 (K, 28, 28), called `names`. times: of R records of seed 0. maps, passed: (R, K, 28, 28), signed,
+    straight-through and passed through clipped activations. lines: by panel, for each seed that has begun, of
+    faithfulness for both maps, points of time and value. switch: when the network begins to quantize.
     """
 
     cell: str
@@ -80,6 +84,7 @@ class Look:
     names: Sequence[str]
     times: Sequence[float]
     maps: NDArray
+    passed: NDArray
     lines: dict[str, list[list[tuple[float, float]]]]
     switch: float | None
     epochs: int
@@ -91,7 +96,7 @@ class Look:
         """What there was to see at one of its records, of the first seed."""
         times = self.times[: record + 1]
         lines = {name: [[point for point in seeds[0] if point[0] <= times[-1]]] for name, seeds in self.lines.items()}
-        return replace(self, times=times, maps=self.maps[: record + 1], lines=lines)
+        return replace(self, times=times, maps=self.maps[: record + 1], passed=self.passed[: record + 1], lines=lines)
 
 
 @styled
@@ -104,13 +109,16 @@ def draw(looks: Sequence[Look], scale: Sequence[Look] = ()) -> Figure:
     figure = plt.figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="none")
     for part, look in zip(figure.subfigures(rows, columns, squeeze=False).flat, looks, strict=False):
         part.suptitle(str(look), weight="bold", size=7.5, y=0.99)
-        above, below = part.subfigures(2, 1, height_ratios=(1, 3))
-        grid = above.subplots(2, len(look.images), gridspec_kw=MARGINS | {"top": 0.78, "bottom": 0, "wspace": 0.1})
-        shown = zip(grid.T, look.images, look.names, look.maps[-1], strict=True)
-        for (first, second), image, name, saliency in shown:
+        above, below = part.subfigures(2, 1, height_ratios=(1.3, 3))
+        grid = above.subplots(3, len(look.images), gridspec_kw=MARGINS | {"top": 0.84, "bottom": 0, "wspace": 0.1})
+        shown = zip(grid.T, look.images, look.names, look.maps[-1], look.passed[-1], strict=True)
+        for (first, *others), image, name, *maps in shown:
             show_image(first, image)
             first.set_title(name, size=5.5, pad=2)
-            show_map(second, saliency)
+            for axes, saliency in zip(others, maps, strict=True):
+                show_map(axes, saliency)
+        for axes, words in zip(grid[1:, 0], ("gradient", "passed"), strict=True):
+            axes.set_ylabel(words, size=5.5, labelpad=2)
         spaces = MARGINS | {"top": 0.91, "bottom": 0.09, "hspace": 0.7, "wspace": 0.25}
         grid = below.subplots(math.ceil(len(look.lines) / 2), 2, gridspec_kw=spaces)
         for axes, name in zip(grid.flat, look.lines, strict=False):
@@ -127,7 +135,8 @@ def _lines(axes: Axes, look: Look, name: str) -> None:
     seeds = look.lines[name]
     for colour, line in zip(plt.get_cmap("viridis")(np.linspace(0, 0.85, len(seeds))), seeds, strict=True):
         axes.plot(*(zip(*line, strict=True) if line else ([], [])), color=colour, marker="o", markersize=2)
-    axes.set_title(f"{name}, {len(seeds)} seeds" if name == LOSS and len(seeds) > 1 else name, loc="left")
+    several = {LOSS: f", {len(seeds)} seeds", FAITHFUL: "; green: passed"}.get(name, "") if len(seeds) > 1 else ""
+    axes.set_title(f"{name}{several}", loc="left")
     axes.set_xlim(-0.02 * look.epochs, 1.02 * look.epochs)
     axes.set_xlabel("epoch", loc="right", labelpad=0)
     axes.locator_params(axis="x", integer=True, nbins=6)
@@ -157,7 +166,8 @@ class Watched:
         count = len(data.load(cell.dataset, "train", root)[0])
         self.epoch_steps = math.ceil(count / self.recipe.optimizer.batch_size)
         self.files = [cells.train_network.path(each.recipe, each.seed, each.device) for each in self.networks]
-        self.scored: dict[int, dict[str, float]] = {}
+        self.scored: dict[int, dict[str, list[float]]] = {}  # of each record, for one map or both
+        self.passed: dict[int, Tensor] = {}
         self.latest: Look | None = None  # shown while a trained network goes into the store
         self._state: list[float] | None = None
 
@@ -183,14 +193,15 @@ class Watched:
         for title, name in ((LOSS, "loss"), (ACCURACY, "validation_accuracy")):
             lines[title] = [[(epoch["epoch"], epoch[name]) for epoch in seed.epochs] for seed in histories if seed]
         for name in self.scored[first.steps[0]]:
-            values = [self.scored[step][name] for step in first.steps]
-            lines[labels.question(name)] = [list(zip(times, values, strict=True))]
+            values = zip(*(self.scored[step][name] for step in first.steps), strict=True)
+            lines[labels.question(name)] = [list(zip(times, of_map, strict=True)) for of_map in values]
         self.latest = Look(
             cell=str(self.cell),
             images=self.raw.numpy(),
             names=data.DATASETS[self.cell.dataset].classes,
             times=times,
             maps=np.stack([maps.numpy() for maps in first.maps]),
+            passed=np.stack([self.passed[step].numpy() for step in first.steps]),
             lines=lines,
             switch=None if first.switch is None else first.switch / self.epoch_steps,
             epochs=self.recipe.epochs,
@@ -198,19 +209,23 @@ class Watched:
         return self.latest
 
     def _score(self, history: "History") -> None:
-        """Score the maps of the records that are new."""
+        """Score the maps of the records that are new, and pass the gradient through what is clipped."""
         from saqlib.removal import relevance_gain
+        from saqlib.saliency import passing, saliency_now
 
         images = data.as_input(self.raw)
         networks = models.at_steps(self.recipe.precision, self.recipe.shape, vars(history))
         for (step, network), maps in zip(networks, history.maps, strict=True):
             if step in self.scored:
                 continue
-            gain = relevance_gain(network, images, self.labels, maps, self.removal_steps, "mean")
+            with passing(network):
+                self.passed[step] = saliency_now(network, images, self.labels)
+            both = (maps, self.passed[step]) if self.recipe.quantization else (maps,)
+            gains = [relevance_gain(network, images, self.labels, each, self.removal_steps, "mean") for each in both]
             own = [name for name in scores.ANSWERS if name != scores.FAITHFULNESS]
-            found = {name: scores.SCORES[name].function(maps, images) for name in own}
-            found |= {scores.FAITHFULNESS: gain, "amplitude": scores.amplitude(maps)}
-            self.scored[step] = {name: float(values.nanmean()) for name, values in found.items()}
+            found = {name: [scores.SCORES[name].function(maps, images)] for name in own}
+            found |= {scores.FAITHFULNESS: gains, "amplitude": [scores.amplitude(maps)]}
+            self.scored[step] = {name: [float(each.nanmean()) for each in values] for name, values in found.items()}
 
 
 def panels(study: Study, cells: Sequence[Cell]) -> "Iterator[tuple[Cell, Callable[[Progress], None] | None]]":

@@ -231,7 +231,7 @@ def fills(numbers: pd.DataFrame) -> Figure:
     """
     datasets = list(dict.fromkeys(numbers.dataset))
     figure, (panels,) = plt.subplots(1, len(datasets), figsize=(SINGLE, 1.9), sharey=True, squeeze=False)
-    bars = {GRADIENT: ("map of full precision", "#222222"), IMAGE: ("the bare image", "#56B4E9")}
+    bars = {GRADIENT: ("full precision", "#222222"), IMAGE: ("the bare image", "#56B4E9")}
     for axes, dataset in zip(panels, datasets, strict=True):
         own = numbers[numbers.dataset == dataset]
         names = list(dict.fromkeys(own.fill))
@@ -284,13 +284,15 @@ def looks(shown: Mapping[str, Looks]) -> Figure:
                     show_map(axes, block.maps[name][i])
                 else:
                     show_image(axes, block.images[i])
-                    column[0].annotate(labels.dataset(dataset), (0, 1), (0, 30), xycoords="axes fraction",
-                                       textcoords="offset points", weight="bold", size=7.5)  # fmt: skip
                 _below(axes, tables.number(score[i], 2) if place else block.names[i])
-            _below(axes, "\n" + (tables.number(block.means[name], 2) if place else "all images"), weight="bold")
+            _below(axes, tables.number(block.means[name], 2) if place else "all images", line=1, weight="bold")
+            if not place:
+                column[0].annotate(labels.dataset(dataset), (0, 1), (0, 30), xycoords="axes fraction",
+                                   textcoords="offset points", weight="bold", size=7.5)  # fmt: skip
     scale_bar(figure, "|gradient of the predicted class's logit| / the panel's 99th percentile; below, faithfulness")
     return figure
 
 
-def _below(axes: Axes, words: str, **style: str) -> None:
-    axes.text(0.5, -0.05, words, transform=axes.transAxes, ha="center", va="top", size=SMALLEST, **style)
+def _below(axes: Axes, words: str, line: int = 0, **style: str) -> None:
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "top"}
+    axes.annotate(words, (0.5, 0), (0, -2 - 1.35 * SMALLEST * line), size=SMALLEST, **place, **style)

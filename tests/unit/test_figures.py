@@ -445,10 +445,10 @@ def test_map_first_goes_from_full_precision_to_the_fewest_bits(drawn):
     """
     axes, table = drawn["map_first"].axes[1], made.main_numbers(FIVE)["map_first"].query("dataset == 'fashion_mnist'")
     means = table[table.seed.isna() & (table.precision != "image")]
-    shown = np.array([np.ravel(each[0].get_data()) for each in axes.containers])
-    np.testing.assert_allclose(shown, means[["kept", "points"]] * [100, 1])
+    shown = np.array([np.ravel(each[0].get_data()) for each in axes.containers], float)
+    np.testing.assert_allclose(shown, means[["kept", "points"]].to_numpy(float) * [100, 1])
     seeds = np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections if len(each.get_offsets()) > 1])
-    np.testing.assert_allclose(seeds, table[table.seed.notna()][["kept", "points"]] * [100, 1])
+    np.testing.assert_allclose(seeds, table[table.seed.notna()][["kept", "points"]].to_numpy(float) * [100, 1])
     dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed == pytest.approx(list(100 * table.kept[table.precision == "image"]))
     arrows = [(each.xyann, each.xy) for each in axes.texts]
@@ -494,7 +494,7 @@ def test_looks_have_their_scores_below_and_each_map_its_scale(drawn):
         np.testing.assert_array_equal(image.get_array(), np.abs(shown.maps[name][1]))
         assert image.get_clim() == (0, pytest.approx(np.percentile(np.abs(shown.maps[name][1]), 99)))
     below = [[text.get_text() for text in axes.texts] for axes in panels[1, 4:]]
-    assert below == [["b", "\nall images"], ["0.25", "\n0.12"], ["−0.75", "\n0.12"], ["–", "\n0.12"]]
+    assert below == [["b", "all images"], ["0.25", "0.12"], ["−0.75", "0.12"], ["–", "0.12"]]
     assert [axes.get_title() for axes in panels[0, :4]] == [
         "input", "full\nprecision", "2 bits,\npassed\nthrough", "untrained"]  # fmt: skip
 

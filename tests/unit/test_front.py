@@ -59,7 +59,7 @@ def change(root, table: str, rows: str, **values) -> None:
         ("registered", "claim == 'C5'", {"word": "open"}, r"\(C5\).*: Passing it through"),
         ("registered", "comparison.str.contains('max_range')", {"word": "open"}, r"\(C4\).*: With the gradient passed"),
         ("maps", "map == 'integrated_gradients' and precision == 'w2a2' and fill == 'qualifying' and seeds == 'all'",
-         {"mean": 0.1}, "lose less than half.*: .Right:"),
+         {"mean": 0.1}, "lose less than half.*: At 2 bits"),
         ("maps", "dataset == 'mnist' and map == 'straight_through' and precision == 'w2a2' and fill == 'qualifying'"
          " and seeds == 'all'", {"low": 0.6}, "intervals of map and image overlap.* On MNIST the map"),
     ],

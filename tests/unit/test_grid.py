@@ -251,17 +251,17 @@ def test_frames_that_are_not():
 # ------------------------------------------------------------------------------------------------------ the twin
 
 
-def compare(found, tests, expected):
+def compare(found, tests, expected, rtol=1e-6, atol=1e-9):
     """Every number and word is the twin's."""
     expected = found[KEYS].merge(expected, on=KEYS, validate="one_to_one")
     assert len(expected) == len(found)
     for name in ("word", "size", "seeds"):
         assert found[name].tolist() == expected[name].tolist(), name
     for name in ("estimate", "low", "high", "p", "p_holm", "p_bh", "margin"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], rtol=rtol, atol=atol, err_msg=name)
     for name, other in (("p_equivalent", "same"), ("p_beyond", "beyond")):
-        np.testing.assert_allclose(tests[name], expected[other], rtol=1e-6, err_msg=name)
-        np.testing.assert_allclose(tests[f"{name}_holm"], expected[f"{other}_holm"], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(tests[name], expected[other], rtol=rtol, err_msg=name)
+        np.testing.assert_allclose(tests[f"{name}_holm"], expected[f"{other}_holm"], rtol=rtol, err_msg=name)
 
 
 @given(
@@ -294,4 +294,5 @@ def test_the_committed_grid_is_the_twins(name):
     if name == "grid_confirming":
         seeds = [seed for seed in seeds if seed >= raw["scales"][raw["scale"]]["exploring"]]
     found, tests = (pd.read_csv(results / "tables" / f"{each}.csv") for each in (name, f"{name}_tests"))
-    compare(found, tests, twin_grid.recomputed(results, raw["claims"], seeds))
+    # From CSVs of eight digits, in which a difference of two scores keeps fewer.
+    compare(found, tests, twin_grid.recomputed(results, raw["claims"], seeds), rtol=1e-4, atol=1e-7)

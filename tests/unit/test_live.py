@@ -15,6 +15,7 @@ from PIL import Image
 
 from saqlib.data import as_input
 from saqlib.removal import relevance_gain
+from saqlib.saliency import input_gradient
 from saqlib.scores import gini
 from study import cells, files, live, models, paths, results, settings
 from study.report.pictures import top
@@ -31,6 +32,7 @@ LOOK = live.Look(
     names=("0", "1", "2"),
     times=[0.0, 1.0, 2.0],
     maps=RNG.normal(size=(3, 3, 28, 28)),
+    passed=RNG.normal(size=(3, 3, 28, 28)),
     lines={
         live.LOSS: [[(1, 2.0), (2, 1.0)], [(1, 2.5)]],
         "Focus": [[(0, 0.4), (1, 0.5), (2, 0.6)]],
@@ -67,10 +69,11 @@ def test_the_latest_maps_have_the_colours_and_the_scale_of_the_figures():
     """Magnitudes of the last record, black at 0, brightest at the map's own 99th percentile; images are named."""
     pictures = [axes for axes in drawn(LOOK)[""] if axes.images]
     assert [axes.get_title() for axes in pictures[:3]] == ["0", "1", "2"]
-    for k, axes in enumerate(pictures[3:]):
+    assert [axes.get_ylabel() for axes in pictures[3::3]] == ["gradient", "passed"]
+    for axes, saliency in zip(pictures[3:], [*LOOK.maps[-1], *LOOK.passed[-1]], strict=True):
         (image,) = axes.images
-        np.testing.assert_array_equal(image.get_array(), np.abs(LOOK.maps[-1, k]))
-        assert image.get_cmap().name == "inferno" and image.get_clim() == (0, top(np.abs(LOOK.maps[-1, k])))
+        np.testing.assert_array_equal(image.get_array(), np.abs(saliency))
+        assert image.get_cmap().name == "inferno" and image.get_clim() == (0, top(np.abs(saliency)))
 
 
 def test_an_earlier_look_does_not_show_what_came_later():
@@ -127,8 +130,11 @@ def test_a_finished_cell_is_seen_whole(build):
     recipe, shown = STUDY.recipe(CELL), as_input(torch.from_numpy(images))
     for i, (_, network) in enumerate(models.at_steps(recipe.precision, recipe.shape, content["record"])):
         saliency = torch.from_numpy(maps[i])
-        gain = relevance_gain(network, shown, torch.arange(10), saliency, STUDY.clarity.steps, "mean").mean()
-        assert look.lines["Faithfulness"][0][i][1] == pytest.approx(gain.item(), abs=1e-9)
+        passed = input_gradient(network, shown, torch.arange(10), saturated="pass")
+        np.testing.assert_array_equal(look.passed[i], passed)
+        for line, each in zip(look.lines["Faithfulness"], (saliency, passed), strict=True):
+            gain = relevance_gain(network, shown, torch.arange(10), each, STUDY.clarity.steps, "mean").mean()
+            assert line[i][1] == pytest.approx(gain.item(), abs=1e-9)
         assert look.lines["Focus"][0][i][1] == pytest.approx(gini(saliency).mean().item(), abs=1e-12)
 
 
