@@ -103,7 +103,7 @@ def test_every_number_stands_in_the_line_that_it_links_to(body):
 
 def test_numbers_pictures_and_cells_are_linked(body, tmp_path):
     """Numbers to the pages of lines, each figure to its notebook's cell, with words and sizes."""
-    cells = {path.stem: f"05_compare.html#figure-{path.stem}" for path in (paths.RESULTS / "figures").glob("*.png")}
+    cells = {path.stem: f"05_results.html#figure-{path.stem}" for path in (paths.RESULTS / "figures").glob("*.png")}
     text = paper.text(body, paths.RESULTS, tmp_path, cells)
     assert 'href="results/' not in text and csv_pages.address("results/tables/accuracy.csv#L2") in text
     images = re.findall(r"<img [^>]+>", text)
@@ -157,7 +157,7 @@ def test_a_long_table_of_a_notebook_is_folded(tmp_path):
                       (("<table><tr></tr>", "<tr></tr>"), ("| a |\n| --- |\n", "| 1 |\n")))  # fmt: skip
         for kind, content in (("text/html", html), ("text/markdown", text)):
             output = {"output_type": "display_data", "metadata": {}, "data": {kind: content}}
-            *_, cell = prepared("05_compare", tmp_path, code("1", outputs=[output]))[0]
+            *_, cell = prepared("05_results", tmp_path, code("1", outputs=[output]))[0]
             shown = cell["outputs"][0]["data"][kind]
             assert ("Show the table, 13 rows</summary>" in shown) == (rows == 13) and content in shown
 
