@@ -1,4 +1,4 @@
-"""The paper as a page, from the same Typst source as the PDF, and each number a link to its line of results/.
+"""The paper and its supplement as pages, from the same Typst source as the PDF; each number is a link to its line.
 
 Typst writes the prose, the formulas (MathML) and the tables. Here its headings become the page's own, so that they
 appear in the table of contents, formulas get their numbers, and pictures their files and the cell that makes them.
@@ -9,6 +9,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import typst
@@ -18,6 +19,9 @@ from study.site import csv_pages, pictures
 
 HEADING = re.compile(r'<h([23])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
 TITLE = re.compile(r"<p>(?P<title>.*?)</p><p>(?P<subtitle>.*?)</p><p>(?P<authors>.*?)</p>", re.DOTALL)
+SUPPLEMENT = re.compile(r"(?:^\([^)\n]+\)=\n\n)?^## Supplement\n", re.MULTILINE)
+ANCHOR = re.compile(r'\bid="([^"]+)"|^\(([^)\n]+)\)=$', re.MULTILINE)
+BELOW = "\n```{toctree}\n:hidden:\n\nsupplement\n```\n"
 BEGIN, END = "```{raw} html\n", "\n```\n\n"  # of what stays HTML
 PDF = (
     "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
@@ -32,7 +36,7 @@ when `make reproduce` has written results/.
 
 
 def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
-    """Write the page of the paper, and its PDF beside it.
+    """Write the pages of the paper and of its supplement, and the PDF beside them.
 
     Args:
         root: the folder that holds paper/ and results/.
@@ -43,10 +47,26 @@ def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
         PaperError: a number, table or figure is missing in results/, or Typst writes another form than expected.
     """
     shutil.copyfile(root / "paper" / "paper.pdf", pages / "_static" / "paper.pdf")
-    page, results = EARLIER, root / "results"
+    parts, results = {"paper": EARLIER}, root / "results"
     if (results / "tables" / "grid.csv").exists():
-        page = text(body(root), results, pages / "_static", cells)
-    (pages / "paper.md").write_text(page, encoding="utf-8")
+        parts = parted(text(body(root), results, pages / "_static", cells))
+    for name, page in parts.items():
+        (pages / f"{name}.md").write_text(page, encoding="utf-8")
+
+
+def parted(page: str) -> dict[str, str]:
+    """The paper and, if it has one, its supplement, each a page; links between them lead from one to the other."""
+    parts = dict(zip(("paper", "supplement"), SUPPLEMENT.split(page), strict=False))
+    if "supplement" in parts:
+        parts["paper"] += BELOW
+        parts["supplement"] = "# Supplement\n" + re.sub("^### ", "## ", parts["supplement"], flags=re.MULTILINE)
+    homes = {"".join(names): name for name, part in parts.items() for names in ANCHOR.findall(part)}
+
+    def link(found: re.Match, name: str) -> str:
+        home = homes.get(found[1], name)
+        return found[0] if home == name else f'href="{home}.html#{found[1]}"'
+
+    return {name: re.sub('href="#([^"]+)"', partial(link, name=name), part) for name, part in parts.items()}
 
 
 def body(root: Path) -> str:

@@ -87,6 +87,19 @@ def test_headings_become_the_pages_own_with_their_anchors(tmp_path):
         paper.text("<main></main>", tmp_path, tmp_path, {})
 
 
+def test_the_supplement_is_a_page_of_its_own_and_links_find_their_page():
+    """Of the paper's form; without a supplement there is one page."""
+    page = '# T\n\n<a href="#tab-b">1</a><a href="#eq"> <i id="eq">\n\n(supplement)=\n\n## Supplement\n\n### More\n\n'
+    found = paper.parted(page + '(tab-b)=\n\n### B\n\n<a href="#eq"><a href="#tab-b">')
+    assert found["paper"].startswith('# T\n\n<a href="supplement.html#tab-b">1</a><a href="#eq"> <i id="eq">')
+    assert "supplement" in found["paper"].split("toctree")[1]
+    assert (
+        found["supplement"]
+        == '# Supplement\n\n## More\n\n(tab-b)=\n\n## B\n\n<a href="paper.html#eq"><a href="#tab-b">'
+    )
+    assert paper.parted("# T\n") == {"paper": "# T\n"}
+
+
 def test_every_number_stands_in_the_line_that_it_links_to(body):
     """Of the linked means of tables, each is that line's, rounded."""
     links = re.findall(r'<a href="results/(\S+?)#L(\d+)"[^>]*class="number">(.*?)</a>', body)
