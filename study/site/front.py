@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from saqlib.errors import exit_with_message
+from saqlib.errors import exit_with_message, last_line
 from saqlib.grid import HIGHER, LOWER, UNDECIDED, WITHIN
 from saqlib.registered import SUPPORTED
 from saqlib.scores import GRADIENT, IMAGE
@@ -192,7 +192,7 @@ def text(root: Path, picture: Callable[[str], str]) -> str:
         picture: the element of a figure, by its name.
 
     Raises:
-        FrontError: a sentence is not true of these results.
+        FrontError: a sentence is not true of these results, or a number of it is not there.
     """
     tables, words = root / "results" / "tables", WORDS.read_text(encoding="utf-8")
     seeds = pd.read_csv(tables / "accuracy.csv", index_col=["dataset", "training", "precision"]).seeds
@@ -206,7 +206,10 @@ def text(root: Path, picture: Callable[[str], str]) -> str:
             sentences = [each.strip() for each in re.split(r"(?<=[.*]) |[|\n]", words) if f"{{{name}[" in each]
             raise FrontError(f"results/ do not say that {wrong[0]}, as {WORDS.name} does: {' '.join(sentences)}")
     figures = {place: picture(name) for place, name in FIGURES.items()}
-    return words.format(figures=figures, **{name: numbers for name, (numbers, _) in found.items()})
+    filled = words.format(figures=figures, **{name: numbers for name, (numbers, _) in found.items()})
+    if missing := re.search(r"[^.|]*\bnan\b[^.|]*", filled):
+        raise FrontError(f"results/ lack a number: {missing[0].strip()}")
+    return filled
 
 
 # ------------------------------------------------------------------------------------------------------- the README
@@ -222,7 +225,14 @@ def filled(readme: str, root: Path = paths.ROOT, picture: Callable[[str], str] =
     if BEGIN not in readme or END not in readme:
         raise FrontError(f"README.md needs the lines {BEGIN.strip()!r} and {END.strip()!r} around its answer")
     before, rest = readme.split(BEGIN, 1)
-    return before + BEGIN + text(root, picture) + END + rest.split(END, 1)[1]
+    try:
+        answer = text(root, picture)
+    except (OSError, LookupError, NameError, TypeError, ValueError, AttributeError) as error:  # of edits
+        if isinstance(error, FrontError):
+            raise
+        why = f"{type(error).__name__}: {last_line(error)}"
+        raise FrontError(f"results/ are not what `compare` wrote ({why}); dvc repro compare writes them") from None
+    return before + BEGIN + answer + END + rest.split(END, 1)[1]
 
 
 def main(arguments: list[str] | None = None) -> None:

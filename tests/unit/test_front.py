@@ -103,6 +103,22 @@ def test_another_run_has_the_grid_and_no_sentence(rows, root):
     assert text.endswith((root / "results" / "tables" / "grid.md").read_text(encoding="utf-8"))
 
 
+BROKEN = {"empty": lambda content: b"", "no text": lambda content: b"\xff" + content,
+          "without rows": lambda content: content[: content.index(b"\n") + 1],
+          "of one column": lambda content: re.sub(b"(?m),.*$", b"", content)}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["grid", "grid_confirming", "registered", "maps", "ablations", "device"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_table_that_is_none_is_refused_in_one_line(kind, table, root):
+    """With the command that writes it; the README stays."""
+    path = root / "results" / "tables" / f"{table}.csv"
+    path.write_bytes(BROKEN[kind](path.read_bytes()))
+    with pytest.raises(front.FrontError) as refused:
+        front.filled((paths.ROOT / "README.md").read_text(encoding="utf-8"), root)
+    assert "\n" not in str(refused.value)
+
+
 # ------------------------------------------------------------------------------------------------ README and docs
 
 
