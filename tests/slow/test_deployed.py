@@ -54,7 +54,7 @@ def test_no_real_image_has_a_bright_ground(dataset):
         pytest.skip(f"needs the real images: {error}")
     inside = images[:, 1:-1, 1:-1].sum((1, 2))
     means = (images.sum((1, 2)) - inside) / (4 * 28 - 4)
-    assert len(means) == 70_000 and (means <= explain.HALF).all() and (255 - means > explain.HALF).all()
+    assert len(means) == 70_000 and (means < 255 / 2).all()  # so that each negative lies above
 
 
 def test_networks_of_your_own(monkeypatch):
