@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from saqlib import data
-from saqlib.deploy import check, explain
+from saqlib.deploy import check
 from study import explore, models, paths
 from study.settings import ParamsError
 from tests.helpers.deployed import earlier
