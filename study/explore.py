@@ -149,9 +149,8 @@ def _blurred(dataset: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The weighted mean of all other pixels."""
     places = np.arange(SIDE)
     weights = np.exp(-(((places[:, None] - places) / BLUR) ** 2) / 2)
-    return np.rint((weights @ image @ weights - image) / (np.outer(weights.sum(0), weights.sum(0)) - 1)).astype(
-        np.uint8
-    )
+    total = np.outer(weights.sum(0), weights.sum(0))
+    return np.rint((weights @ image @ weights - image) / (total - 1)).astype(np.uint8)
 
 
 _FILLINGS = {"zero": lambda _, image: np.zeros_like(image), "mean": lambda dataset, _: mean_image(dataset),

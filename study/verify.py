@@ -27,11 +27,7 @@ from saqlib.errors import last_line, of_the_system
 from study import files, paths, settings
 from study.report import tables
 
-FILES = (
-    "runs.csv",
-    "deployment.csv",
-    *(f"{folder}/*.csv" for folder in ("tables", "evidence", "fills", "ablations", "during")),
-)
+FILES = ("*.csv", *(f"{folder}/*.csv" for folder in ("tables", "evidence", "fills", "ablations", "during")))
 LEFT_OUT = "Not compared: networks, figures, notebooks, and what a device needs."
 NEEDED = ("runs.csv", "tables/grid.csv", "tables/claims.csv", "evidence/maps.csv")  # no claim rests on less
 KEYS = ("level", "step", "distance", "seed")  # numbers that tell rows apart; so does all text but for these words:
@@ -146,9 +142,8 @@ def report(fresh: Path, committed: Path) -> tuple[str, bool]:
         lines += [f"{name}: and {len(own) - SHOWN} more"] * (len(own) > SHOWN)
     lines += [f"Not in the fresh run's grid, and left out: {', '.join(sorted(gone))}."] * bool(gone)
     lines.append(f"{len(rows)} files: {table['that differ'].sum()} of {table.numbers.sum()} numbers differ.")
-    return "\n".join(
-        [*lines, f"{len(wrong)} differences are too large. Each one: build/{REPORT.name}. {LEFT_OUT}"]
-    ), wrong.empty
+    lines.append(f"{len(wrong)} differences are too large. Each one: build/{REPORT.name}. {LEFT_OUT}")
+    return "\n".join(lines), wrong.empty
 
 
 def committed_results(folder: Path) -> Path:

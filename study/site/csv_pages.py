@@ -96,10 +96,8 @@ def _text(path: Path, results: Path) -> str:
         of_people, _, *rows = [_cells(line) for line in shown.read_text(encoding="utf-8").splitlines()]
         parts += [_table(of_people, rows, title(path)), "## Line by line"]
     rows = ([f'<a href="#L{number}">{number}</a>', *map(_escaped, row)] for number, row in lines)
-    return (
-        "\n\n".join([*parts, _table(["line", *map(_escaped, heads)], rows, "Line by line", [n for n, _ in lines])])
-        + "\n"
-    )
+    parts.append(_table(["line", *map(_escaped, heads)], rows, "Line by line", [number for number, _ in lines]))
+    return "\n\n".join(parts) + "\n"
 
 
 def _escaped(value: str) -> str:

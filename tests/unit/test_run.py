@@ -3,11 +3,12 @@
 import sys
 import types
 
+import pandas as pd
 import pytest
 import yaml
 
 from saqlib.data import DataError
-from study import cells, dvc, files, notebooks, paths, results, run, settings, tasks
+from study import cells, dvc, files, frames, notebooks, paths, results, run, settings, tasks
 from study.settings import ParamsError
 from tests.helpers.workspaces import TINY, digests
 
@@ -56,6 +57,16 @@ def test_a_second_workspace_in_a_folder_leaves_its_results(workspace, tmp_path):
     old = files.write(workspace / "study" / "old.py", "")
     run.workspace(workspace, "smoke", **TINY)
     assert result.read_text() == "a result" and not old.exists()
+
+
+def test_metrics_are_written_nowhere_else(tmp_path, monkeypatch):
+    """A name in the table that leads out of the folder is refused in one line."""
+    row = {"dataset": "../../evil", "precision": "fp32", "training": "standard", "test_accuracy": 1.0, "amplitude": 1.0}
+    monkeypatch.setattr(frames, "runs", lambda: pd.DataFrame([row]))
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "a" / "results")
+    with pytest.raises(SystemExit, match="^results/runs.csv: .*evil"):
+        run.main(["metrics"])
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_the_checkout_is_no_scratch_folder():

@@ -29,6 +29,7 @@ def committed(tmp_path_factory):
         "runs": runs, "evidence/networks": runs, "evidence/maps": maps, "tables/grid": verdicts, "tables/tests": tests,
         "tables/claims": readings(verdicts, runs, maps, fills, claims), "ablations/edges": runs.assign(changed=True),
         "tables/accuracy": means.assign(low=means["mean"] - 0.1, high=means["mean"] + 0.1, seeds=10),
+        "deployment": means.assign(packed_bytes=16000), "during/mnist-w2a2": means.assign(step=range(len(means))),
     } | {f"fills/{name}": pd.DataFrame({"fill": made.FILLS, "qualifies": True}) for name in fills}  # fmt: skip
     for name, frame in frames.items():
         files.write(root / "results" / f"{name}.csv", files.csv(frame))
@@ -96,7 +97,9 @@ EDITS = {  # and what is said of each
     "evidence": ((cells, "evidence/networks", "gini", CELL, lambda x: x + 0.5), "networks.csv: mnist standard fp32"),
     "a fill": ((cells, "fills/mnist", "qualifies", 0, "False"), "mean: qualifies: False (committed: True)"),
     "an ablation": ((cells, "ablations/edges", "gini", CELL, lambda x: x + 0.5), "ablations/edges.csv: mnist"),
-    "a setting": ((params,) , "params.yaml: claims is another"),
+    "a cost": ((cells, "deployment", "packed_bytes", 0, lambda x: 9 * x), "packed_bytes: 144000.0 (committed: 1"),
+    "a course": ((cells, "during/mnist-w2a2", "mean", 0, lambda x: x - 50), "during/mnist-w2a2.csv: "),
+    "a setting": ((params,), "params.yaml: claims is another"),
     "settings gone": ((gone, "../params.yaml"), "params.yaml: beside results/: "),
 }  # fmt: skip
 
@@ -114,9 +117,9 @@ def test_whatever_differs_is_named_and_fails(fresh, committed, kind, capsys):
 def test_what_may_differ_is_counted(fresh, committed):
     """Nothing; a number within its interval, in half-widths; two seeds exchanged; what decides nothing."""
     text, same = verify.verify(fresh, committed)
-    every = [pd.read_csv(path).drop(columns="seed", errors="ignore") for path in committed.rglob("*.csv")]
+    every = [pd.read_csv(path).drop(columns=[*verify.KEYS], errors="ignore") for path in committed.rglob("*.csv")]
     numbers = sum(frame.select_dtypes("number").notna().to_numpy().sum() for frame in every)
-    assert same and f"10 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
+    assert same and f"12 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
     cells(fresh, ACCURACY, "mean", 1, lambda x: x + 0.025)
     cells(fresh, "runs", "seed", slice(0, 2), lambda seed: 1 - int(seed))
     params(fresh, device="cpu", scales=RAW["scales"] | {"smoke": RAW["scales"]["smoke"] | {"images": 30}})
