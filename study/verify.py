@@ -34,9 +34,7 @@ KEYS = ("level", "step", "distance", "seed")  # numbers that tell rows apart; so
 WORDS = ("word", "size", "verdict", "reading", "expected", "sign")
 REPORT, SHOWN = paths.BUILD / "verify.csv", 6  # so many lines are printed of each file
 COLUMNS = ["file", "what", "fresh", "committed", "size"]  # of differences; size: in units, or infinite
-EXECUTED = (
-    Path("executed") / "05_results.ipynb"
-)  # in build/, from the stage that follows the tables; git has none of it
+EXECUTED = Path("executed") / "05_results.ipynb"  # in build/, from a stage after the tables; git has none of it
 ARCHIVE = "archive --format=zip HEAD params.yaml :(glob)results/**/*.csv"
 OTHERWISE = "name the folder to compare with: --committed FOLDER"
 

@@ -14,7 +14,7 @@ from tests.helpers.workspaces import TINY, digests
 
 COMMANDS = {
     "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "compare", "metrics",
-    "readable", "refresh", "paper", "device",
+    "readable", "refresh", "paper", "deploy", "device",
 }  # fmt: skip
 
 
