@@ -9,7 +9,7 @@ import functools
 import html
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,11 +87,6 @@ def files(dataset: str, training: str, results: Path = paths.RESULTS) -> dict[st
 _session = functools.cache(open_model)
 
 
-def pass_through(networks: Iterable[Path]) -> bool:
-    """Whether all of these explaining files hold the pass-through map, which those of earlier versions lack."""
-    return all(MAPS["pass"] in [output.name for output in _session(path).get_outputs()] for path in networks)
-
-
 def run(path: Path, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Every output of an explaining file for an image, uint8 (28, 28): logits (10,) and signed maps (28, 28)."""
     names = [output.name for output in _session(path).get_outputs()]
@@ -102,16 +97,11 @@ def run(path: Path, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
 def ask(networks: Mapping[str, Path], dataset: str, image: NDArray[np.uint8], saturated: str = "stop") -> list[Answer]:
     """What each of these networks (of `files`) answers to an image, uint8 (28, 28).
 
-    saturated: what a clipped activation does with the gradient of the map, stop | pass. Raises ValueError for `pass`
-    and a file that was written before there was such a map.
+    saturated: what a clipped activation does with the gradient of the map, stop | pass.
     """
     output, answers = MAPS[one_of(saturated, MAPS, "saturated")], []
     for network, path in networks.items():
         found = run(path, image)
-        if output not in found:
-            raise ValueError(
-                f"{path.name} is of an earlier version, without a pass-through map; `make reproduce` writes it again"
-            )
         logits, saliency = found["logits"], found[output]
         label, name = int(logits.argmax()), DATASETS[dataset].classes[logits.argmax()]
         sure = float(softmax(logits[None])[0, label])
@@ -245,10 +235,7 @@ def _tile(pixels: NDArray[np.uint8], alt: str) -> str:
 
 
 class Desk(widgets.VBox):
-    """The table with handles: data, training, map, picture, and pixels to remove. It answers in well under 200 ms.
-
-    The map is a handle where the files hold two of them.
-    """
+    """The table with handles: data, training, map, picture, and pixels to remove. It answers in well under 200 ms."""
 
     def __init__(self, dataset: str = "mnist", training: str = "guided", picture: int = 0):
         buttons, last = widgets.ToggleButtons, len(sample(dataset)[0]) - 1
@@ -261,8 +248,6 @@ class Desk(widgets.VBox):
             "first": buttons(options=ORDERS, description="salient first"),
             "fill": buttons(options=FILLS, value="mean", description="becomes"),
         }
-        if not pass_through(files(dataset, training).values()):
-            del self.handles["saturated"]
         for handle in self.handles.values():
             handle.observe(self._renew, "value")
         self.shown = widgets.HTML()

@@ -118,7 +118,7 @@ def restore(content: dict[str, Any], seed: int) -> "LeNet":
         precision = Precision(bits["name"], layers, bits.get("rounding", True))
         shape = Shape(**{name: tuple(widths) for name, widths in content["network"].items()})
         network = lenet.restore(precision, shape, state)
-        written = "digests" not in content or content["digests"][seed] == _digest(content, seed)  # the first had none
+        written = content["digests"][seed] == _digest(content, seed)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the file of {cell} holds no network of it: {last_line(error)}") from None
     if not written:

@@ -19,7 +19,7 @@ import pandas as pd
 from saqlib.data import DATASETS
 from saqlib.errors import exit_with_message
 from saqlib.scores import FILLS
-from study import explore, paths
+from study import paths
 from study.report import labels
 from study.report.paper import PaperError
 from study.report.style import GREY, alternative, looks
@@ -116,7 +116,6 @@ def _known(root: Path, static: Path) -> dict[str, object]:
         "datasets": {name: DATASETS[name].title for name in datasets},
         "trainings": trainings,
         "kinds": {name: {"colour": colour, "words": labels.precision(name)} for name, colour in colours.items()},
-        "pass_through": explore.pass_through(networks.models(results).values()),
         "fills": FILLS,
         "removed": round(100 * networks.REMOVED),
     }

@@ -66,19 +66,18 @@ def first(dataset: str, shown: Sequence[NDArray[np.uint8]], networks: Mapping[st
     """Which picture the page opens with, the one that shows best what the paper found: its place among `shown`.
 
     Every network is right about it. Each loses confidence with the pixels that its map marks, whichever gradient makes
-    the map; and the network of the fewest bits loses more by the pass-through map, where the files have it. Of the
-    pictures that one is taken whose least such figure is the largest.
+    the map; and the network of the fewest bits loses more by the pass-through map. Of the pictures that one is taken
+    whose least such figure is the largest.
 
     Args:
         shown: an image of each class, uint8 (28, 28), in their order.
         networks: as of `explore.files`.
     """
     trained = {name: path for name, path in networks.items() if name != UNTRAINED}
-    gradients = list(MAPS) if explore.pass_through(trained.values()) else ["stop"]
 
     def least(label: int) -> float:
         lost = []
-        for gradient in gradients:
+        for gradient in MAPS:
             answers = explore.ask(trained, dataset, shown[label], gradient)
             if any(answer.label != label for answer in answers):
                 return -1.0

@@ -27,12 +27,6 @@ PDF = (
     "[As PDF](_static/paper.pdf). Each number leads to the line of `results/` that it comes from, "
     "each figure to its notebook."
 )
-# Until results/ are written anew: their numbers are what they were, and the PDF belongs to them.
-EARLIER = """# The paper
-
-[As PDF](_static/paper.pdf). An earlier version of the code wrote these results and that PDF; its page is made again
-when `make reproduce` has written results/.
-"""
 
 
 def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
@@ -47,10 +41,8 @@ def write(root: Path, pages: Path, cells: Mapping[str, str]) -> None:
         PaperError: a number, table or figure is missing in results/, or Typst writes another form than expected.
     """
     shutil.copyfile(root / "paper" / "paper.pdf", pages / "_static" / "paper.pdf")
-    parts, results = {"paper": EARLIER}, root / "results"
-    if (results / "tables" / "grid.csv").exists():
-        parts = parted(text(body(root), results, pages / "_static", cells))
-    for name, page in parts.items():
+    whole = text(body(root), root / "results", pages / "_static", cells)
+    for name, page in parted(whole).items():
         (pages / f"{name}.md").write_text(page, encoding="utf-8")
 
 

@@ -9,11 +9,9 @@ import onnx
 import torch
 
 from saqlib import quantization
-from saqlib.data import DATASETS
-from saqlib.deploy import deploy_untrained, export_explanation
 from saqlib.lenet import LeNet, build
 from saqlib.precision import Bits, Precision
-from study import models, paths
+from study import models
 from tests.helpers.networks import inputs
 
 
@@ -59,15 +57,6 @@ def earlier(path: Path) -> bytes:
     if "map" in made:
         del proto.graph.node[made.index("map") + 1 :], proto.graph.output[2:]
     return proto.SerializeToString(deterministic=True)
-
-
-def write_explanations(folder: Path) -> None:
-    """Write the explaining file of every committed network anew, as the next run will: with both maps."""
-    for path in paths.RESULTS.glob("models/*.pt"):
-        name, trained = path.stem, models.load(path.stem)
-        classes = DATASETS[name.split("-")[0]].classes
-        export_explanation(trained, folder / f"{name}.explain.onnx", packed=True, name=name, classes=classes)
-    deploy_untrained(network("fp32").precision, network("fp32").shape, folder)
 
 
 def behaviour(trained: LeNet) -> dict[str, np.ndarray]:

@@ -23,7 +23,6 @@ from saqlib.deploy.explain import as_image, as_input, open_session, read_image
 from saqlib.removal import fill_images
 from study import explore, paths
 from study.site import build
-from tests.helpers.deployed import write_explanations
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -55,12 +54,11 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """What the reading copy is made from: the committed results, with explaining files that have both maps."""
+    """What the reading copy is made from."""
     root = tmp_path_factory.mktemp("checkout")
     for name in ("results", "paper", "docs"):
         shutil.copytree(paths.ROOT / name, root / name)
     shutil.copy(paths.PARAMS, root)
-    write_explanations(root / "results" / "models")
     return root
 
 

@@ -22,10 +22,6 @@ LARGEST = 25 * 2**20  # bytes of everything in results/ that git takes
 KEYS = ["dataset", "precision", "training", "seed"]
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=str)
-of_this_version = pytest.mark.skipif(
-    not (paths.RESULTS / "tables" / "grid.csv").exists(),
-    reason="results/tables/grid.csv is not there yet: an earlier version wrote results/",
-)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,6 @@ def test_they_fit_into_git():
     assert sum(path.stat().st_size for path in found) <= LARGEST
 
 
-@of_this_version
 def test_every_network_has_one_row_with_every_score(runs):
     """Each seed of each cell, accuracies in percent, no score missing."""
     expected = {(c.dataset, c.precision, c.training, seed) for c in CELLS for seed in range(STUDY.size.seeds)}
@@ -83,7 +78,6 @@ def test_faithfulness_is_the_mean_of_the_fills_that_qualify(runs):
         np.testing.assert_allclose(own.faithfulness, expected, rtol=1e-6)
 
 
-@of_this_version
 @pytest.mark.parametrize(("name", "seeds"), [("grid", 0), ("grid_confirming", STUDY.size.exploring)])
 def test_every_comparison_has_its_verdict(name, seeds):
     """Each question of each dataset and training, in one of four words, by as many seeds as there are."""
@@ -97,7 +91,6 @@ def test_every_comparison_has_its_verdict(name, seeds):
     assert set(found.word) <= set(WORDS) and set(found.seeds) == {STUDY.size.seeds - seeds}
 
 
-@of_this_version
 def test_every_registered_claim_has_a_row():
     """In the order in which they were registered, each with what was expected."""
     found = pd.read_csv(paths.RESULTS / "tables" / "registered.csv")
@@ -106,7 +99,6 @@ def test_every_registered_claim_has_a_row():
     assert found.came.notna().equals(found.expected.notna())
 
 
-@of_this_version
 def test_every_comparison_of_every_claim_has_its_verdict():
     """On each dataset and training that it is asked of, in one of four words; registered claims stand below."""
     found = pd.read_csv(paths.RESULTS / "tables" / "claims.csv")

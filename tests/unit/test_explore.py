@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,24 +14,13 @@ from PIL import Image
 
 from saqlib import scores
 from saqlib.data import as_input, load
-from saqlib.deploy import export_explanation
 from saqlib.removal import fill_images
 from saqlib.saliency import input_gradient
 from study import explore, models, paths
 from study.report.pictures import MAP_COLOURS, PERCENTILE
 from study.settings import TRAININGS
-from tests.helpers.deployed import earlier, write_explanations
 
 IMAGE, TRUTH = explore.picture("mnist", 7)
-
-
-@pytest.fixture
-def both_maps(tmp_path_factory, monkeypatch):
-    """Explaining files as they are written now, in the place of the committed ones."""
-    results = tmp_path_factory.getbasetemp() / "both"
-    if not results.exists():
-        write_explanations(results / "models")
-    monkeypatch.setattr(explore, "files", partial(explore.files, results=results))
 
 
 def test_the_sample_is_that_of_the_library():
@@ -54,7 +42,7 @@ def test_every_precision_stands_in_order_and_the_control_last():
 
 @pytest.mark.parametrize("precision", ["fp32", "w2a2"])
 @pytest.mark.parametrize("saturated", explore.MAPS)
-def test_a_network_answers_as_in_pytorch(precision, saturated, both_maps):
+def test_a_network_answers_as_in_pytorch(precision, saturated):
     """Class, confidence, either map and both scores are those of the trained network."""
     networks = {precision: explore.files("mnist", "guided")[precision]}
     (answer,) = explore.ask(networks, "mnist", IMAGE, saturated)
@@ -66,20 +54,6 @@ def test_a_network_answers_as_in_pytorch(precision, saturated, both_maps):
     np.testing.assert_allclose(answer.map, maps[0], atol=1e-6)
     assert answer.focus == pytest.approx(scores.gini(maps).item(), abs=1e-5)
     assert answer.coherence == pytest.approx(scores.morans_i(maps).item(), abs=1e-5)
-
-
-def test_a_file_of_an_earlier_version_has_one_map(tmp_path):
-    """The other is refused, by the file's name and with what to do; so is a word that is neither."""
-    whole, old = tmp_path / "x.onnx", tmp_path / "old.onnx"
-    export_explanation(models.load("mnist-w2a2-guided"), whole, packed=True)
-    old.write_bytes(earlier(whole))
-    assert explore.pass_through([whole]) and not explore.pass_through([whole, old])
-    with pytest.raises(ValueError, match=r"^old.onnx is of an earlier version, .*; `make reproduce` writes it again$"):
-        explore.ask({"w2a2": old}, "mnist", IMAGE, "pass")
-    with pytest.raises(ValueError, match="unknown saturated 'passed'"):
-        explore.ask({"w2a2": whole}, "mnist", IMAGE, "passed")
-    (one,), (other,) = (explore.ask({"w2a2": path}, "mnist", IMAGE) for path in (whole, old))
-    np.testing.assert_array_equal(one.map, other.map)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9))
@@ -136,7 +110,7 @@ def test_what_is_not_certain_is_not_100_percent(share):
     assert "100" not in words and abs(float(words.removeprefix("over ").removesuffix(" %")) - 100 * share) <= 0.11
 
 
-def test_every_handle_changes_what_is_shown(both_maps):
+def test_every_handle_changes_what_is_shown():
     """At once; in the colours of the figures, where a dead map is black."""
     assert (explore.COLOURS, explore.PERCENTILE) == (MAP_COLOURS, PERCENTILE)
     found = explore.coloured(np.linspace(-1, 1, 784).reshape(28, 28)).astype(int)
@@ -151,14 +125,6 @@ def test_every_handle_changes_what_is_shown(both_maps):
     image, truth = explore.picture("fashion_mnist", 8)
     expected = explore.table("fashion_mnist", "standard", image, truth, 0.4, "least", "blur", "pass")
     assert desk.shown.value == expected
-
-
-def test_the_map_is_no_handle_where_files_have_one(monkeypatch):
-    """A desk of files of an earlier version shows what they have."""
-    monkeypatch.setattr(explore, "pass_through", lambda networks: False)
-    desk = explore.Desk("mnist", "guided", 7)
-    assert "saturated" not in desk.handles
-    assert desk.shown.value == explore.table("mnist", "guided", IMAGE, TRUTH)
 
 
 def test_clipped_networks_are_compared_with_both_maps():

@@ -19,7 +19,6 @@ from saqlib.scores import FILLS
 from study import explore, models, paths
 from study.report.paper import PaperError
 from study.site import build, csv_pages, networks, notebooks, paper, pictures
-from tests.helpers.deployed import write_explanations
 
 # -------------------------------------------------------------------------------------------------------- notebooks
 
@@ -68,8 +67,6 @@ def test_a_figure_has_its_words_and_is_found_by_its_name(tmp_path):
 @pytest.fixture(scope="module")
 def body() -> str:
     """What Typst makes of the paper with the committed results."""
-    if not (paths.RESULTS / "tables" / "grid.csv").exists():
-        pytest.skip("results/tables/grid.csv is not there yet: an earlier version wrote results/")
     return paper.body(paths.ROOT)
 
 
@@ -209,14 +206,11 @@ def test_the_scripts_of_data_hold_files_pictures_and_answers(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_the_first_picture_shows_what_was_found(dataset, tmp_path_factory):
+def test_the_first_picture_shows_what_was_found(dataset):
     """By the networks in PyTorch: all are right, lose confidence by either map, and 2 bits more by the pass-through."""
-    results = tmp_path_factory.getbasetemp() / "both"
-    if not results.exists():
-        write_explanations(results / "models")
     images, labels = explore.sample(dataset)
     shown = [images[labels == label][0] for label in range(10)]
-    label = networks.first(dataset, shown, explore.files(dataset, "standard", results))
+    label = networks.first(dataset, shown, explore.files(dataset, "standard"))
     image, mean = (
         as_input(torch.from_numpy(each.copy())[None]) for each in (shown[label], explore.mean_image(dataset))
     )
@@ -235,13 +229,12 @@ def test_the_first_picture_shows_what_was_found(dataset, tmp_path_factory):
     assert left["w2a2", "pass"] < left["w2a2", "stop"] - 0.1
 
 
-@pytest.mark.parametrize("both", [True, False])
-def test_the_gradient_is_a_choice_where_the_files_have_both_maps(both):
-    """One map of files of an earlier version needs no switch, and no words about it."""
+def test_the_draw_page_removes_to_the_mean_and_offers_both_maps():
+    """The fill that qualifies is chosen at first; the gradient is a choice, explained below."""
     page = jinja2.Template((build.SOURCES / "pages" / "draw.md").read_text(encoding="utf-8"))
-    text = page.render(kinds={}, datasets={}, trainings=[], fills=FILLS, removed=15, pass_through=both)
+    text = page.render(kinds={}, datasets={}, trainings=[], fills=FILLS, removed=15)
     assert re.findall(r'name="fill" value="(\w+)" checked', text) == ["mean"]
-    assert [text.count(part) for part in ('name="gradient"', "**Which gradient?**")] == [2 * both, both]
+    assert [text.count(part) for part in ('name="gradient"', "**Which gradient?**")] == [2, 1]
 
 
 def test_links_into_the_repository_lead_to_pages():
