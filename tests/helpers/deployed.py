@@ -1,6 +1,7 @@
 """Networks for the tests of deployment: the committed ones, one with ties, and what they compute layer by layer."""
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -38,16 +39,25 @@ def calibrated(trained: LeNet, *layers: Bits) -> LeNet:
     return other.eval()
 
 
+def changed(precision: str, change: Callable[[LeNet], object]) -> LeNet:
+    """A trained network after a change in place."""
+    other = copy.deepcopy(network(precision))
+    with torch.no_grad():
+        change(other)
+    return other
+
+
 def network_with_ties(precision: str) -> LeNet:
     """A network whose scales are powers of two, so that many values lie exactly between two codes."""
-    tied = copy.deepcopy(network(precision))
-    with torch.no_grad():
-        for _, layer, *_ in tied.blocks():
-            unit = 255 if layer is tied.conv1 else 1  # undoes the scale of the input, 1 / 255
+
+    def tie(model: LeNet) -> None:
+        for _, layer, *_ in model.blocks():
+            unit = 255 if layer is model.conv1 else 1  # undoes the scale of the input, 1 / 255
             layer.weight_scale.copy_((layer.weight_scale / unit).log2().round().exp2() * unit)
-        for activation in quantization.pact_layers(tied).values():
+        for activation in quantization.pact_layers(model).values():
             activation.alpha.copy_(activation.scale.log2().round().exp2() * (2**activation.bits - 1))
-    return tied
+
+    return changed(precision, tie)
 
 
 def earlier(path: Path) -> bytes:
@@ -73,26 +83,3 @@ def behaviour(trained: LeNet) -> dict[str, np.ndarray]:
     with torch.no_grad():
         leaving["dense3"] = observed(inputs()).numpy()
     return leaving
-
-
-def _rounded_by(rule):
-    """PACT with another way of rounding."""
-
-    def pact(x, alpha, bits, *, rounding):
-        assert rounding
-        step = alpha / (2**bits - 1)
-        return rule(x.clamp(min=0).minimum(alpha) / step) * step
-
-    return pact
-
-
-# What a careless port does differently, as patches of the network: (object, attribute, replacement).
-MUTATIONS = {
-    "half up": (quantization, "pact", _rounded_by(lambda x: (x + 0.5).floor())),
-    "floor": (quantization, "pact", _rounded_by(torch.floor)),
-    "float bias": (
-        quantization._QuantizedLayer,
-        "bias_codes",
-        lambda layer, input_scale: layer.bias.detach() / layer.output_scale(input_scale),
-    ),
-}

@@ -8,16 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from saqlib.controls import CASCADE
 from saqlib.findings import maps_table
 from saqlib.saliency import METHODS
-from saqlib.scores import CANDIDATE_FILLS, FAITHFULNESS, FILLS, PRESERVATION, TRAINED, UNTRAINED
+from saqlib.scores import CANDIDATE_FILLS, FAITHFULNESS, FILLS, GAINS, PRESERVATION, PRIMARY, TRAINED, UNTRAINED
 from study.device import CALLS
 from study.frames import Maps
 from study.report import compare, effects, figures, labels, main_figures, pictures, tables, training
-from tests.helpers import frames
-from tests.helpers.frames import DATASETS, PRECISIONS, SCORES, TRAININGS, of_the_reference
 
+DATASETS = ("mnist", "fashion_mnist")
+PRECISIONS = ("fp32", "w4a4", "mixed", "w2a2")
 FIVE = ("fp32", "w4a4", "w3a3", "mixed", "w2a2")  # one that params.yaml does not have
+TRAININGS = ("standard", "guided")
+SCORES = (*dict.fromkeys((*PRIMARY, *GAINS)), FAITHFULNESS, "amplitude")
 QUESTIONS = {
     "accuracy": "test_accuracy",
     "focus": "gini",
@@ -27,18 +30,40 @@ QUESTIONS = {
 SWITCH = 40
 STEPS = np.arange(0, 110, 10)
 SURROGATES = ("clip_only", "round_only", "relu", "weights_off", "fp32_twin")  # only of quantized networks
-LAYERS = ("dense3", "dense2", "dense1", "conv2", "conv1")
 
 
 def grid(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, **columns: Callable) -> pd.DataFrame:
-    """One row per network of both datasets; each further column is a function of a generator."""
-    return frames.grid(seeds=seeds, datasets=DATASETS, precisions=precisions, **columns)
+    """One row per network: dataset, precision, training, seed; each further column is a function of a generator."""
+    rng, places = np.random.default_rng(5), product(DATASETS, precisions, TRAININGS, range(seeds))
+    frame = pd.DataFrame(places, columns=["dataset", "precision", "training", "seed"])
+    return frame.assign(**{name: [value(rng) for _ in range(len(frame))] for name, value in columns.items()})
 
 
-def runs(precisions: Sequence[str] = PRECISIONS, seeds: int = 3, **options) -> pd.DataFrame:
-    """Scores of networks of both datasets, with an effect if one is planted, as for frames.make_runs."""
-    found = frames.make_runs(seeds=seeds, datasets=DATASETS, precisions=precisions, **options)
-    return found.assign(sensitivity_max=1 - found.gini)
+def runs(
+    precisions: Sequence[str] = PRECISIONS,
+    seeds: int = 3,
+    *,
+    effect: Callable[[str, str, str], float] = lambda precision, training, metric: 0.0,
+    noise: float = 0.01,
+    generator: int = 0,
+) -> pd.DataFrame:
+    """Networks with accuracy, every score and likeness: a level in [0, 1) of each dataset and seed, plus noise.
+
+    effect: what a test plants, in units of the noise; by default the null holds. The levels, which all networks of a
+    seed share, cancel in paired differences. Accuracy lies 90 higher.
+    """
+    frame, rng = grid(precisions, seeds), np.random.default_rng(generator)
+    groups = pd.factorize(frame.dataset)[0] * seeds + frame.seed
+    for metric in ("test_accuracy", *SCORES, *(f"preservation_{name}" for name in PRESERVATION)):
+        level = rng.random(len(DATASETS) * seeds)[groups] + 90 * (metric == "test_accuracy")
+        planted = [effect(p, t, metric) for p, t in zip(frame.precision, frame.training, strict=True)]
+        frame[metric] = level + noise * (np.array(planted) + rng.normal(size=len(frame)))
+    return frame.assign(dead_rate=0.0, sensitivity_max=1 - frame.gini)
+
+
+def of_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
+    """Its networks, without their precision: untrained networks, or pairs of seeds."""
+    return frame[frame.precision == "fp32"].drop(columns="precision")
 
 
 def scored_maps(precisions: Sequence[str] = PRECISIONS, seeds: int = 3) -> pd.DataFrame:
@@ -153,18 +178,14 @@ def during(precisions: Sequence[str] = PRECISIONS, **changes) -> pd.DataFrame:
     return frame.assign(**changes)
 
 
-def estimates(columns: str, *axes: Sequence[str], **words) -> pd.DataFrame:
-    """A row for every combination, with random estimates, some of which are missing."""
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(product(DATASETS, TRAININGS, *axes), columns=["dataset", "training", *columns.split()])
-    estimate = np.where(np.arange(len(frame)) % 7 == 6, np.nan, rng.normal(0.4, 0.3, len(frame)))
-    return frame.assign(estimate=estimate, low=estimate - 0.3, high=estimate + 0.1, p=0.1, p_holm=0.0004, **words)
-
-
 def randomized(precisions: Sequence[str] = PRECISIONS) -> pd.DataFrame:
-    """Every likeness, every layer."""
-    frame = estimates("likeness redrawn precision", PRESERVATION, LAYERS, precisions, verdict="supported", beside=0.3)
-    return frame.assign(alike=0.3 - frame.estimate)
+    """A row for every likeness and layer, with random estimates, some of which are missing."""
+    axes = DATASETS, TRAININGS, PRESERVATION, CASCADE, precisions
+    frame = pd.DataFrame(product(*axes), columns=["dataset", "training", "likeness", "redrawn", "precision"])
+    drawn = np.random.default_rng(0).normal(0.4, 0.3, len(frame))
+    estimate = np.where(np.arange(len(frame)) % 7 == 6, np.nan, drawn)
+    return frame.assign(estimate=estimate, low=estimate - 0.3, high=estimate + 0.1, p=0.1, p_holm=0.0004,
+                        verdict="supported", beside=0.3, alike=0.3 - estimate)  # fmt: skip
 
 
 def ablated() -> pd.DataFrame:

@@ -113,12 +113,12 @@ def tested(changes: Sequence[np.ndarray], margins: Sequence[np.ndarray | None], 
 
 def grid(
     runs: pd.DataFrame, maps: pd.DataFrame, fills: Mapping[str, Sequence[str]], claims: Mapping,
-    seeds: Sequence[int] | None = None, name: str = MAP,
+    seeds: Sequence[int] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Every comparison with its word and size. claims: the section of params.yaml, as plain values."""
     seeds = sorted(set(runs["seed"])) if seeds is None else seeds
     precisions, rows = list(runs["precision"].unique()), []
-    below = maps[(maps["map"] == name) & (maps["network"] == "untrained")]
+    below = maps[(maps["map"] == MAP) & (maps["network"] == "untrained")]
     for dataset in runs["dataset"].unique():
         n = Numbers(runs, below, dataset, seeds, claims)
         for training in runs["training"][runs["dataset"] == dataset].unique():

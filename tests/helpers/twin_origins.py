@@ -8,29 +8,17 @@ from tests.helpers.twin_grid import adjusted, share_above
 
 def check(found: pd.DataFrame, cascade: pd.DataFrame, claims) -> None:
     """The table randomization is what is found here, row by row; cascade: the CSV of results/evidence."""
-    cascade = by_keys(cascade)
     for key, group in found.groupby(["dataset", "training", "likeness", "redrawn"]):
-        arrays = [apart(cascade, claims, *key, precision) for precision in group.precision]
+        arrays = [apart(cascade, claims.reference, *key, precision) for precision in group.precision]
         check_family(group, arrays, claims.level)
 
 
-def by_keys(frame: pd.DataFrame) -> dict[frozenset, pd.DataFrame]:
-    """The rows of each combination of words, by seed."""
-    keys = list(frame.select_dtypes(exclude="number"))
-    groups = frame.sort_values("seed").set_index("seed").groupby(keys)
-    return {frozenset(zip(keys, words, strict=True)): rows for words, rows in groups}
-
-
-def seeds_of(frame: dict[frozenset, pd.DataFrame], **keys) -> pd.DataFrame:
-    """The rows with these words."""
-    return frame[frozenset(keys.items())]
-
-
-def apart(cascade, claims, dataset, training, likeness, redrawn, precision) -> np.ndarray:
+def apart(cascade, reference, dataset, training, likeness, redrawn, precision) -> np.ndarray:
     """Likeness of two networks of the reference, less that of a map to itself: (seeds,)."""
-    where, column = {"dataset": dataset, "training": training}, f"preservation_{likeness}"
-    two = seeds_of(cascade, **where, precision=claims.reference, redrawn="seed_to_seed")[column]
-    return (two - seeds_of(cascade, **where, precision=precision, redrawn=redrawn)[column]).to_numpy()
+    own = cascade[(cascade.dataset == dataset) & (cascade.training == training)].sort_values("seed")
+    two, drawn = (own[(own.precision == p) & (own.redrawn == layer)][f"preservation_{likeness}"].to_numpy()
+                  for p, layer in ((reference, "seed_to_seed"), (precision, redrawn)))  # fmt: skip
+    return two - drawn
 
 
 def check_family(group: pd.DataFrame, arrays: list[np.ndarray], level: float) -> None:

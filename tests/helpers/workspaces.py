@@ -4,8 +4,10 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from study import dvc, processes, settings
+from study import dvc, settings
+from tests.helpers.parameters import changed
 
 TINY = {
     "grid": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
@@ -22,6 +24,12 @@ TINY = {
 }  # fmt: skip
 
 
+def edit_params(folder: Path, **values: Any) -> None:
+    """Change params.yaml in a folder, by paths with __ between the parts."""
+    path = folder / "params.yaml"
+    path.write_text(settings.text_of(changed(settings.read(path), **values)), encoding="utf-8")
+
+
 def start(folder: Path, module: str, *arguments: str, **variables: str) -> subprocess.Popen:
     """A command in a workspace, on the code of that workspace; what it prints is kept in a file."""
     with (folder / "log").open("w") as log:
@@ -36,12 +44,6 @@ def finish(folder: Path, process: subprocess.Popen) -> str:
     log = (folder / "log").read_text()
     assert status == 0, log
     return log
-
-
-def kill(process: subprocess.Popen) -> None:
-    """All at once, as when the power fails: DVC, papermill, the kernel and its workers."""
-    processes.kill_tree(process.pid)
-    process.wait()
 
 
 def digests(folder: Path) -> dict[str, str]:

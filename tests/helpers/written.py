@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from saqlib.controls import CASCADE
 from saqlib.scores import FILLS, GAINS, GRADIENT, PASS_THROUGH, PRESERVATION, PRIMARY
 from study import files
 from study.settings import Cell
@@ -19,7 +20,6 @@ OF_THE_QUANTIZED = ("clip_only", "fp32_twin")
 ON_FEW = ("image", "white_noise")
 DESCRIBING = ("entropy", "auroc", "gini_near", "dead")
 SCORES = (*PRIMARY, *GAINS, "amplitude", *DESCRIBING, "relevance_gain_zero", "sensitivity_max")
-CASCADE = ("dense3", "dense2", "dense1", "conv2", "conv1")
 ARRAYS = {  # of a cell's scores, with their axes
     "probability": "seed image", "scores": "seed map score image", "floors": "seed explainer score few",
     "preservation": "seed likeness image", "seed_to_seed": "seed likeness image",

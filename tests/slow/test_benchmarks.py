@@ -33,18 +33,6 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return steps.sample_batches(SIZE, 1)[0]
 
 
-class Recorder(nn.Module):
-    """A network that keeps every batch it is given."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network, self.seen = network, []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen.append(images.detach().clone())
-        return self.network(images)
-
-
 def _trained_a_little(settings: Study) -> LeNet:
     network = build("fp32", seed=0)
     optimizer = make_optimizer(network, settings.optimizer, settings.quantization)
@@ -60,10 +48,11 @@ def test_released_step_takes_our_step_on_the_same_masked_images(settings, batch,
     """In full precision and with the same noise, loss and gradients are those of our guided step."""
     images, labels = batch
     ours, theirs = _trained_a_little(settings), _trained_a_little(settings)
-    recorder = Recorder(theirs)
-    optimizer = torch.optim.SGD(recorder.parameters(), lr=1)  # a step by the gradient, where Adam divides by small ones
-    expected = peers.released_step(recorder, optimizer, images, labels, rng=np.random.default_rng(0))
-    masked = recorder.seen[-1]
+    seen = []
+    theirs.register_forward_pre_hook(lambda _, batch: seen.append(batch[0].detach().clone()))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1)  # a step by the gradient, where Adam divides by small ones
+    expected = peers.released_step(theirs, optimizer, images, labels, rng=np.random.default_rng(0))
+    masked = seen[-1]
     monkeypatch.setattr(training, "mask_least_salient", lambda *arguments, **options: masked)
     optimizer = torch.optim.SGD(ours.parameters(), lr=1)
     loss = guided_step(ours, optimizer, images, labels, generator=torch.Generator())

@@ -38,18 +38,6 @@ def test_built_once_and_mended_when_damaged():
     assert library.library() is not None and library.why_not() == ""
 
 
-@pytest.mark.parametrize(
-    ("command", "word"), [("false", "false"), ("true", "lenet.so"), ("cc --no-such", ""), ("cc", "")]
-)
-def test_what_goes_wrong_is_a_reason(command, word, monkeypatch, tmp_path):
-    """A compiler that fails or writes nothing, a file in place of the folder: no library, one line that says why."""
-    monkeypatch.setenv("CC", command)
-    if command == "cc":
-        (tmp_path / "a folder").write_text("")
-    assert library.library() is None
-    assert word in library.why_not() and library.why_not() and "\n" not in library.why_not()
-
-
 @needs_compiler
 def test_every_compiler_gives_the_same_bits(monkeypatch):
     """gcc and clang, with AVX2 and AVX512, also asked for fast mathematics: every function, byte for byte."""

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from study import dvc, notebooks, paths, processes, tasks
+from tests.helpers.jobs import job
 
 PIPELINE = """
 stages:
@@ -221,8 +222,6 @@ def test_workers_end_with_the_process_that_waits_for_them(tmp_path):
 
 def test_a_killed_worker_takes_nothing_with_it(tmp_path, capsys):
     """What it had not finished begins again in a new pool; one that is killed each time ends the list, not the rest."""
-    from tests.helpers.jobs import job
-
     jobs = [job(tmp_path, number, "killed once" if number == 2 else "") for number in range(5)]
     ended = dict(tasks.ENGINES["local"](jobs, tasks.Progress(jobs)))
     assert set(ended.values()) <= {None} and all(each.done for each in jobs)

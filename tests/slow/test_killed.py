@@ -3,18 +3,16 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from study import dvc, files, paths, processes, run
+from study import files, paths, processes, run
 from study.tasks import run_elsewhere
 from tests.helpers.jobs import job
-from tests.helpers.workspaces import TINY, digests, finish, kill, start
+from tests.helpers.workspaces import TINY, digests, edit_params, finish, start
 
 HOSTILE = {  # what surrounds a run and decides nothing
     "LOKY_MAX_CPU_COUNT": "4", "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2", "TZ": "Pacific/Kiritimati",
@@ -23,7 +21,7 @@ HOSTILE = {  # what surrounds a run and decides nothing
 RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def workspace(folder: Path, **sections) -> Path:
+def workspace(folder: Path) -> Path:
     """A workspace with two cells and one ablation."""
     edits = {
         "scales": {"smoke": TINY["scales"]["smoke"] | {"seeds_ablated": 2}},
@@ -31,7 +29,7 @@ def workspace(folder: Path, **sections) -> Path:
             "edges_same": {"datasets": ["mnist"], "precisions": ["fp32", "w2a2"], "trainings": ["standard"]},
         },
     }  # fmt: skip
-    return run.workspace(folder, "smoke", **TINY | edits | sections)
+    return run.workspace(folder, "smoke", **TINY | edits)
 
 
 def tasks(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
@@ -64,20 +62,6 @@ def reference(tmp_path_factory) -> Path:
     folder = workspace(tmp_path_factory.mktemp("one") / "process")
     finish(folder, tasks(folder, LOKY_MAX_CPU_COUNT="1"))
     return folder
-
-
-def test_the_store_is_full_then(reference):
-    """Each kind of result for each network, warm-ups shared, no part of a file; a second call does nothing."""
-    count: dict[str, int] = {}
-    for name in digests(reference / "build" / "store"):
-        count[name.split("/")[0]] = count.get(name.split("/")[0], 0) + 1
-    warm = count.pop("warmed")
-    assert warm in (2, 4) and count == {
-        "trained": 5, "scored": 4, "summary": 2, "fills": 1, "curves": 2
-    }  # fmt: skip
-    before = stamps(reference)
-    assert finish(reference, tasks(reference)).splitlines() == [f"{14 + warm} of {14 + warm} jobs are done."]
-    assert stamps(reference) == before
 
 
 def test_what_surrounds_a_run_decides_nothing(reference, tmp_path):
@@ -130,9 +114,8 @@ def test_a_diverging_network_is_named_and_the_others_are_done(tmp_path):
     settings = folder / "study" / "params.py"  # which refuses such a rate before anything runs
     bound = "learning_rate: float = Field("
     settings.write_text(settings.read_text().replace(f"{bound}ge=0, le=1,", bound))
-    values = yaml.safe_load((folder / "params.yaml").read_text())
-    values["ablations"]["edges_same"] |= {"patch": {"optimizer.learning_rate": 1e9}, "precisions": ["fp32"]}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    fast = {"ablations__edges_same__patch": {"optimizer.learning_rate": 1e9}}
+    edit_params(folder, ablations__edges_same__precisions=["fp32"], **fast)
     process = tasks(folder)
     assert process.wait() == 1
     words = (folder / "log").read_text()
@@ -163,7 +146,8 @@ def test_killed_again_and_again_the_same_command_ends_the_same(tmp_path):
         finish(calm, undisturbed)
     finally:
         if undisturbed.poll() is None:
-            kill(undisturbed)
+            processes.kill_tree(undisturbed.pid)
+            undisturbed.wait()
     for stage in ("data", "train@mnist", "fills@mnist"):
         assert f"Stage '{stage}' didn't change, skipping" in log
     assert digests(calm / "results") == digests(killed / "results")
@@ -246,14 +230,9 @@ def test_another_machine_says_why_it_is_one(tmp_path):
     assert run_elsewhere(str(paths.ROOT), elsewhere).endswith("what it computes has other bytes")
 
 
-def test_without_ray_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+def test_without_ray_the_command_that_installs_it_is_named(tmp_path):
     """In one line."""
     folder = run.workspace(tmp_path / "w", "smoke", **TINY)
     (folder / "ray.py").write_text("raise ImportError\n")
-    process = subprocess.run(
-        [sys.executable, "-m", "study.run", "tasks", "--engine", "ray"], cwd=folder, env=dvc.environment(folder),
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert process.returncode == 1 and process.stderr.splitlines()[-1] == (
-        "Ray is not installed: pip install 'saqlib[ray]'"
-    )
+    assert tasks(folder, "--engine", "ray").wait() == 1
+    assert (folder / "log").read_text().splitlines()[-1] == "Ray is not installed: pip install 'saqlib[ray]'"

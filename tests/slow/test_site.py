@@ -137,10 +137,7 @@ def test_a_failed_build_leaves_the_site_as_it_was(tmp_path, monkeypatch):
 
 @in_a_browser
 def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
-    """From a folder: no scrolling sideways, every picture loaded; on a desk the answer is in the first screen.
-
-    No page is endless: what is wide or long scrolls in a frame.
-    """
+    """From a folder: none is too wide or endless, every picture loads; on a desk the answer is in the first screen."""
     size = "({scrollWidth, scrollHeight}) => [scrollWidth, scrollHeight]"
     page.set_viewport_size(NARROW)
     for name in pages:

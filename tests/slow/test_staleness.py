@@ -5,16 +5,16 @@ files without meaning, and dvc.lock is written for them; what the stages depend 
 """
 
 import shutil
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 from dvc.repo import Repo
 
 from study import cells, dvc, paths, run, settings, store
-from tests.helpers.workspaces import digests
+from tests.helpers.workspaces import edit_params
 
 DATASETS = settings.load().grid.datasets
 TRAIN, FILLS, CLARITY = ({f"{stage}@{dataset}" for dataset in DATASETS} for stage in ("train", "fills", "clarity"))
@@ -41,17 +41,6 @@ def appended(*names: str) -> Callable[[Path], None]:
         for name in names:
             path = folder.joinpath(*name.split(".")).with_suffix(".py")
             path.write_text(path.read_text() + "changed = True\n")
-
-    return change
-
-
-def params(edit: Callable[[dict], object]) -> Callable[[Path], None]:
-    """Change params.yaml."""
-
-    def change(folder: Path) -> None:
-        values = yaml.safe_load((folder / "params.yaml").read_text())
-        edit(values)
-        (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     return change
 
@@ -84,10 +73,10 @@ TABLE = {
     "a release of matplotlib": (
         text("locks/report.lock", "matplotlib==", "matplotlib==99."), {"data", "compare", *SHOW, "paper"}, []),
     "a setting of guidance": (
-        params(lambda values: values["trainings"]["guided"].update(fraction=0.25)), {*TRAINED, "paper"},
+        partial(edit_params, trainings__guided__fraction=0.25), {*TRAINED, "paper"},
         [cell for cell in CELLS if cell.endswith("-guided")]),
     "other bits of a precision": (
-        params(lambda values: values["precisions"]["w2a2"].update(dense1=[3, 3])), {*TRAINED, "paper"},
+        partial(edit_params, precisions__w2a2__dense1=[3, 3]), {*TRAINED, "paper"},
         [cell for cell in CELLS if "-w2a2-" in cell]),
 }  # fmt: skip
 
@@ -109,18 +98,14 @@ def done(tmp_path_factory):
     return folder, keys(folder)
 
 
-class inside(chdir):
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
     """The folder as the working directory, and the variables under which its stages run."""
-
-    def __enter__(self):
-        self.patch = pytest.MonkeyPatch()
-        for name, value in dvc.environment(self.path).items():
-            self.patch.setenv(name, value)
-        super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in dvc.environment(folder).items():
+            patch.setenv(name, value)
+        yield
 
 
 def stale(folder: Path) -> set[str]:
@@ -156,12 +141,3 @@ def test_a_change_makes_stale_what_it_can_change(done, tmp_path, what):
     assert stale(copy) == stages == checked
     after = keys(copy)
     assert {cell for cell in after if after[cell] != before.get(cell)} == set(networks)
-
-
-def test_two_copies_of_code_are_the_same(done):
-    """The text of a copy hangs on the code alone, not on the order in which files are found."""
-    folder, _ = done
-    before = digests(folder / "build" / "code")
-    with inside(folder), Repo(str(folder)) as repo:
-        repo.reproduce(targets=["code"], force=True)
-    assert digests(folder / "build" / "code") == before and len(before) == len(dvc.CODE)

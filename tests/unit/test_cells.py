@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from saqlib import data, training
-from saqlib.quantization import pact_layers
 from saqlib.scores import FILLS, GAINS, PRIMARY
 from study import cells, files, models, paths, processes, results, settings, store
 from study.settings import Cell
@@ -42,12 +41,6 @@ def root(tmp_path_factory):
 def runs(root):
     """The trained cell."""
     return results.train_cell(CELL, STUDY, root)
-
-
-@pytest.fixture(scope="module")
-def scores(root):
-    """The scored cell."""
-    return results.score_cell(CELL, STUDY, root)
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -158,6 +151,10 @@ STALE = {  # of every kind of reader one value: which recipe and scoring read wh
     "scales__smoke__images_deployed": (21, {"deployed"}),
     "scales__smoke__seeds": (3, set()),
     "device": ("auto", set()),
+    "ablations": ({}, set()),
+    "registered": ([], set()),
+    "claims__level": (0.1, set()),
+    "claims__questions__accuracy": ("gini", set()),
 }
 
 
@@ -210,8 +207,9 @@ def test_device_is_the_one_that_is_there(monkeypatch, there):
 # --------------------------------------------------------------------------------------------- scores, deployment
 
 
-def test_scored_cell_is_its_seeds_side_by_side(root, scores):
+def test_scored_cell_is_its_seeds_side_by_side(root):
     """Each seed as it is by itself, in the file and in what is returned; labels and images stand once."""
+    scores = results.score_cell(CELL, STUDY, root)
     assert scores.sizes["seed"] == 2
     assert not [name for name in ("label", "kept_image") if "seed" in scores[name].dims]
     assert files.read_dataset(root / "scores" / f"{CELL}.nc").identical(scores)
@@ -239,8 +237,6 @@ def test_fills_and_curves_see_no_test_image(root, monkeypatch):
     course = results.training_curves(REFERENCE, STUDY, root)
     assert course.step.tolist() == [0, 3, 6] and course.switch.isna().all() and course.gini_se.notna().any()
     assert (root / "results" / "during" / f"{REFERENCE}.csv").read_text() == files.csv(course)
-    with pytest.raises(settings.ParamsError, match="did you mean 'mnist'"):
-        results.decide_fills("mnits", STUDY, root)
 
 
 def test_deployed_cells_have_their_files_and_a_row_each(root, tmp_path, monkeypatch):
@@ -261,9 +257,7 @@ def test_deployed_cells_have_their_files_and_a_row_each(root, tmp_path, monkeypa
 
 # What a patch has to reach in the networks that it changes: of a network, its run and the table of the ablation.
 REACHED = {
-    "edges_same": lambda network, run, table: network.conv1.bits == network.dense3.bits == network.conv2.bits,
     "eight_bits": lambda network, run, table: network.act4.bits == network.dense1.bits == 8,
-    "unrounded": lambda network, run, table: not any(each.rounding for each in pact_layers(network).values()),
     "max_range": lambda network, run, table: table.clipped_act4[table.changed].max() < 0.01,
     "guided_pass_through": lambda network, run, table: run.history.epochs != cells.train_network(
         STUDY.recipe(Cell("mnist", "w2a2", "guided")), 1, "cpu").history.epochs,
@@ -295,20 +289,3 @@ def test_an_ablation_has_a_row_for_each_network(name, root, monkeypatch):
     assert path.read_text() == files.csv(table) and table.changed.any()
     assert list(results.ablate(name, "quick", root)) == results.KEYS
     assert path.read_text() == ",".join(results.KEYS) + "\n", "a scale without ablations leaves the header"
-
-
-def test_a_changed_ablation_changes_nothing_elses_key(monkeypatch):
-    """Neither of the main grid nor of another ablation; what two of them leave alone has one key."""
-
-    def keys(raw: dict) -> dict[str, list[str]]:
-        monkeypatch.setattr(settings, "read", lambda path=None: raw)
-        calls = {name: cells.ablation_calls(*settings.variant(name, "smoke")) for name in raw["ablations"]}
-        found = {name: [cells.summary_scores.key(*call) for call in each] for name, each in calls.items()}
-        main = settings.load(scale="smoke")
-        return found | {"": [network.key for cell in main.grid.cells for network in cells.trained(cell, main)]}
-
-    raw = changed(TINY, ablations=RAW["ablations"])
-    before, after = keys(raw), keys(changed(raw, ablations__unrounded__patch={"quantization.alpha_penalty": 0.0}))
-    assert {name for name in before if before[name] != after[name]} == {"unrounded"}
-    shared = [set(before[name]) for name in ("unrounded", "guided_pass_through")]
-    assert len(shared[0] & shared[1]) == 2 * 2, "full precision, of two datasets and trainings"

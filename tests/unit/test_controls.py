@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy import ndimage
 from torch import nn
-from torch.nn.functional import conv2d, linear, max_pool2d, relu
 
 from saqlib import controls
 from saqlib.controls import SURROGATES, control_maps, quantizing, sensitivity_max, sobel, surrogate_maps
-from saqlib.lenet import build
+from saqlib.lenet import Bits, Precision, build
 from saqlib.quantization import PACT, QuantLinear, calibrate, pact_layers
 from saqlib.saliency import input_gradient, replacing
 
@@ -74,29 +73,31 @@ def test_several_channels_count_as_their_mean(images):
 class Quadratic(nn.Module):
     """Two classes with the logits of half the sum of squares, above a threshold, and of the mean."""
 
-    def __init__(self, threshold=0.0, scale=1.0):
+    def __init__(self, threshold=0.0):
         super().__init__()
-        self.threshold, self.scale = threshold, scale
+        self.threshold = threshold
 
     def forward(self, images):
         energy = torch.relu(images.flatten(1).square().sum(1) / 2 - self.threshold)
-        return self.scale * torch.stack([energy, images.flatten(1).mean(1)], dim=1)
+        return torch.stack([energy, images.flatten(1).mean(1)], dim=1)
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_sensitivity_by_twin(images, count):
-    """With gradient x the score is the largest |noise| / |x|, also of one image; scaling changes nothing.
+@pytest.mark.parametrize("saturated", ["stop", "pass"])
+def test_sensitivity_by_twin(network, images, count, saturated):
+    """Of each image, also of a single one, the largest change over the draws, relative to its map.
 
-    Noise comes from the given generator, and the global one does not move.
+    Noise comes image by image from the given generator, and the global one does not move.
     """
-    images, targets, state = images[:count], torch.zeros(count, dtype=torch.int64), torch.get_rng_state()
-    noise = 0.05 * (2 * torch.rand((count * 4, 1, 28, 28), generator=generator()) - 1)
-    expected = noise.flatten(1).norm(dim=1).view(count, 4).amax(1) / images.flatten(1).norm(dim=1)
-    for scale, saturated in ((1.0, "stop"), (1e-3, "stop"), (1.0, "pass")):
-        options = {"generator": generator(), "radius": 0.05, "draws": 4, "saturated": saturated}
-        found = sensitivity_max(Quadratic(0, scale), images, targets, **options)
-        torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=0)
+    images, state, way = images[:count], torch.get_rng_state(), {"saturated": saturated}
+    targets = network(images).argmax(1)
+    found = sensitivity_max(network, images, targets, generator=generator(), radius=0.05, draws=4, **way)
     assert torch.equal(torch.get_rng_state(), state)
+    noise = 0.05 * (2 * torch.rand((4 * count, 1, 28, 28), generator=generator()) - 1)
+    maps, repeated = input_gradient(network, images, targets, **way), targets.repeat_interleave(4)
+    shaken = input_gradient(network, images.repeat_interleave(4, 0) + noise, repeated, **way)
+    change = (shaken - maps.repeat_interleave(4, 0)).flatten(1).norm(dim=1).view(count, 4).amax(1)
+    torch.testing.assert_close(found, (change / maps.flatten(1).norm(dim=1)).double(), rtol=1e-4, atol=0)
 
 
 def test_sensitivity_of_what_does_not_change(images):
@@ -110,47 +111,17 @@ def test_sensitivity_of_what_does_not_change(images):
     assert found.isnan().nonzero().flatten().tolist() == [2]
 
 
-def test_sensitivity_of_the_pass_through_map(network, images):
-    """Of each image the largest change over the draws, which the generator gives image by image."""
-    targets = network(images).argmax(1)
-    found = sensitivity_max(network, images, targets, generator=generator(), draws=2, saturated="pass")
-    noise = 0.02 * (2 * torch.rand((12, 1, 28, 28), generator=generator()) - 1)
-    maps = input_gradient(network, images, targets, saturated="pass")
-    shaken = input_gradient(network, images.repeat_interleave(2, 0) + noise, targets.repeat_interleave(2),
-                            saturated="pass")  # fmt: skip
-    change = (shaken - maps.repeat_interleave(2, 0)).flatten(1).norm(dim=1).view(6, 2).amax(1)
-    torch.testing.assert_close(found, (change / maps.flatten(1).norm(dim=1)).double(), rtol=1e-4, atol=0)
-
-
-def by_hand(network, images, *, weights: bool, activations: bool) -> torch.Tensor:
-    """The network's logits from its layers' own values, with quantizers on or off."""
-    x, scale = images, 1 / 255
-    for block in network.blocks():
-        x = x.flatten(1) if not block.pooled and x.dim() == 4 else x
-        weight, bias = block.layer.weight, block.layer.bias
-        if weights:
-            weight = block.layer.codes() * block.layer.weight_scale.view(-1, *[1] * (weight.ndim - 1))
-            if scale is not None:
-                unit = block.layer.output_scale(scale)
-                bias = (bias / unit).round() * unit
-        if block.pooled:
-            x = max_pool2d(conv2d(x, weight, bias, padding=block.layer.padding), 2)
-        else:
-            x = linear(x, weight, bias)
-        if block.activation is not None:
-            x = block.activation(x) if activations else relu(x)
-            scale = block.activation.scale if activations else None
-    return x
-
-
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("activations", [True, False])
 def test_quantizers_off_leave_the_layers_in_full_precision(network, images, weights, activations):
-    """Logits are those of layers written out by hand."""
-    with quantizing(network, weights=weights, activations=activations), torch.no_grad():
-        logits = network(images)
-    expected = by_hand(network, images, weights=weights, activations=activations)
-    torch.testing.assert_close(logits, expected.detach(), rtol=1e-3, atol=1e-3)
+    """Logits are those of a network that was built without them, with the same weights and clips."""
+    layers = [Bits(weights and bits.weight or None, activations and bits.activation or None)
+              for bits in network.precision.layers]  # fmt: skip
+    other = build(Precision("other", tuple(layers)), seed=0).eval()
+    for name, layer in pact_layers(other).items():
+        layer.set_alpha(getattr(network, name).alpha)
+    with quantizing(network, weights=weights, activations=activations):
+        torch.testing.assert_close(network(images), other(images), rtol=1e-3, atol=1e-3)
 
 
 class Small(nn.Module):
@@ -211,16 +182,6 @@ def test_a_network_without_quantizers_has_no_surrogates(network, images):
     assert (surrogate_maps(network, images, targets)["weights_off"] == 0).all(), "a dead network has dead maps"
 
 
-def test_with_clips_that_nothing_reaches_rounding_is_all_there_is(network, images):
-    """Then the clip alone is the ReLU, and rounding without it the network itself, but for float biases."""
-    targets = network(images).argmax(1)
-    for layer in pact_layers(network).values():
-        layer.alpha.data.mul_(100)
-    found = surrogate_maps(network, images, targets)
-    torch.testing.assert_close(found["clip_only"], found["relu"])
-    assert not torch.equal(found["round_only"], found["relu"])
-
-
 def test_afterwards_every_layer_does_as_before(network):
     """Layer by layer, whatever each did, and after an error, too."""
     network.act2.quantizing = network.dense1.quantizing = False
@@ -246,15 +207,10 @@ def test_layers_are_redrawn_from_the_last_to_the_first(network, images):
     assert list(found) == ["dense3", "dense2", "dense1", "conv2", "conv1"]
     for step, maps in enumerate(found.values(), 1):
         drawn = copy.deepcopy(network)
-        for block in drawn.blocks():
-            if block.name in list(found)[:step]:
-                block.layer.load_state_dict(getattr(twin, block.name).state_dict())
-                if isinstance(block.activation, PACT):
-                    block.activation.calibrating = True
-        with torch.no_grad():
-            drawn(CALIBRATION)
-        for layer in pact_layers(drawn).values():
-            layer.calibrating = False
+        blocks = [block for block in drawn.blocks() if block.name in list(found)[:step]]
+        for block in blocks:
+            block.layer.load_state_dict(getattr(twin, block.name).state_dict())
+        calibrate(drawn, CALIBRATION, [block.activation for block in blocks if isinstance(block.activation, PACT)])
         torch.testing.assert_close(maps, input_gradient(drawn, images, targets))
     assert torch.equal(found["conv1"], input_gradient(twin, images, targets))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 import saqlib.files
 from saqlib import deploy
 from saqlib.data import DATASETS
-from saqlib.deploy import DeploymentError, check, costs, export_explanation, export_onnx, pack, unpack
+from saqlib.deploy import DeploymentError, check, costs, export_c, export_explanation, export_onnx, pack, unpack
 from saqlib.deploy.explain import open_session
 from saqlib.deploy.layers import read
 from saqlib.lenet import build
@@ -323,11 +323,16 @@ def test_a_class_counts_as_wrong_only_beyond_the_tolerance():
     assert check._wrong_classes(found, expected).tolist() == [True, False, False]
 
 
-def test_an_interrupted_export_leaves_the_file_that_was_there(tmp_path, monkeypatch):
-    """Whatever stops the writing, and no other file beside it."""
-    path = tmp_path / "x.onnx"
-    path.write_bytes(b"old")
+@pytest.mark.parametrize("kind", ["ONNX", "C"])
+def test_an_interrupted_export_leaves_the_files_that_were_there(kind, tmp_path, monkeypatch):
+    """Whatever stops the writing, and no other file beside them."""
+
+    def export(precision):
+        export_c(network(precision), tmp_path) if kind == "C" else export_onnx(network(precision), tmp_path / "x", True)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    before = export("w4a4")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(saqlib.files.os, "replace", Mock(side_effect=KeyboardInterrupt))
-        export_onnx(network("w2a2"), path, packed=True)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+        export("w2a2")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

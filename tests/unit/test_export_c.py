@@ -1,37 +1,24 @@
 """saqlib.deploy.export_c: a network's C program against its integer form and PyTorch's maps, and what is refused."""
 
-import copy
 import dataclasses
-import errno
-import os
 import subprocess
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import saqlib.files
-from saqlib import quantization
 from saqlib.deploy import DeploymentError, c, export_c
 from saqlib.deploy.layers import read
 from saqlib.lenet import LeNet, build
-from saqlib.precision import Bits, Precision, Shape
-from tests.helpers.deployed import calibrated, network, network_with_ties
+from saqlib.precision import Bits, Shape
+from tests.helpers.deployed import calibrated, changed, network, network_with_ties
 from tests.helpers.networks import QUANTIZED, sample
 from tests.helpers.on_host import NO_MAP, ask, compiled, deviations, different, needs_compiler, odd_pictures, program
 
 IMAGES = sample()[0][:150].numpy()
 TOLERANCE = 1e-3  # of a map's largest value
 MAPS = 40  # images whose maps are compared
-
-
-def changed(precision: str, change) -> LeNet:
-    other = copy.deepcopy(network(precision))
-    with torch.no_grad():
-        change(other)
-    return other
 
 
 def of_bits(*layers: tuple[int, int]) -> LeNet:
@@ -187,22 +174,12 @@ def equal_weights(model: LeNet) -> None:
 
 UNFIT = {
     "full precision": (lambda: network("fp32"), "conv1 computes in full precision"),
-    "edges in full precision": (lambda: network("w4a4", None), "conv1 computes in full precision"),
-    "warm-up": (
-        lambda: changed("w4a4", lambda model: quantization.set_quantizing(model, False)),
-        "conv1 still computes in full precision",
-    ),
     "8 bits": (lambda: build("w8a8"), "the activation behind conv1 has 8 bits, and saq.c takes 2 to 4"),
     "5-bit codes": (lambda: of_bits((8, 4), (4, 5), (4, 4), (4, 4)), "the activation behind conv2 has 5 bits"),
     "8-bit weights": (
         lambda: of_bits((8, 4), (4, 4), (8, 4), (4, 4)),
         "dense1 has 8-bit weights, and saq.c takes 2 to 4",
     ),
-    "unrounded": (
-        lambda: build(dataclasses.replace(Precision.parse("w4a4"), rounding=False)),
-        "activation behind conv1 clips without rounding",
-    ),
-    "second network": (lambda: build("w4a4", shape=Shape((2, 3, 4), ())), "only a LeNet .* not a BatchNormNet"),
     "29 channels": (lambda: build("w4a4", shape=Shape((29, 16), (120, 84))), "conv1 has 29 outputs, .* room for 28"),
     "20 channels": (lambda: build("w4a4", shape=Shape((8, 20), (120, 84))), "conv2 has 20 outputs, .* room for 19"),
     "498 units": (lambda: build("w4a4", shape=Shape((8, 16), (498, 84))), "dense1 has 498 outputs, .* room for 497"),
@@ -249,23 +226,6 @@ def test_no_float_no_heap_no_library():
     assert {line.split()[1] for line in code.splitlines() if line.startswith("#include")} == {
         '"saq.h"', '"model.h"', "<stdint.h>",
     }  # fmt: skip
-
-
-def test_an_interrupted_export_leaves_the_files_that_were_there(tmp_path, monkeypatch):
-    """A full disk: each file is the old or the new one, whole, and no other is left behind."""
-    export_c(network("w4a4"), tmp_path)
-    before, replace = (tmp_path / "model.h").read_bytes(), os.replace
-
-    def full(source, target):
-        if target.name == "model.h":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
-
-    monkeypatch.setattr(saqlib.files.os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_c(network("w2a2"), tmp_path)
-    assert (tmp_path / "model.h").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"model.h", "saq.c", "saq.h"}
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

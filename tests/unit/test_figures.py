@@ -400,9 +400,7 @@ def marks(axes) -> list[tuple]:
 
 
 def test_which_map_shows_the_means(drawn):
-    """Rows in order: full precision, then the maps of the fewest bits, filled, and the most, open; of other methods
-    full precision, too; two lines.
-    """
+    """Full precision above the maps of the fewest bits, filled, and the most, open; image and reference as lines."""
     figure, table = drawn["which_map"], made.map_means(FIVE).query("fill == 'qualifying' and seeds == 'all'")
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows == ["full precision", "straight-through", "clip only", "round only", "passed through",
@@ -421,9 +419,7 @@ def test_which_map_shows_the_means(drawn):
 
 
 def test_saturation_stands_beside_the_main_grid_with_what_is_clipped(drawn):
-    """Straight-through filled, passed through open; a share beside each row of a quantized network that was run; 8 bits
-    behind full precision, and the other network by itself.
-    """
+    """Straight-through filled, passed through open, the share beside each quantized network; another network alone."""
     figure, table = drawn["saturation"], made.main_numbers(FIVE)["saturation"]
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows == ["full precision", "8 bits", "4 bits", "w3a3", "4/2 bits", "2 bits", "2 bits, nothing clipped",
@@ -440,9 +436,7 @@ def test_saturation_stands_beside_the_main_grid_with_what_is_clipped(drawn):
 
 
 def test_map_first_goes_from_full_precision_to_the_fewest_bits(drawn):
-    """A mark for each mean, a faint point for each seed, a line where the image stands, an arrow from each mean to the
-    next, and the margin.
-    """
+    """A mark for each mean, a faint point for each seed, the image's line, arrows from mean to mean, and the margin."""
     axes, table = drawn["map_first"].axes[1], made.main_numbers(FIVE)["map_first"].query("dataset == 'fashion_mnist'")
     means = table[table.seed.isna() & (table.precision != "image")]
     shown = np.array([np.ravel(each[0].get_data()) for each in axes.containers], float)

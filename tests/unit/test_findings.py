@@ -9,8 +9,8 @@ from saqlib.findings import effects, randomized, retained
 from saqlib.scores import PRESERVATION, SEED_TO_SEED
 from saqlib.statistics import ratio
 from study import settings
-from tests.helpers import frames, twin_origins
-from tests.helpers.frames import DATASETS, PRECISIONS, TRAININGS
+from tests.helpers import made, twin_origins, twin_tables
+from tests.helpers.made import DATASETS, PRECISIONS, QUESTIONS, TRAININGS
 
 CLAIMS = settings.load().claims
 
@@ -44,27 +44,25 @@ def test_without_a_gain_there_is_no_share(y, x):
 
 
 def test_retained_share():
-    """1 for the reference, .5 for half its gain over the untrained network, NaN without one; seeds by their number."""
+    """1 for the reference, .5 for half its gain over the untrained network, and as the twin finds it, row by row.
+
+    There is none without a gain, nor where an untrained network is missing; their order does not count.
+    """
 
     def halved(precision, training, metric):
         return {"fp32": 100, "w2a2": 50}.get(precision, 0) * (metric == "gini")
 
-    runs = frames.make_runs(halved, noise=0.001, datasets=DATASETS)
-    floor, rng = runs[runs.precision == "mixed"].drop(columns="precision"), np.random.default_rng(1)
+    runs, rng = made.runs(seeds=10, effect=halved, noise=0.001), np.random.default_rng(1)
+    floor = runs[runs.precision == "mixed"].drop(columns="precision").sample(frac=1, random_state=0)
     floor = floor.assign(**{name: floor[name] + rng.normal(size=len(floor)) for name in ("morans_i", "faithfulness")})
-    table = retained(runs, floor, "fp32")
-    assert list(table.columns) == ["dataset", "training", "metric", "precision", "estimate", "low", "high"]
-    assert len(table) == 2 * 2 * 4 * len(PRECISIONS)
-    rows = table.set_index(["dataset", "training", "metric", "precision"]).sort_index()
-    assert list(rows.loc["mnist", "standard", "gini", "fp32"]) == pytest.approx([1.0, 1.0, 1.0])
-    half = rows.loc["fashion_mnist", "guided", "gini", "w2a2"]
-    assert half.low < 0.5 < half.high and half.high - half.low < 0.05
-    assert rows.loc["mnist", "standard", "morans_i", "w2a2"].isna().all()
-    other = retained(runs, floor, "w2a2", ["gini"]).set_index("precision").estimate
-    assert other["fp32"].to_numpy() == pytest.approx([2] * 4, abs=0.1) and set(other["w2a2"].round(12)) == {1}
-    pd.testing.assert_frame_equal(retained(runs, floor.sample(frac=1, random_state=0), "fp32"), table)
-    fewer = retained(runs, floor[floor.seed > 0], "fp32")
-    assert fewer[["estimate", "low", "high"]].isna().all(axis=None)
+    for reference, below in (("fp32", floor), ("w2a2", floor), ("fp32", floor[floor.seed > 0])):
+        table, twin = retained(runs, below, reference), twin_tables.retained(runs, below, reference)
+        assert list(table) == ["dataset", "training", "metric", "precision", "estimate", "low", "high"]
+        found, expected = (each.set_index(list(table)[:4]).sort_index() for each in (table, twin))
+        assert found.index.equals(expected.index)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    rows = retained(runs, floor, "fp32", ["gini"]).groupby("precision").estimate
+    assert rows.mean()[["fp32", "w2a2"]].tolist() == pytest.approx([1, 0.5], abs=0.01) and (rows.size() == 4).all()
 
 
 # --- layers drawn anew ---
@@ -89,7 +87,6 @@ def test_every_word_is_found_again(seeds):
 
 # --- ablations ---
 
-QUESTIONS = {"accuracy": "test_accuracy", "focus": "gini", "coherence": "morans_i", "faithfulness": "relevance_gain"}
 FILLS_OF = {"mnist": ("mean", "blur"), "fashion_mnist": ("noise",)}
 
 
@@ -100,7 +97,7 @@ def bits_cost(precision, training, metric):
 
 def variant(effect=bits_cost, *, precisions=("fp32", "w2a2"), trainings=TRAININGS, changed=("w2a2",), seeds=6):
     """A variant's table: networks of these cells, those of the precisions or trainings in `changed` others."""
-    runs = frames.make_runs(effect, seeds=seeds, generator=3, datasets=DATASETS)
+    runs = made.runs(seeds=seeds, effect=effect, generator=3)
     runs = runs[runs.precision.isin(precisions) & runs.training.isin(trainings)].sample(frac=1, random_state=0)
     runs = runs.sort_values(["dataset", "training"], kind="stable", ascending=False)
     return runs.assign(changed=runs.precision.isin(changed) | runs.training.isin(changed))
@@ -108,13 +105,13 @@ def variant(effect=bits_cost, *, precisions=("fp32", "w2a2"), trainings=TRAINING
 
 def found(variants, runs=None, fills=FILLS_OF):
     """The effects of some variants."""
-    runs = frames.make_runs(bits_cost, datasets=DATASETS) if runs is None else runs
+    runs = made.runs(seeds=10, effect=bits_cost) if runs is None else runs
     return effects(runs, variants, QUESTIONS, "fp32", fills)
 
 
 def test_effects_by_hand():
     """Mean paired differences with Student's intervals, of the main grid and of the variant, each on its own seeds."""
-    runs, table = frames.make_runs(bits_cost, datasets=DATASETS), variant()
+    runs, table = made.runs(seeds=10, effect=bits_cost), variant()
     one = found({"other": table}, runs)
     assert list(one) == [
         "variant", "dataset", "training", "comparison", "question", "main", "main_low", "main_high", "estimate", "low",
@@ -169,10 +166,10 @@ def test_a_conclusion_is_robust_if_its_sign_holds_in_every_variant():
 
 def test_without_a_conclusion_there_is_nothing_to_hold():
     """Where the main grid's interval holds 0, lacks a cell or has no fill; a single seed has a mean and no interval."""
-    null = found({"other": variant()}, frames.make_runs(None, noise=0.5, datasets=DATASETS))
+    null = found({"other": variant()}, made.runs(seeds=10, noise=0.5))
     unsaid = null[(null.main_low < 0) & (null.main_high > 0)]
     assert len(unsaid) > len(null) / 2 and (unsaid[["sign", "holds", "robust"]] == "").all(axis=None)
-    runs = frames.make_runs(bits_cost, datasets=DATASETS)
+    runs = made.runs(seeds=10, effect=bits_cost)
     one = found({"other": variant(seeds=1)}, runs[runs.training == "standard"], FILLS_OF | {"mnist": ()})
     unmeasured = (one.dataset == "mnist") & (one.question == "faithfulness")
     assert one[~unmeasured].estimate.notna().all() and one[["low", "high"]].isna().all(axis=None)

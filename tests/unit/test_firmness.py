@@ -72,26 +72,12 @@ def test_images_of_equal_confidence():
     assert "accuracy" not in rows.index.get_level_values("question")
 
 
-def test_another_method_counts_by_its_size():
-    """A quarter of the gradient's loss is no agreement, whatever its sign; half of it is, and more."""
-    row = found(methods=(METHOD, "not scored")).loc[(*LOST, METHOD)]
-    assert row.estimate == pytest.approx(0.25, abs=0.05) and row.low < row.estimate < row.high < 0.5
-    assert not row.agrees
-    half = replace(CLAIMS, margins=replace(CLAIMS.margins, recovered=0.2))
-    table = alternatives(RUNS, MAPS, FILLS, half, resamples=0, methods=(METHOD,)).set_index([*KEYS, "alternative"])
-    assert table.agrees[(*LOST, METHOD)]
-    other = MAPS.copy()
-    own = (other["map"] == METHOD) & (other.precision == "w4a4")
-    other.loc[own, [c for c in other if c.startswith("relevance")]] += 0.15  # so that it gains
-    table = alternatives(RUNS, other, FILLS, half, resamples=0, methods=(METHOD,)).set_index([*KEYS, "alternative"])
-    assert table.estimate[(*LOST, METHOD)] < 0 and not table.agrees[(*LOST, METHOD)]
-    assert set(table.word) <= {"lower", "higher"}, "of no change there is no ratio"
-
-
 @pytest.mark.parametrize(
-    ("share", "spread", "agrees"), [(0.4, 0.5, True), (0.4, 0.05, False), (-0.05, 2.0, False), (1.5, 0.5, True)]
-)
-def test_another_method_disagrees_only_where_that_is_sure(share, spread, agrees):
+    ("share", "spread", "least", "agrees"),
+    [(0.4, 0.5, 0.5, True), (0.4, 0.05, 0.5, False), (0.25, 0.05, 0.2, True), (-0.05, 2.0, 0.5, False),
+     (1.5, 0.5, 0.5, True)],
+)  # fmt: skip
+def test_another_method_disagrees_only_where_that_is_sure(share, spread, least, agrees):
     """An interval that reaches half of the gradient's loss is no disagreement, unless the method itself gains."""
     other, gains = MAPS.copy(), [column for column in MAPS if column.startswith("relevance")]
     own = (MAPS.training == "standard") & (MAPS.network == "trained")
@@ -99,10 +85,12 @@ def test_another_method_disagrees_only_where_that_is_sure(share, spread, agrees)
           for key in ((METHOD, "w4a4"), (METHOD, "fp32"))}  # fmt: skip
     change = -0.2 * (share + spread * np.linspace(-1, 1, 10))
     other.loc[at[METHOD, "w4a4"], gains] = other.loc[at[METHOD, "fp32"], gains].to_numpy() + change[:, None]
-    table = alternatives(RUNS, other, FILLS, CLAIMS, resamples=0, methods=(METHOD,)).set_index([*KEYS, "alternative"])
+    claims, methods = replace(CLAIMS, margins=replace(CLAIMS.margins, recovered=least)), (METHOD, "not scored")
+    table = alternatives(RUNS, other, FILLS, claims, resamples=0, methods=methods).set_index([*KEYS, "alternative"])
     row = table.loc[(*LOST, METHOD)]
     assert row.estimate == pytest.approx(share, abs=0.05) and row.agrees == agrees
-    assert (row.high > 0.5) == (spread > 0.1)
+    assert (row.high > 0.5) == (spread > 0.1) and row.low < row.estimate < row.high
+    assert set(table.word) <= {"lower", "higher"}, "of no change there is no ratio"
 
 
 def test_ablations():

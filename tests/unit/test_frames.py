@@ -13,8 +13,7 @@ from study import files, frames, settings
 from study.frames import MissingError, collect, mean, outline, strata
 from study.settings import Cell, Grid
 from tests.helpers import written
-from tests.helpers.written import FEW as FEW
-from tests.helpers.written import IMAGES, METHODS, ON_FEW, QUALIFYING, SEEDS, squares, write_cell, write_fills
+from tests.helpers.written import FEW, IMAGES, METHODS, ON_FEW, QUALIFYING, SEEDS, squares, write_cell, write_fills
 
 STUDY = settings.load()
 KEYS = {"dataset": "fashion_mnist", "training": "guided", "seed": 2}
@@ -102,10 +101,7 @@ def test_scores_of_networks(grid, collection, primary):
 
 
 def test_every_map_has_a_row(grid, collection, primary):
-    """Those of the untrained network, too; what only some images have is the mean of those, and of none there is none.
-
-    Nothing that describes the straight-through map alone is there.
-    """
+    """Those of the untrained network, too; what only some images have is the mean of those, if there are any."""
     maps = collection.maps
     assert list(maps) == [
         "dataset", "training", "precision", "seed", "map", "network", "gini", "morans_i", "foreground_mass",
@@ -423,12 +419,13 @@ READERS = {  # of each file, and the stage that writes it
     "results/during/mnist-w4a4-standard.csv": (lambda root: frames.during(CELL, root), "clarity"),
     "results/fills/mnist.csv": (lambda root: frames.fills("mnist", root), "fills"),
     "results/ablations/long.csv": (lambda root: frames.ablation("long", root), "ablate"),
+    "results/runs.csv": (frames.runs, "compare"),
 }
 
 
 @pytest.mark.parametrize("file", READERS)
 def test_a_file_that_is_missing_or_damaged_names_its_stage(file, tmp_path):
-    """Not there, empty, cut, foreign or of another form: which file, and what writes it again."""
+    """Not there, empty, cut, foreign or of another form: in one line which file, and what writes it again."""
     read, stage = READERS[file]
     path = tmp_path / file
     if stage == "ablate":
@@ -439,7 +436,7 @@ def test_a_file_that_is_missing_or_damaged_names_its_stage(file, tmp_path):
     path.parent.mkdir(parents=True)
     for content in (b"", b"\x00\xff\xfe", b"[]", b'{"cell": "mn', b"a,b\n1\n2,3,4\n", b"a,b\n1,2\n"):
         path.write_bytes(content)
-        with pytest.raises(MissingError, match=f"{file} is not what its stage wrote .*dvc repro {stage}"):
+        with pytest.raises(MissingError, match=f"^.*{file} is not what its stage wrote .*dvc repro {stage}.*$"):
             read(tmp_path)
 
 
@@ -458,14 +455,13 @@ def test_cells_scored_on_other_images_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "No columns to parse"), (b"\xff", "codec can't decode"), (b"dataset,precision\na,b\n", "no training"),
-        (b"dataset,precision,training,seed,test_accuracy\n", "no row"),
-        (b"dataset,precision,training,seed,test_accuracy\na,b,c,0,good\n", "could not convert string to float: 'good'"),
+        ("", "No columns to parse"), ("dataset,precision\na,b\n", "no training"),
+        ("dataset,precision,training,seed,test_accuracy\n", "no row"),
+        ("dataset,precision,training,seed,test_accuracy\na,b,c,0,good\n", "could not convert string to float: 'good'"),
     ],
 )  # fmt: skip
 def test_runs_that_are_no_table_of_numbers_are_refused(tmp_path, content, reason):
-    """One line that names the file and the stage that writes it."""
+    """The message says why."""
     files.write(tmp_path / "results" / "runs.csv", content)
-    with pytest.raises(MissingError, match="runs.csv is not what its stage wrote .*dvc repro compare") as refused:
+    with pytest.raises(MissingError, match=reason):
         frames.runs(tmp_path)
-    assert reason in str(refused.value) and "\n" not in str(refused.value)

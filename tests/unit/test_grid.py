@@ -9,7 +9,6 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from saqlib import grid as module
 from saqlib.grid import BEYOND, COLUMNS, EQUIVALENT, HIGHER, KEYS, LOWER, OPEN, TESTS, UNDECIDED, WITHIN, grid
@@ -92,9 +91,9 @@ def test_a_change_before_equivalence_and_never_beyond_without_one():
 # ------------------------------------------------------------------------------------------------- faithfulness
 
 
-def by_fill(*changes, given=1.0):
+def by_fill(*changes):
     """Faithfulness changes by so much under each fill."""
-    runs, below = two(0.0, given)
+    runs, below = two(0.0)
     for column, change in zip(GAINS, changes, strict=True):
         runs.loc[runs.precision == "w4a4", column] += change
     return runs, below
@@ -109,34 +108,22 @@ def test_faithfulness_is_the_mean_over_the_fills_and_the_largest_p_value():
     assert np.isnan(verdict(by_fill(0, 0, 0), "focus").low_fill)
 
 
-def test_fills_that_do_not_go_one_way_have_no_p_value_to_speak_of():
-    """Each is significant; together they say nothing. Nor is it beyond a margin."""
-    found = verdict(by_fill(-0.3, -0.3, +0.3), "faithfulness")
-    assert (found.p, found.p_beyond, found.word, found["size"]) == (1, 1, UNDECIDED, OPEN)
-    assert verdict(by_fill(-0.3, -0.3, -0.3), "faithfulness").word == LOWER
-
-
-def test_within_or_beyond_the_margin_under_every_fill():
-    """One fill at the margin leaves the size open."""
-    assert verdict(by_fill(-0.3, -0.3, -0.3), "faithfulness")["size"] == BEYOND
-    assert verdict(by_fill(-0.3, -0.3, -0.08), "faithfulness")["size"] == OPEN
-    assert verdict(by_fill(-0.01, -0.01, -0.01), "faithfulness")["size"] == WITHIN
-    assert verdict(by_fill(-0.01, -0.01, -0.12), "faithfulness")["size"] == OPEN
-    for fills in ((), ("mean",)):
-        runs, below = by_fill(-0.3, -0.3, -0.3)
-        found = grid(runs, below, {"mnist": fills}, CLAIMS)[0].set_index("question").loc["faithfulness"]
-        assert (found.word, np.isnan(found.estimate)) == ((LOWER, False) if fills else (UNDECIDED, True))
+@pytest.mark.parametrize(
+    ("changes", "word", "size"),
+    [
+        ((-0.3, -0.3, -0.3), LOWER, BEYOND), ((-0.3, -0.3, -0.08), LOWER, OPEN),
+        ((-0.01, -0.01, -0.01), LOWER, WITHIN), ((-0.01, -0.01, -0.12), LOWER, OPEN),
+        ((-0.3, -0.3, +0.3), UNDECIDED, OPEN),  # each is significant; together they say nothing
+    ],
+)  # fmt: skip
+def test_all_fills_must_agree(changes, word, size):
+    """On the way, and on what is within or beyond the margin; where they go apart p is 1."""
+    found = verdict(by_fill(*changes), "faithfulness")
+    assert (found.word, found["size"]) == (word, size)
+    assert word == LOWER or (found.p, found.p_beyond) == (1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------- margins
-
-
-def test_the_margin_is_a_tenth_of_what_training_gives_seed_by_seed():
-    """Its uncertainty is part of the tests: a margin that varies is harder to stay within."""
-    given = 1 + 0.45 * RAMP
-    found = verdict(two(0.06, given))
-    assert found.margin == pytest.approx(0.1)
-    assert found.p_equivalent == twin_grid.share_above(0.1 * given - 0.06) > 1 / 2**10
 
 
 @pytest.mark.parametrize(("factor", "refused"), [(1.001, False), (0.999, True)])
@@ -156,15 +143,6 @@ def test_what_training_lowers_has_no_margin():
     assert verdict((runs, below.iloc[:0]), "accuracy").margin == 0.5
 
 
-def test_where_trainings_are_compared_the_margin_is_of_standard_training():
-    """Guidance is compared with that."""
-    maps = made.maps(lambda t, p, m, c: 0.2 * (t == "guided"), noise=0.0)
-    verdicts = grid(made.runs(maps), maps, FILLS, CLAIMS)[0]
-    focus = verdicts[(verdicts.question == "focus") & (verdicts.training == "guided")].set_index("comparison")
-    assert focus.margin["guided - standard, w2a2"] == pytest.approx(0.04)
-    assert focus.margin["w2a2 - fp32"] == pytest.approx(0.06)
-
-
 # ------------------------------------------------------------------------------------ comparisons and families
 
 
@@ -181,27 +159,6 @@ def test_the_comparisons_and_their_order():
     pd.testing.assert_frame_equal(verdicts[KEYS], tests[KEYS])
     renamed = maps.replace({"precision": {"mixed": "w3a3"}})
     assert "w2a2 - w3a3" in set(grid(made.runs(renamed), renamed, FILLS, CLAIMS)[0].comparison)
-
-
-def test_families_of_holm():
-    """Three with full precision, two steps, four of guidance: the smallest p-value of each counts so often."""
-    runs = made.runs(made.maps(lambda t, p, m, c: made.PRECISIONS.index(p) * 0.2 + 0.1 * (t == "guided")))
-    verdicts = grid(runs, made.maps(), FILLS, CLAIMS)[0]
-    own = verdicts[(verdicts.question == "focus") & (verdicts.training == "guided")]
-    assert (own.p == 2 / 2**10).all()
-    assert (own.p_holm * 2**10 / 2).round(9).tolist() == [3, 3, 3, 2, 2, 4, 4, 4, 4]
-
-
-def test_the_whole_grid_is_corrected_beside_it():
-    """By Benjamini's and Hochberg's method, of all that was tested."""
-    maps = made.maps(lambda t, p, m, c: 0.02 * (p != "fp32"), noise=0.02)
-    runs = made.runs(maps)
-    runs.loc[0, "gini"] = np.nan  # of fp32 and standard training, in five comparisons and one of guidance
-    verdicts = grid(runs, maps, FILLS, CLAIMS)[0]
-    there = verdicts.p.notna()
-    assert (~there).sum() == 4 and (verdicts[~there].word == UNDECIDED).all()
-    expected = multipletests(verdicts.p[there], method="fdr_bh")[1]
-    np.testing.assert_allclose(verdicts.p_bh[there], expected, rtol=1e-12)
 
 
 def test_some_seeds_only():
@@ -253,8 +210,9 @@ def test_frames_that_are_not():
 
 def compare(found, tests, expected, rtol=1e-6, atol=1e-9):
     """Every number and word is the twin's."""
+    complete = len(expected) == len(found)
     expected = found[KEYS].merge(expected, on=KEYS, validate="one_to_one")
-    assert len(expected) == len(found)
+    assert complete and len(expected) == len(found)
     for name in ("word", "size", "seeds"):
         assert found[name].tolist() == expected[name].tolist(), name
     for name in ("estimate", "low", "high", "p", "p_holm", "p_bh", "margin"):
@@ -280,7 +238,7 @@ def test_the_twin_agrees(generator, seeds, size, noise, given_, fills, gap):
         runs.loc[rng.integers(len(runs)), "gini"] = np.nan
     claims = replace(CLAIMS, level=float(rng.choice([0.05, 0.2])))
     found = grid(runs, maps, {"mnist": fills}, claims)
-    compare(*found, twin_grid.grid(runs, maps, {"mnist": fills}, asdict(claims), name=GRADIENT))
+    compare(*found, twin_grid.grid(runs, maps, {"mnist": fills}, asdict(claims)))
 
 
 @pytest.mark.parametrize("name", ["grid", "grid_confirming"])

@@ -31,12 +31,6 @@ def test_columns_in_words(column, name, heading):
     assert (labels.name(column), labels.heading(column)) == (name, heading)
 
 
-def test_questions_in_words():
-    """As heads of columns."""
-    heads = [labels.question(column) for column in (*labels.QUESTIONS, "accuracy", "amplitude")]
-    assert heads == ["Accuracy (%)", "Focus", "Coherence", "Stability", "Faithfulness", "Accuracy (%)", "Amplitude"]
-
-
 def test_every_map_has_words():
     """No identifier with an underscore reaches a reader, in a comparison neither."""
     import torch
@@ -58,9 +52,3 @@ def test_a_new_score_and_a_new_dataset_are_one_entry(monkeypatch):
     monkeypatch.setitem(DATASETS, "letters", dataclasses.replace(DATASETS["mnist"], title="Letters"))
     assert labels.heading("peak") == "Peak ↓" and labels.dataset("letters") == "Letters"
     assert labels.dataset("mnist") == "MNIST" and labels.dataset("other") == "other"
-
-
-def test_comparisons_in_words():
-    """Of precisions as figures show them, with a true minus sign."""
-    assert labels.in_words("guided - standard, w4a4") == "guided − standard, 4 bits"
-    assert labels.in_words("w2a2 - fp32") == "2 bits − full precision"

@@ -29,19 +29,6 @@ def draw(shown):
     return figure, np.array(figure.axes[:15]).reshape(3, 5)
 
 
-def in_red(panels):
-    """The places of the panels with a red frame."""
-    return [
-        place for place, axes in np.ndenumerate(panels)
-        if axes.spines["left"].get_visible() and same_color(axes.spines["left"].get_edgecolor(), style.RED)
-    ]  # fmt: skip
-
-
-def percentile(maps):
-    """The brightest colour of a scale."""
-    return 0, pytest.approx(np.percentile(np.abs(maps), 99))
-
-
 def test_every_panel_has_its_map_on_a_scale_of_its_own(tmp_path):
     """Each row is an image, each column a network, captions below; saving leaves the panels where they are."""
     shown = blocks()
@@ -49,9 +36,9 @@ def test_every_panel_has_its_map_on_a_scale_of_its_own(tmp_path):
     np.testing.assert_array_equal(panels[1, 0].images[0].get_array(), IMAGES[1])
     for column, (training, precision) in enumerate([(t, p) for t in made.TRAININGS for p in ("fp32", "w2a2")], 1):
         for row in range(3):
-            image = panels[row, column].images[0]
-            np.testing.assert_array_equal(image.get_array(), np.abs(shown[training][precision].maps[row]))
-            assert image.get_clim() == percentile(shown[training][precision].maps[row])
+            image, magnitude = panels[row, column].images[0], np.abs(shown[training][precision].maps[row])
+            np.testing.assert_array_equal(image.get_array(), magnitude)
+            assert image.get_clim() == (0, pytest.approx(np.percentile(magnitude, 99)))
     assert [axes.get_title() for axes in panels[0]] == ["input", *["full precision", "2 bits"] * 2]
     assert [axes.get_ylabel() for axes in panels[:, 0]] == ["a", "b", "c"]
     assert panels[1, 1].texts[0].get_text() == "G .50, I -.25" and not panels[0, 0].texts
@@ -72,7 +59,8 @@ def test_a_dead_map_is_hatched_and_a_wrong_class_framed(value):
     axes = panels[1, 3]
     assert not axes.images and axes.patches[0].get_hatch() and axes.texts[0].get_text() == "dead map"
     assert np.isfinite(panels[1, 4].images[0].get_clim()[1])
-    assert in_red(panels) == [(2, 4)]
+    edges = {place: each.spines["left"] for place, each in np.ndenumerate(panels) if each.spines["left"].get_visible()}
+    assert [place for place, edge in edges.items() if same_color(edge.get_edgecolor(), style.RED)] == [(2, 4)]
 
 
 def test_removal_shows_what_is_left_and_the_area_between_its_curves():

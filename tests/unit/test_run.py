@@ -1,21 +1,13 @@
 """The one command line: workspaces leave the checkout as it is, nothing is lost where something is wrong."""
 
-import sys
-import types
-
 import pandas as pd
 import pytest
 import yaml
 
 from saqlib.data import DataError
-from study import cells, dvc, files, frames, notebooks, paths, results, run, settings, tasks
+from study import cells, download, files, frames, notebooks, paths, results, run, settings, tasks
 from study.settings import ParamsError
-from tests.helpers.workspaces import TINY, digests
-
-COMMANDS = {
-    "quick", "reproduce", "check", "tasks", "verify", "code", "notebook", "fills", "ablate", "compare", "metrics",
-    "readable", "refresh", "paper", "deploy", "device",
-}  # fmt: skip
+from tests.helpers.workspaces import TINY, digests, edit_params
 
 
 @pytest.fixture
@@ -24,27 +16,13 @@ def workspace(tmp_path):
     return run.workspace(tmp_path / "a folder", "smoke", **TINY)
 
 
-def edit_params(folder, edit) -> None:
-    path = folder / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    edit(params)
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
-
-
 # -------------------------------------------------------------------------------------------------------- workspaces
 
 
-def test_a_workspace_has_all_that_the_pipeline_reads(workspace):
-    """Code, notebooks, locks and the sample's images, hard-linked or copied; neither results nor git."""
-    assert (workspace / "data" / "mnist").is_dir() and not (workspace / "data" / "fashion_mnist").exists()
-    for name in ("saqlib/kernels/lenet.c", "study/run.py", "notebooks/01_data.ipynb", "dvc.yaml", ".dvc/config"):
-        assert (workspace / name).read_bytes() == (paths.ROOT / name).read_bytes()
-    assert not (workspace / ".git").exists() and not (workspace / "results").exists()
-
-
 def test_a_workspace_changes_only_what_it_is_told(tmp_path):
-    """The numbers of params.yaml, scale and edits apart, are those of the checkout."""
+    """The numbers of params.yaml, scale and edits apart, are those of the checkout, whose results are not taken."""
     folder = run.workspace(tmp_path / "w", "smoke", trainings={"guided": {"fraction": 0.25}})
+    assert not (folder / "results").exists()
     ours, theirs = (yaml.safe_load((root / "params.yaml").read_text()) for root in (paths.ROOT, folder))
     assert theirs["scale"] == "smoke" and theirs["trainings"]["guided"].pop("fraction") == 0.25
     ours["trainings"]["guided"].pop("fraction")
@@ -86,7 +64,7 @@ def test_unusable_edits_write_nothing(tmp_path):
 
 def test_unusable_params_stop_before_anything_is_removed(workspace):
     """One sentence that names the nearest valid value; DVC, which removes outputs before a run, never starts."""
-    edit_params(workspace, lambda params: params["grid"].update(precisions=["w2a3"]))
+    edit_params(workspace, grid__precisions=["w2a3"])
     before = digests(workspace)
     with pytest.raises(ParamsError, match="unknown precision in grid.precisions 'w2a3'; did you mean 'w2a2'"):
         run.repro(workspace)
@@ -97,15 +75,14 @@ def test_unusable_params_stop_before_anything_is_removed(workspace):
 def test_without_a_network_nothing_is_lost(command, tmp_path, monkeypatch):
     """Images come before anything is replaced or removed."""
     folder = run.workspace(tmp_path / "w", "smoke", **TINY)
-    edit_params(folder, lambda params: params.update(scale="quick"))
+    edit_params(folder, scale="quick")
     committed = files.write(folder / "results" / "figures" / "data.png", b"committed")
     earlier = files.write(folder / "build" / "quick" / "study" / "mine.py", b"earlier")
 
     def unreachable(dataset, report):
         raise DataError(f"{dataset} could not be fetched")
 
-    monkeypatch.setitem(sys.modules, "study.download", types.SimpleNamespace(fetch=unreachable))
-    monkeypatch.setattr("study.download", sys.modules["study.download"], raising=False)
+    monkeypatch.setattr(download, "fetch", unreachable)
     for name, path in {"ROOT": folder, "PARAMS": folder / "params.yaml", "BUILD": folder / "build"}.items():
         monkeypatch.setattr(paths, name, path)
     with pytest.raises(SystemExit) as stop:
@@ -118,26 +95,13 @@ def test_without_a_network_nothing_is_lost(command, tmp_path, monkeypatch):
 
 
 def test_help_writes_nothing(capsys, monkeypatch):
-    """For every command; what there is to be called is listed."""
+    """For every command."""
     monkeypatch.setattr(files, "write", lambda *_: pytest.fail("something was written"))
-    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+    commands = run._parser()._subparsers._group_actions[0].choices
+    for arguments in (["--help"], *([command, "--help"] for command in commands)):
         with pytest.raises(SystemExit) as stop:
             run.main(arguments)
         assert stop.value.code == 0 and capsys.readouterr().out
-    assert set(run._parser()._subparsers._group_actions[0].choices) == COMMANDS
-
-
-def test_check_names_the_first_stale_stage_in_one_line(monkeypatch, capsys):
-    """And says in one line that everything belongs together, or that it could not look."""
-    monkeypatch.setattr(dvc, "stale", lambda: ["train@mnist", "compare"])
-    with pytest.raises(SystemExit) as stop:
-        run.main(["check"])
-    assert stop.value.code == (
-        "results/ do not belong to the code as it stands: run `make reproduce`. It would begin with train@mnist."
-    )
-    monkeypatch.setattr(dvc, "stale", list)
-    run.main(["check"])
-    assert capsys.readouterr().out == f"{dvc.UP_TO_DATE}\n"
 
 
 def test_what_a_stage_has_left_is_listed_with_its_hashes(tmp_path, monkeypatch):
@@ -174,12 +138,16 @@ def test_what_is_wrong_is_one_line(arguments, message, monkeypatch):
     assert message in stop.value.code and "\n" not in stop.value.code
 
 
-def test_the_decision_on_fills_is_told(monkeypatch, capsys):
-    """Which fills qualify, or that none does."""
-    import pandas as pd
-
-    for gains, words in ((True, "mean, blur"), (False, "none")):
-        decision = pd.DataFrame({"fill": ["zero", "mean", "blur"], "qualifies": [False, gains, gains]})
-        monkeypatch.setattr(results, "decide_fills", lambda *_, decision=decision: decision)
-        run.main(["fills", "mnist", "--scale", "smoke"])
-        assert capsys.readouterr().out == f"Fills that qualify on mnist: {words}.\n"
+def test_what_was_done_is_told(monkeypatch, capsys):
+    """Which fills qualify, or that none does; how many jobs of a share are done, and what has to be done first."""
+    decisions = [pd.DataFrame({"fill": ["zero", "mean", "blur"], "qualifies": [False, each, each]}) for each in (1, 0)]
+    monkeypatch.setattr(results, "decide_fills", lambda *_: decisions.pop(0).astype({"qualifies": bool}))
+    monkeypatch.setattr(tasks, "fill", lambda study, engine, share: (4, 6, 2) if share == (1, 2) else (6, 6, 0))
+    for command, words in (
+        ("fills mnist", "Fills that qualify on mnist: mean, blur."),
+        ("fills mnist", "Fills that qualify on mnist: none."),
+        ("tasks --shard 1/2", "4 of 6 jobs are done; 2 wait for networks of other shares: run this one again."),
+        ("tasks", "6 of 6 jobs are done."),
+    ):
+        run.main([*command.split(), "--scale", "smoke"])
+        assert capsys.readouterr().out == f"{words}\n"

@@ -41,18 +41,6 @@ def random_maps(seed, count=6, side=SIDE):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, side, side)))
 
 
-def one_hot_map(row=3, column=7):
-    """A map of one pixel."""
-    maps = torch.zeros(1, SIDE, SIDE)
-    maps[0, row, column] = 2.5
-    return maps
-
-
-def checkerboard():
-    """Ones and zeros in turn."""
-    return torch.from_numpy((np.indices((SIDE, SIDE)).sum(0) % 2).astype(float))[None]
-
-
 def half_foreground(count, side=SIDE, share=0.3, seed=0):
     """Random masks that hold neither no pixel nor all."""
     mask = np.random.default_rng(seed).random((count, side, side)) < share
@@ -95,19 +83,59 @@ def test_all_scores_of_a_map_at_once():
         torch.testing.assert_close(values, expected[name], rtol=0, atol=0, equal_nan=True)
 
 
-@given(maps=small_maps)
-def test_gini_by_brute_force(maps):
-    """Gini is half the mean scores.absolute difference of all pairs over the mean."""
-    m = np.abs(maps).ravel()
-    expected = np.abs(m[:, None] - m).mean() / (2 * m.mean())
-    assert gini(torch.from_numpy(maps)).item() == pytest.approx(expected, abs=1e-12)
+def moran_twin(m, _):
+    """Moran's I as the quadratic form with the full matrix of rook weights."""
+    places = np.indices(m.shape).reshape(2, -1).T
+    weights = (np.abs(places[:, None] - places).sum(2) == 1).astype(float)
+    d = m.ravel() - m.mean()
+    return m.size / weights.sum() * (d @ weights @ d) / (d @ d) if np.ptp(m) > 1e-3 else None
 
 
-def test_gini_closed_forms():
-    """A uniform map gives exactly 0, one pixel 1 - 1/n, a checkerboard one half."""
-    assert gini(torch.full((1, SIDE, SIDE), 0.1)).item() == 0
-    assert gini(one_hot_map()).item() == pytest.approx(1 - 1 / PIXELS, abs=1e-15)
-    assert gini(checkerboard()).item() == pytest.approx(0.5, abs=1e-15)
+def mass_twin(m, inside):
+    """The share of the magnitude on the foreground, corrected for its area."""
+    area = inside.mean()
+    return (m[inside].sum() / m.sum() - area) / (1 - area)
+
+
+def auroc_twin(m, inside):
+    """U over all pairs of a pixel inside and one outside, ties counting one half."""
+    return stats.mannwhitneyu(m[inside], m[~inside]).statistic / (inside.sum() * (~inside).sum())
+
+
+TWINS = {  # of one map's magnitudes and its foreground; None: not asked here. With the tolerance.
+    gini: (lambda m, _: np.abs(np.subtract.outer(m, m)).mean() / (2 * m.mean()), 1e-12),
+    morans_i: (moran_twin, 1e-9),
+    entropy: (lambda m, _: stats.entropy(m.ravel()) / np.log(m.size), 1e-13),
+    amplitude: (lambda m, _: np.mean(sorted(m.ravel())[9:11]), 0),
+    foreground_mass: (mass_twin, 1e-12),
+    auroc: (auroc_twin, 1e-12),
+}
+
+
+@pytest.mark.parametrize("score", TWINS)
+@given(maps=small_maps, inside=hnp.arrays(bool, (5, 4)).filter(lambda inside: 0 < inside.sum() < 20))
+def test_scores_by_brute_force(score, maps, inside):
+    """By all pairs, a dense matrix, pixel by pixel or by scipy, on a map that is not square; any scale, ties, zeros."""
+    twin, tolerance = TWINS[score]
+    foreground = [torch.from_numpy(inside[None] * np.uint8(9))] if score in FOREGROUND_SCORES else []
+    expected = twin(np.abs(maps[0]), inside)
+    if expected is not None:
+        assert score(torch.from_numpy(maps), *foreground).item() == pytest.approx(expected, rel=0, abs=tolerance)
+
+
+def test_closed_forms():
+    """Of a uniform map to the bit, whatever its value's rounding; of one pixel; of a checkerboard."""
+    uniform = torch.tensor([0.1, 1 / 3, 7.7]).double()[:, None, None].expand(3, SIDE, SIDE)
+    assert (gini(uniform) == 0).all() and morans_i(uniform).isnan().all()
+    assert (auroc(uniform, half_foreground(3)) == 0.5).all()
+    assert entropy(uniform).tolist() == pytest.approx([1, 1, 1], abs=1e-14)
+    pixel = torch.zeros(1, SIDE, SIDE)
+    pixel[0, 3, 7] = 2.5
+    assert gini(pixel).item() == pytest.approx(1 - 1 / PIXELS, abs=1e-15)
+    assert entropy(pixel).item() == 0 and abs(morans_i(pixel).item()) < 0.002
+    checkers = torch.from_numpy((np.indices((SIDE, SIDE)).sum(0) % 2).astype(float))[None]
+    assert gini(checkers).item() == pytest.approx(0.5, abs=1e-15)
+    assert morans_i(checkers).item() == pytest.approx(-1, abs=1e-14)
 
 
 def test_gini_near_the_object_is_that_of_its_pixels_alone():
@@ -125,60 +153,6 @@ def test_gini_near_the_object_is_that_of_its_pixels_alone():
     assert gini_near(torch.zeros_like(maps).index_fill(2, torch.tensor([27]), 1.0), foreground)[:2].isnan().all()
 
 
-def test_entropy_equals_scipy():
-    """Entropy is scipy's over ln n, zeros included; one pixel gives exactly 0, a uniform map 1."""
-    maps = random_maps(2)
-    maps[:, :10] = 0
-    expected = stats.entropy(maps.abs().flatten(1).numpy(), axis=1) / np.log(PIXELS)
-    np.testing.assert_allclose(entropy(maps), expected, rtol=1e-13)
-    assert entropy(one_hot_map()).item() == 0
-    assert entropy(torch.full((1, SIDE, SIDE), 3.0)).item() == pytest.approx(1, abs=1e-14)
-
-
-@given(maps=small_maps, scale=st.floats(-1e3, 1e3).filter(lambda scale: abs(scale) > 1e-3))
-def test_amplitude_is_the_median_and_grows_with_the_map(maps, scale):
-    """Half of the pixels have no larger magnitude; of an even number the two in the middle count as their mean."""
-    ordered = sorted(abs(value) for value in maps.ravel())
-    found = amplitude(torch.from_numpy(maps)).item()
-    assert found == (ordered[9] + ordered[10]) / 2
-    assert amplitude(torch.from_numpy(scale * maps)).item() == pytest.approx(abs(scale) * found, rel=1e-12)
-
-
-def dense_moran(m):
-    """Moran's I with the full matrix of weights, in NumPy."""
-    places = np.indices(m.shape).reshape(2, -1).T
-    weights = (np.abs(places[:, None] - places).sum(2) == 1).astype(float)
-    d = m.ravel() - m.mean()
-    return m.size / weights.sum() * (d @ weights @ d) / (d @ d)
-
-
-@given(maps=small_maps.filter(lambda maps: np.ptp(np.abs(maps)) > 1e-3))
-def test_moran_by_brute_force(maps):
-    """Moran's I is the quadratic form with the dense rook matrix, on a map that is not square."""
-    expected = dense_moran(np.abs(maps[0]))
-    assert morans_i(torch.from_numpy(maps)).item() == pytest.approx(expected, abs=1e-9)
-
-
-def test_moran_closed_forms():
-    """A checkerboard gives -1, one pixel nearly 0, a constant NaN whatever its value's rounding."""
-    assert morans_i(checkerboard()).item() == pytest.approx(-1, abs=1e-14)
-    assert abs(morans_i(one_hot_map()).item()) < 0.002
-    constants = torch.tensor([0.1, 1 / 3, 7.7], dtype=torch.float64)
-    assert morans_i(constants[:, None, None].expand(3, SIDE, SIDE)).isnan().all()
-
-
-def test_foreground_mass_by_brute_force():
-    """R is the corrected share, pixel by pixel, from a mask or from raw pixels."""
-    maps, inside = random_maps(5), half_foreground(6)
-    expected = []
-    for m, mask in zip(maps.abs().numpy(), inside.numpy(), strict=True):
-        area = mask.sum() / PIXELS
-        expected.append((m[mask].sum() / m.sum() - area) / (1 - area))
-    np.testing.assert_allclose(foreground_mass(maps, inside), expected, rtol=1e-12)
-    raw = inside * torch.randint(1, 256, inside.shape)
-    assert torch.equal(foreground_mass(maps, raw.to(torch.uint8)), foreground_mass(maps, inside))
-
-
 @pytest.mark.parametrize("share", [0.06, 0.9])
 def test_foreground_scores_of_noise_are_chance(share):
     """White noise scores 0 and one half on average, whatever the area of the foreground."""
@@ -194,15 +168,6 @@ def test_empty_and_full_foreground_are_nan(score):
     maps, inside = random_maps(8, 3), half_foreground(3)
     inside[0], inside[2] = False, True
     np.testing.assert_array_equal(score(maps, inside).isnan(), [True, False, True])
-
-
-def test_auroc_equals_mann_whitney():
-    """AUROC is U over all pairs, ties counting one half; a constant gives exactly one half."""
-    maps, inside = random_maps(10).mul(2).round(), half_foreground(6)
-    for value, m, mask in zip(auroc(maps, inside), maps.abs().numpy(), inside.numpy(), strict=True):
-        u = stats.mannwhitneyu(m[mask], m[~mask]).statistic
-        assert value.item() == pytest.approx(u / (mask.sum() * (~mask).sum()), abs=1e-12)
-    assert (auroc(torch.full((6, SIDE, SIDE), 0.3), inside) == 0.5).all()
 
 
 # ------------------------------------------------------------------------------------------ what holds for all of them
@@ -277,41 +242,42 @@ def reference(maps):
     return maps + random_maps(1, 8) * torch.linspace(3, 0.1, 8)[:, None, None]
 
 
-def test_spearman_equals_scipy_with_ties(maps, reference):
-    """Rank correlation of the magnitudes is scipy's, with mid-ranks; a constant has none."""
-    x, y = (2 * maps).round(), (2 * reference).round()
-    expected = [stats.spearmanr(a.abs().ravel(), b.abs().ravel())[0] for a, b in zip(x, y, strict=True)]
-    np.testing.assert_allclose(scores.spearman(x, y), expected, atol=1e-12)
-    assert scores.spearman(maps, torch.full_like(maps, 0.1)).isnan().all()
+def overlap_twin(a, b):
+    """Intersection over union of the sets of the 78 largest magnitudes."""
+    top_a, top_b = (set(np.argsort(-np.abs(m), axis=None)[:78].tolist()) for m in (a, b))
+    return len(top_a & top_b) / len(top_a | top_b)
 
 
-def test_top_overlap_by_sets(maps, reference):
-    """Overlap is the intersection over union of the 78 largest magnitudes, and takes no zeros."""
-    expected = []
-    for a, b in zip(maps, reference, strict=True):
-        top_a, top_b = (set(np.argsort(-m.abs().numpy().ravel())[:78].tolist()) for m in (a, b))
-        expected.append(len(top_a & top_b) / len(top_a | top_b))
-    np.testing.assert_allclose(scores.top_overlap(maps, reference), expected, rtol=1e-15)
-    x, y = torch.zeros(2, 1, 28, 28)
+def ssim_twin(a, b):
+    """scikit-image's, window 7, data range 1, of magnitudes over their maxima."""
+    a, b = (np.abs(m) / np.abs(m).max() for m in (a, b))
+    return structural_similarity(a, b, win_size=7, data_range=1.0)
+
+
+LIKENESS_TWINS = {  # with the tolerance
+    scores.spearman: (lambda a, b: stats.spearmanr(np.abs(a).ravel(), np.abs(b).ravel())[0], 1e-12),
+    scores.top_overlap: (overlap_twin, 1e-15),
+    cosine: (lambda a, b: (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), 1e-12),
+    scores.ssim: (ssim_twin, 1e-10),
+}
+
+
+@pytest.mark.parametrize("score", LIKENESSES)
+def test_likeness_equals_its_twin(score, maps, reference):
+    """By scipy, sets, NumPy and scikit-image; mid-ranks for ties, and the signs in the cosine alone."""
+    twin, tolerance = LIKENESS_TWINS[score]
+    if score == scores.spearman:
+        maps, reference = (2 * maps).round(), (2 * reference).round()
+    expected = [twin(*pair) for pair in zip(maps.numpy(), reference.numpy(), strict=True)]
+    np.testing.assert_allclose(score(maps, reference), expected, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_what_ranks_nothing_has_no_rank_correlation_and_zeros_are_never_on_top():
+    """A constant map; and two sparse ones, which would agree on pixels that neither of them marks."""
+    x, y = torch.zeros(2, 1, SIDE, SIDE)
     x[0, 20, 3:9], y[0, 24, 3:9] = 1, 1
+    assert scores.spearman(x, torch.full_like(x, 0.1)).isnan().all()
     assert scores.top_overlap(x, y).item() == 0 and scores.top_overlap(x, x).item() == 1
-
-
-def test_cosine_is_signed(maps, reference):
-    """Cosine takes the signs along: the opposite map gives -1."""
-    flat = maps.flatten(1).numpy(), reference.flatten(1).numpy()
-    expected = (flat[0] * flat[1]).sum(1) / np.linalg.norm(flat[0], axis=1) / np.linalg.norm(flat[1], axis=1)
-    np.testing.assert_allclose(cosine(maps, reference), expected, rtol=1e-12)
-    torch.testing.assert_close(cosine(maps, -maps), -torch.ones(8).double())
-
-
-def test_ssim_equals_scikit_image(maps, reference):
-    """Structural similarity is scikit-image's, window 7, data range 1, of magnitudes over their maxima."""
-    expected = []
-    for a, b in zip(maps.abs().numpy(), reference.abs().numpy(), strict=True):
-        expected.append(structural_similarity(a / a.max(), b / b.max(), win_size=7, data_range=1.0))
-    np.testing.assert_allclose(scores.ssim(maps, reference), expected, rtol=1e-10)
-    torch.testing.assert_close(scores.ssim(maps, -3 * maps), torch.ones(8).double())
 
 
 @pytest.mark.parametrize("score", LIKENESSES)

@@ -4,7 +4,6 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
-import json
 import pickle
 import sys
 from dataclasses import dataclass
@@ -12,10 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import Mock
 
-import pandas as pd
 import pytest
-import torch
-import xarray as xr
 
 import saqlib.files
 from study import cells, files, paths, store
@@ -75,15 +71,6 @@ def made(root: Path) -> ModuleType:
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
-
-
-def test_key_is_16_hexadecimal_digits_and_names_a_file(root):
-    """Short enough for a folder, and known before anything is computed."""
-    make = made(root).make
-    key = make.key(1, {"a": (2, 3)})
-    assert len(key) == 16 and int(key, 16) >= 0 and key == make.key(1, {"a": [2, 3]})
-    assert make.path(1, {"a": (2, 3)}) == paths.BUILD / "store" / "made" / key / "1"
-    assert not make.exists(1, 2) and not (root / "build").exists()
 
 
 VALUES = [None, 1, "1", 1.5, ["a", "b"], ["ab"], ["b", "a"], {"a": 1}, {"b": 1}, {"a": {"b": 1}}, {"a": None}, {}, [[]]]
@@ -201,77 +188,54 @@ def test_a_cached_function_travels_by_its_name():
     assert all(pickle.loads(pickle.dumps(function)) is function for function in CACHED)
 
 
-RESULTS = {  # of every form in which cells keep results
-    "json": (json.loads, lambda value: json.dumps(value).encode(), {"a": [0.1, 2]}),
-    "torch": (files.from_torch_bytes, files.torch_bytes, {"weights": torch.arange(50.0)}),
-    "dataset": (files.from_dataset_bytes, files.dataset_bytes, xr.Dataset({"a": ("x", [1.0, 2.0, 3.0])})),
-    "frame": (cells._frame, lambda frame: files.csv(frame).encode(), pd.DataFrame({"a": [1, 2], "b": [0.5, None]})),
-}
-DAMAGES = {
-    "a flipped bit in the seal": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "a flipped bit in the middle": lambda content: content[:70] + bytes([content[70] ^ 16]) + content[71:],
-    "cut": lambda content: content[: len(content) // 2],
-    "no result": lambda content: b"<html>sign in</html>",
+DAMAGES = {  # of a file, and what another key's holds
+    "a flipped bit in the seal": lambda whole, other: bytes([whole[0] ^ 1]) + whole[1:],
+    "another number": lambda whole, other: whole.replace(b"[11", b"[10"),
+    "cut": lambda whole, other: whole[: len(whole) // 2],
+    "no result": lambda whole, other: b"<html>sign in</html>",
+    "the file of another key": lambda whole, other: other,  # copied there by hand or by a broken tool
 }
 
 
-@pytest.fixture(params=RESULTS)
-def cached(root, request):
-    """A cached function of each form of result, and how often it was called."""
-    read, write, value = RESULTS[request.param]
-    calls = []
-
-    def compute(x):
-        calls.append(x)
-        return value
-
-    return store.cached("made", code=("saqlib.one",), read=read, write=write)(compute), calls
+@pytest.fixture
+def module(root) -> ModuleType:
+    """The module of the study, which has computed two results."""
+    module = made(root)
+    module.make(1, 0), module.make(2, 0)
+    return module
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_put_aside_and_computed_anew(cached, damage):
+def test_a_damaged_file_is_put_aside_and_computed_anew(module, damage):
     """The same bytes; whoever wants to look finds the damaged ones under another name."""
-    function, calls = cached
-    function(0)
-    path, whole = function.path(0), function.path(0).read_bytes()
-    path.write_bytes(damage(whole))
-    function(0)
-    assert calls == [0, 0] and path.read_bytes() == whole
-    assert path.with_name(f"{path.name}.damaged").read_bytes() == damage(whole)
-
-
-def test_a_file_of_another_key_is_not_taken(cached):
-    """Copied to its place by hand or by a broken tool: a file knows where it belongs."""
-    function, calls = cached
-    function(0), function(1)
-    function.path(0).write_bytes(function.path(1).read_bytes())
-    function(0)
-    assert calls == [0, 1, 0]
+    path, other = module.make.path(1, 0), module.make.path(2, 0).read_bytes()
+    damaged = damage(whole := path.read_bytes(), other)
+    assert damaged != whole
+    path.write_bytes(damaged)
+    assert module.make(1, 0) == [11, 0] and module.CALLS == [(1, 0), (2, 0), (1, 0)]
+    assert path.read_bytes() == whole and path.with_name("1.damaged").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), MemoryError()])
-def test_a_file_that_cannot_be_read_now_is_an_error_and_stays(cached, error, monkeypatch):
+def test_a_file_that_cannot_be_read_now_is_an_error_and_stays(module, error, monkeypatch):
     """It may be whole: nothing is put aside or computed anew."""
-    function, calls = cached
-    function(0)
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(Path, "read_bytes", Mock(side_effect=error))
-        function(0)
-    function(0)
-    assert calls == [0] and [each.name for each in function.path(0).parent.iterdir()] == ["0"]
+        module.make(1, 0)
+    module.make(1, 0)
+    assert len(module.CALLS) == 2 and [each.name for each in module.make.path(1, 0).parent.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("step", ["compute", "fsync", "replace"])
-def test_an_interruption_leaves_nothing_half_written(cached, step, monkeypatch):
+def test_an_interruption_leaves_nothing_half_written(root, step, monkeypatch):
     """Ctrl-C while it is computed or written: the next call computes it."""
-    function, calls = cached
+    make = made(root).make
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*{"compute": (function, "function")}.get(step, (saqlib.files.os, step)), interrupted)
-        function(0)
+        patch.setattr(*{"compute": (make, "function")}.get(step, (saqlib.files.os, step)), interrupted)
+        make(1, 0)
     assert not [path for path in (paths.BUILD / "store").rglob("*") if path.is_file()]
-    function(0)
-    assert calls[-1:] == [0] and function.exists(0)
+    assert make(1, 0) == [11, 0] and make.exists(1, 0)

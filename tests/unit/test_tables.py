@@ -165,17 +165,6 @@ def test_during_is_told_in_the_words_of_the_figure(every):
     assert set(every["during"].shown.Step) == {"30 (before the switch)", "100 (end)"}
 
 
-def test_the_claims_csv_has_the_columns_of_the_contract(every):
-    """Those that others read; points of accuracy with two decimals, scores with three, and both ends of intervals."""
-    shown, numbers = every["claims"].shown, every["claims"].numbers
-    assert list(numbers.columns) == findings.COLUMNS
-    for question, digits in (("accuracy", 2), ("focus", 3)):
-        place = numbers.index[numbers.question == question][0]
-        row = numbers.loc[place]
-        text = f"{row.estimate:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]".replace("-", "−")
-        assert shown["Estimate [95 % interval]"][place] == text
-
-
 def test_the_grid_shows_a_symbol_and_an_estimate_for_each_comparison(every):
     """A row for each question, a column for each comparison, a dash where trainings are not compared; bold is firm."""
     numbers, shown = every["grid"].numbers, every["grid"].shown
@@ -205,9 +194,15 @@ def test_a_symbol_for_each_verdict():
 
 
 def test_claims_have_readings_and_registered_ones_what_came(every):
-    """Both in one table; of a registered claim estimates of all and of the confirming seeds, and yes, no or a dash."""
-    read = every["claims"].shown
-    assert {"lower, beyond the margin", "higher"} & set(read.Reading) and "C1" in set(read.Claim)
+    """Both in one table, whose columns others read; of a registered claim both estimates, and yes, no or a dash."""
+    shown, numbers = every["claims"].shown, every["claims"].numbers
+    assert list(numbers.columns) == findings.COLUMNS
+    assert {"lower, beyond the margin", "higher"} & set(shown.Reading) and "C1" in set(shown.Claim)
+    for question, digits in (("accuracy", 2), ("focus", 3)):  # points of accuracy, and scores
+        place = numbers.index[numbers.question == question][0]
+        row = numbers.loc[place]
+        text = f"{row.estimate:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]".replace("-", "−")
+        assert shown["Estimate [95 % interval]"][place] == text
     numbers, shown = every["registered"].numbers, every["registered"].shown
     assert set(numbers.came) == {False, ""} and set(shown.Came) == {"no", tables.MISSING}
     row = numbers.iloc[0]

@@ -25,10 +25,10 @@ def lists(study) -> dict[str, list[Job]]:
     return dict(tasks.phases(study))
 
 
-def made(folder: Path, number: int, needs: tuple[int, ...] = (), seconds: float = 1) -> Job:
+def made(folder: Path, number: int, needs: tuple[int, ...] = ()) -> Job:
     """A job of one number, which nobody does; needs: numbers of others."""
     files = tuple(folder / f"{each}.txt" for each in needs)
-    return Job("nothing", (number,), f"job {number}", seconds, (folder / f"{number}.txt",), files)
+    return Job("nothing", (number,), f"job {number}", 1.0, (folder / f"{number}.txt",), files)
 
 
 def finish(job: Job) -> None:
@@ -75,15 +75,6 @@ def test_the_longest_begins_first(lists):
     for jobs in lists.values():
         assert [job.seconds for job in jobs] == sorted((job.seconds for job in jobs), reverse=True)
     assert "guided" in lists["train"][0].label and "standard" in lists["train"][-1].label
-
-
-def test_a_scale_without_ablations_trains_the_grid_alone(monkeypatch):
-    """As `make quick` does."""
-    monkeypatch.setattr(cells, "_fingerprint", lambda dataset, sample: {})  # of images that may not be here
-    quick = settings.load(scale="quick")
-    without = dict(tasks.phases(quick))
-    assert len(without["train"]) == len(quick.grid.cells) * quick.size.seeds
-    assert not [job for job in without["score"] if job.function == cells.summary_scores]
 
 
 def test_a_gpu_trains_all_seeds_of_a_cell_as_one(study, monkeypatch):

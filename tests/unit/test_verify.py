@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from saqlib.claims import Claim
 from saqlib.findings import readings
@@ -14,6 +13,7 @@ from saqlib.grid import grid
 from study import files, paths, run, verify
 from tests.helpers import made_evidence as made
 from tests.helpers.parameters import RAW
+from tests.helpers.workspaces import edit_params
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +61,12 @@ def gone(folder, *names):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def params(folder, **sections):
-    raw = yaml.safe_load((path := folder.parent / "params.yaml").read_text())
-    path.write_text(yaml.safe_dump(raw | sections))
-
-
 GRID, CLAIMS, ACCURACY, TABLES = "tables/grid", "tables/claims", "tables/accuracy", ("accuracy", "claims", "grid")
-EMPTY, ALL, CELL = lambda every: every[:1], slice(None), slice(0, 10)  # noqa: E731  ten seeds of one network
+EMPTY, CELL = lambda every: every[:1], slice(0, 10)  # noqa: E731  ten seeds of one network
 EDITS = {  # and what is said of each
-    "grid emptied": ((lines, EMPTY, GRID), "grid.csv: row fashion_mnist guided accuracy mixed - fp32: missing"),
     "every table emptied": ((lines, EMPTY, *(f"tables/{t}" for t in TABLES)), "claims.csv: no row is in both"),
     "networks emptied": ((lines, EMPTY, "runs"), "runs.csv: no row is in both"),
     "a measured table gone": ((gone, f"{ACCURACY}.csv"), "accuracy.csv cannot be read"),
-    "evidence gone": ((gone, "evidence"), "maps.csv cannot be read"),
     "everything gone": ((gone, "tables", "evidence", "fills", "ablations", "runs.csv"), "runs.csv cannot be read"),
     "nothing in a file": ((lines, lambda x: [], CLAIMS), "claims.csv cannot be read: No columns"),
     "a file cut": ((lines, lambda x: ["".join(x)[:900]], CLAIMS), "tables/claims.csv"),
@@ -89,7 +82,6 @@ EDITS = {  # and what is said of each
     "an interval": ((cells, CLAIMS, "low", 2, lambda x: x - 1), "w2a2 - fp32: low"),
     "an estimate": ((cells, CLAIMS, "estimate", 2, lambda x: -x), "w2a2 - fp32: estimate"),
     "a mean 20 points off": ((cells, ACCURACY, "mean", 0, lambda x: x - 20), "fashion_mnist guided fp32: mean"),
-    "means not measured": ((cells, ACCURACY, "mean", ALL, ""), "mean: - (committed: 9"),
     "seeds": ((cells, GRID, "seeds", 0, "9"), "seeds: 9 (committed: 10)"),
     "a margin": ((cells, GRID, "margin", 0, lambda x: x / 2), "margin: 0.25 (committed: 0.5)"),
     "one accuracy": ((cells, "runs", "test_accuracy", 3, lambda x: x - 20), "standard fp32 3: test_accuracy"),
@@ -99,7 +91,7 @@ EDITS = {  # and what is said of each
     "an ablation": ((cells, "ablations/edges", "gini", CELL, lambda x: x + 0.5), "ablations/edges.csv: mnist"),
     "a cost": ((cells, "deployment", "packed_bytes", 0, lambda x: 9 * x), "packed_bytes: 144000.0 (committed: 1"),
     "a course": ((cells, "during/mnist-w2a2", "mean", 0, lambda x: x - 50), "during/mnist-w2a2.csv: "),
-    "a setting": ((params,), "params.yaml: claims is another"),
+    "a setting": ((lambda folder: edit_params(folder.parent, claims__level=0.1),), "params.yaml: claims is another"),
     "settings gone": ((gone, "../params.yaml"), "params.yaml: beside results/: "),
 }  # fmt: skip
 
@@ -108,7 +100,7 @@ EDITS = {  # and what is said of each
 def test_whatever_differs_is_named_and_fails(fresh, committed, kind, capsys):
     """One edit of each kind: a line, exit code 1, and no traceback."""
     (edit, *what), words = EDITS[kind]
-    edit(fresh, *what, **{"claims": RAW["claims"] | {"level": 0.1}} if edit is params else {})
+    edit(fresh, *what)
     with pytest.raises(SystemExit, match="1"):
         run.main(["verify", "--fresh", str(fresh), "--committed", str(committed)])
     assert words in capsys.readouterr().out
@@ -122,7 +114,7 @@ def test_what_may_differ_is_counted(fresh, committed):
     assert same and f"12 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
     cells(fresh, ACCURACY, "mean", 1, lambda x: x + 0.025)
     cells(fresh, "runs", "seed", slice(0, 2), lambda seed: 1 - int(seed))
-    params(fresh, device="cpu", scales=RAW["scales"] | {"smoke": RAW["scales"]["smoke"] | {"images": 30}})
+    edit_params(fresh.parent, device="cpu", scales__smoke__images=30)
     text, same = verify.verify(fresh, committed)
     assert same and "| tables/accuracy.csv | 16 of 16 | 64 | 1 | 0.25 | 0 |" in text
     assert "| runs.csv | 160 of 160 | 1120 | 14 | 0.00 | 0 |" in text and len(pd.read_csv(verify.REPORT)) == 15
@@ -133,7 +125,7 @@ def test_a_run_on_part_of_the_grid_is_compared_with_that(fresh, committed):
     for path in fresh.rglob("*.csv"):
         path.write_text("".join(line for line in path.read_text().splitlines(True) if "fashion" not in line))
     gone(fresh, "fills/fashion_mnist.csv")
-    params(fresh, grid=RAW["grid"] | {"datasets": ["mnist"]})
+    edit_params(fresh.parent, grid__datasets=["mnist"])
     text, same = verify.verify(fresh, committed)
     assert same and "left out: fashion_mnist." in text and "| runs.csv | 80 of 80 |" in text
 
