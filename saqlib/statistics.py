@@ -1,12 +1,12 @@
 """Paired tests over seeds, intervals, correction for many tests.
 
 The replicate is the seed: one number for each seed and condition (a mean over images), paired across conditions by the
-seed. `paired_sign_flip`, `page_trend` and `t_interval` refuse missing values, since a dropped seed would break a pair
-unseen. `sign_flips`, of many columns at once, answers NaN for a column with a gap, and `holm` lets NaN pass: a test
-that could not be made is no member of the family.
+seed. `paired_sign_flip` and `t_interval` refuse missing values, since a dropped seed would break a pair unseen.
+`sign_flips`, of many columns at once, answers NaN for a column with a gap, and `holm` lets NaN pass: a test that could
+not be made is no member of the family.
 
 Sources: exact sign-flip test, Fisher (1935), The Design of Experiments, section 21; its flips counted by halves, as
-Horowitz and Sahni (1974), J. ACM 21, do for subset sums; Holm (1979), Scand. J. Statist. 6; Page (1963), JASA 58.
+Horowitz and Sahni (1974), J. ACM 21, do for subset sums; Holm (1979), Scand. J. Statist. 6.
 """
 
 from typing import Literal, NamedTuple
@@ -18,7 +18,6 @@ from scipy import stats
 Alternative = Literal["two-sided", "greater", "less"]
 
 MOST_PAIRS = 24  # the sign-flip test sorts the 2^(n/2) sums of either half
-MOST_EXACT_ROWS, MOST_EXACT_COLUMNS = 100, 8  # beyond these the exact distribution of Page's L is slow
 MOST_ENUMERATED = 12  # with more pairs the flips are counted and not visited
 MOST_SUMS = 2**15  # sums of flips that are held at once: what stays in the cache of a core, 256 kB
 LOST = 1e-3  # of the largest difference: where rounding takes more, sums say nothing
@@ -108,7 +107,7 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike, alternative: Alternative = "two
         other shapes, fewer or more pairs, an index that does not pair them, values that are not finite or masked, and
         values so large that their differences drown in rounding.
     """
-    a, b = (_finite(each, name, ndim=1) for each, name in zip(_paired(a, b), "ab", strict=True))
+    a, b = (_finite(each, name) for each, name in zip(_paired(a, b), "ab", strict=True))
     if a.size != b.size:
         raise ValueError(f"a and b must be paired by seed, but have {a.size} and {b.size} values")
     _check_count(a.size)
@@ -139,28 +138,13 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def page_trend(table: ArrayLike) -> float:
-    """P-value of Page's test for a rising trend over the columns, one-sided.
-
-    Exact up to 100 x 8, asymptotic beyond; ties get mid-ranks, which makes the exact p-value conservative.
-    table: (seeds, conditions), at least 2 x 3, columns in the predicted ascending order; ValueError for any other.
-    """
-    table = _finite(table, "table", ndim=2)
-    rows, columns = table.shape
-    if rows < 2 or columns < 3:
-        raise ValueError(f"Page's test needs at least 2 rows and 3 columns, not {rows} x {columns}")
-    exact = rows <= MOST_EXACT_ROWS and columns <= MOST_EXACT_COLUMNS
-    result = stats.page_trend_test(table, method="exact" if exact else "asymptotic")
-    return min(float(result.pvalue), 1.0)
-
-
 def t_interval(x: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of x with Student's t confidence interval.
 
     With few seeds a percentile bootstrap covers too little (75 % at n = 3, 90 % at n = 10 for a nominal 95 %), so there
     is none here. x: (n,), n >= 2; level in (0, 1); ValueError for anything else.
     """
-    x = _finite(x, "x", ndim=1)
+    x = _finite(x, "x")
     if x.size < 2:
         raise ValueError(f"an interval needs at least 2 values, not {x.size}")
     if not 0 < level < 1:
@@ -211,10 +195,10 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return np.asarray(values, dtype=float)
 
 
-def _finite(values: ArrayLike, name: str, ndim: int) -> NDArray[np.float64]:
+def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
     values = _numbers(values, name)
-    if values.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimension(s), not shape {values.shape}")
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, not shape {values.shape}")
     if not np.isfinite(values).all():
         count = np.count_nonzero(~np.isfinite(values))
         raise ValueError(f"{name} holds {count} value(s) that are not finite")

@@ -16,7 +16,6 @@ from saqlib import statistics
 from saqlib.statistics import (
     holm,
     interval_if_any,
-    page_trend,
     paired_sign_flip,
     ratio,
     sign_flips,
@@ -97,20 +96,6 @@ def test_holm_is_that_of_statsmodels(p, missing):
             assert adjusted[~lost].tolist() == multipletests(p[~lost], method="holm")[1].tolist()
 
 
-# --- Page ---
-
-
-def test_page_equals_scipy():
-    """Exact for sizes that scipy's own choice would approximate, asymptotic beyond; 1 / 4! a row in perfect order."""
-    rng = np.random.default_rng(0)
-    for shape, method in [((10, 4), "exact"), ((20, 4), "exact"), ((3, 3), "exact"), ((5, 12), "asymptotic")]:
-        table = rng.normal(size=shape) + 0.2 * np.arange(shape[1])
-        assert page_trend(table) == stats.page_trend_test(table, method=method).pvalue
-    table = np.tile([1.0, 2.0, 3.0, 4.0], (5, 1)) + np.arange(5)[:, None]
-    assert page_trend(table) == pytest.approx(24.0**-5, rel=1e-9)
-    assert page_trend(table[:, ::-1]) == pytest.approx(1.0)
-
-
 # --- intervals, errors ---
 
 
@@ -149,15 +134,12 @@ def test_series_are_paired_by_their_index():
         (lambda: sign_flips(np.ones((1, 3))), "at least 2 pairs, not 1"),
         (lambda: holm([0.5, 1.2]), "between 0 and 1"),
         (lambda: holm([[0.5]]), "list of p-values"),
-        (lambda: page_trend([[1, 2], [3, 4]]), "2 rows and 3 columns, not 2 x 2"),
-        (lambda: page_trend([[1, 2, np.nan], [3, 4, 5]]), "table holds 1 value"),
         (lambda: t_interval([1.0]), "at least 2 values, not 1"),
         (lambda: t_interval([1.0, np.inf]), "not finite"),
         (lambda: t_interval([1.0, 2.0], 95), "between 0 and 1"),
         (lambda: paired_sign_flip(MASKED, MASKED), "holds masked values"),
         (lambda: t_interval(MASKED), "holds masked values"),
         (lambda: holm(MASKED), "holds masked values"),
-        (lambda: page_trend(np.ma.stack([MASKED, MASKED])), "holds masked values"),
         (lambda: ratio(MASKED, MASKED), "holds masked values"),
         (lambda: paired_sign_flip(FAR + 1e16, np.full(4, 1e16)),
          "^differences of at most 8 are rounding beside values of 1e"),
