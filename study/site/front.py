@@ -18,7 +18,7 @@ import pandas as pd
 
 from saqlib.errors import exit_with_message, last_line
 from saqlib.grid import HIGHER, LOWER, UNDECIDED, WITHIN
-from saqlib.registered import SUPPORTED
+from saqlib.registered import OPEN, REFUTED, SUPPORTED
 from saqlib.scores import GRADIENT, IMAGE
 from study import files, paths, settings
 from study.report.style import alternative
@@ -126,10 +126,13 @@ def _a1(t: Tables) -> Part:
 
 def _a2(t: Tables) -> Part:
     change = -t.of("faithfulness", LOSSES).estimate
-    falls = {question: t.words(question, LOSSES).count(LOWER) for question in ("focus", "coherence")}
+    focus, coherence = (t.words(question, LOSSES).count(LOWER) for question in ("focus", "coherence"))
+    most = -min(t.of(question, LOSSES).estimate.min() for question in ("focus", "coherence"))
     gradient, image = (both(t.map(name, TWO)[MNIST]) for name in (GRADIENT, IMAGE))
-    return {"count": len(change), "change": to(change), "gradient": gradient, "image": image} | falls, {
+    numbers = {"count": len(change), "change": to(change), "gradient": gradient, "image": image}
+    return numbers | {"coherence": coherence, "most": most}, {
         "faithfulness is lower in all": set(t.words("faithfulness", LOSSES)) == {LOWER},
+        "focus is lower in all, coherence in most": focus == len(change) and len(change) / 2 < coherence < len(change),
         "intervals of map and image overlap": (t.map(GRADIENT, TWO, "low") <= t.map(IMAGE, TWO, "high"))[MNIST].all(),
     }
 
@@ -147,9 +150,11 @@ def _a3(t: Tables) -> Part:
 
 def _a4(t: Tables) -> Part:
     passed = t.claim("C2", "not_inferior")
-    unclipped = [t.claim("C4", test, "max_range").holds for test in ("variant_higher", "variant_not_inferior")]
-    return {"lack": -passed.estimate.min(), "good": passed.holds.sum(), "count": len(passed)}, {
-        "an unclipped range keeps map and accuracy (C4)": all(len(each) and each.all() for each in unclipped),
+    maps, accuracy = (t.claim("C4", test, "max_range") for test in ("variant_higher", "variant_not_inferior"))
+    numbers = {"lack": -passed.estimate.min(), "good": passed.holds.sum(), "count": len(passed)}
+    return numbers | {"price": -accuracy.estimate.min()}, {
+        "an unclipped range keeps the map (C4)": len(maps) == 4 and maps.holds.all(),
+        "at a price in accuracy (C4)": 0 < -accuracy.estimate.min() < 1,
         "most pass-through maps are no worse (C2)": passed.holds.mean() > 0.5 and passed.estimate.min() < 0,
     } | _four_bits(t)
 
@@ -168,10 +173,15 @@ def _a5(t: Tables) -> Part:
 
 def _standing(t: Tables) -> Part:
     new, every = ((t.all[name].word != UNDECIDED).sum() for name in ("grid_confirming", "grid"))
-    came = t.registered.came.astype(bool).groupby(t.registered.claim)
-    other = ", ".join(f"{(~own).sum()} of {len(own)} in {claim}" for claim, own in came if not own.all())
-    words = f"{came.sum().sum()} came as expected, but not {other}" if other else "all came as expected"
-    return {"count": len(t.all["grid"]), "new": new, "every": every, "registered": len(t.registered), "came": words}, {}
+    other = t.registered[t.registered.came.astype(str) == "False"]
+    worse, better = (other[other.expected == word] for word in (SUPPORTED, OPEN))
+    counts = {"registered": len(t.registered), "came": len(t.registered) - len(other), "better": len(better)}
+    failed = worse.groupby(["claim", "test"]).size().to_dict()
+    guidance = failed.pop(("C7", "variant_higher"), 0)
+    return counts | {"count": len(t.all["grid"]), "new": new, "every": every, "guidance": guidance}, {
+        "one accuracy is all that failed beside guidance": failed == {("C4", "variant_not_inferior"): 1},
+        "none is refuted": REFUTED not in set(other.word),
+    }
 
 
 def _scope(t: Tables) -> Part:
