@@ -18,7 +18,7 @@ from tests.helpers.workspaces import edit_params
 
 DATASETS = settings.load().grid.datasets
 TRAIN, FILLS, CLARITY = ({f"{stage}@{dataset}" for dataset in DATASETS} for stage in ("train", "fills", "clarity"))
-SHOW = {f"show@{name}" for name in ("05_results", "06_why", "07_checks")}
+SHOW = {f"show@{name}" for name in ("04_deploy", "05_results", "06_why", "07_checks")}
 TRAINED, SCORED = {*TRAIN, "ablate"}, {*FILLS, *CLARITY, "ablate"}
 CELLS = [str(cell) for cell in settings.load().grid.cells]
 
@@ -125,6 +125,13 @@ def keys(folder: Path) -> dict[str, str]:
         found = {str(cell): cells.trained(cell, study, 1)[0].key for cell in study.grid.cells}
     store.code_digest.cache_clear()
     return found
+
+
+def test_none_but_metrics_comes_from_the_run_cache(done):
+    """DVC takes a stage of plots and metrics alone from there, and leaves whatever else it writes as it finds it."""
+    with Repo(str(done[0])) as repo:
+        outs = {stage.name: [out.metric or out.plot for out in stage.outs] for stage in repo.index.stages}
+    assert {name for name, shown in outs.items() if shown and all(shown)} == {"metrics"}
 
 
 @pytest.mark.parametrize("what", TABLE)

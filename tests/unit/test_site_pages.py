@@ -219,7 +219,7 @@ def test_the_first_picture_shows_what_was_found(dataset):
         network = models.load(f"{dataset}-{precision}-standard")
         with torch.no_grad():
             sure = network(image).softmax(1)[0]
-        assert sure.argmax() == label and sure[label] > 0.9
+        assert sure.argmax() == label and sure[label] > 0.8
         for saturated in explore.MAPS:
             ranks = input_gradient(network, image, saturated=saturated).abs().flatten().argsort(descending=True)
             without = image.flatten().index_copy(0, ranks[:118], mean.flatten()[ranks[:118]]).view_as(image)
