@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from saqlib.data import DATASETS
 from study.notebooks import INJECTED, PARAMETERS, PICTURE, load, text
 from study.report.style import alternative
 from study.site import pictures
@@ -39,8 +40,8 @@ def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, lis
         name: of its file, such as `02_train-mnist`.
         static: the folder of the pages' static files; pictures go there.
     """
-    stem, counts = name.split("-")[0], Counter()
-    cells = []
+    stem, _, dataset = name.partition("-")
+    cells, counts = [], Counter()
     injected = any(_tagged(cell, INJECTED) for cell in notebook["cells"])
     for cell in notebook["cells"]:
         if injected and _tagged(cell, PARAMETERS):
@@ -51,7 +52,11 @@ def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, lis
             cell = cell | {"metadata": cell["metadata"] | {"tags": tags}, "outputs": outputs}
         cells.append(cell)
     figures = [name for name in counts if "/" not in name]
-    return notebook | {"cells": [cells[0], _origin(notebook, stem), *cells[1:]]}, figures
+    title, *lines = text(cells[0]["source"]).splitlines(keepends=True)
+    if dataset:  # else two pages would have one title
+        title = f"{title.rstrip()}: {DATASETS[dataset].title}\n"
+    first = cells[0] | {"source": "".join([title, *lines])}
+    return notebook | {"cells": [first, _origin(notebook, stem), *cells[1:]]}, figures
 
 
 def _folded(content: str, row: str) -> str:

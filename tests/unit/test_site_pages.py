@@ -55,6 +55,7 @@ def test_a_figure_has_its_words_and_is_found_by_its_name(tmp_path):
     saved = code("1", outputs=[picture(name="clarity", alt='a "b"')])
     cells, figures = prepared("02_train-mnist", tmp_path, saved, shown)
     (first,), (second, third) = ([output["data"]["text/html"] for output in cell["outputs"]] for cell in cells[2:])
+    assert cells[0]["source"] == "# One: MNIST\n", "no two pages of one title"
     assert figures == ["clarity"] and 'id="figure-clarity"' in first and 'alt="a &quot;b&quot;"' in first
     assert 'id="figure-02_train-plot-curves"' in second and 'id="figure-02_train-plot-curves-2"' in third
     assert re.search(r'alt="[^"]{40,}" width="8" height="8"', second), "words of paper/alt.yaml, and a size"
