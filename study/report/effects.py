@@ -17,7 +17,7 @@ from study.report.style import DOUBLE, GREY, RED, styled
 DATASET_LOOKS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#56B4E9", "v"))
 MAIN = "main grid"
 VARIANTS = {"mixed_w4a2": "weights 4, activations 2", "mixed_w2a4": "weights 2, activations 4"}
-ROW, HEAD = 0.15, 0.2  # inches, of an ablation and of the line above a comparison
+ROW, HEAD = 0.13, 0.18  # inches, of an ablation and of the line above a comparison
 
 
 @styled
@@ -67,12 +67,16 @@ def without(words: str) -> Figure:
 
 
 def _layout(effects: pd.DataFrame) -> tuple[dict, dict]:
-    """The height of each comparison's variants, by comparison and variant, and of its heading, from the top."""
+    """The height of each comparison's variants, by comparison and variant, and of its heading, from the top.
+
+    The main grid stands above them, if it has such a comparison (it has none of 8 bits).
+    """
     places, heads, at = {}, {}, 0.0
     for key, group in effects.groupby(["training", "comparison"], sort=False):
         heads[key] = at + HEAD / 2
         at += HEAD
-        for variant in [MAIN, *dict.fromkeys(group.variant)]:
+        main = [MAIN] if group.main.notna().any() else []
+        for variant in dict.fromkeys([*main, *group.variant]):
             places[key, variant] = at + ROW / 2
             at += ROW
     return places, heads
@@ -83,7 +87,7 @@ def _column(axes: Axes, effects: pd.DataFrame, places: Mapping, styles: Mapping[
     main = effects.drop_duplicates(["dataset", "training", "comparison"]).assign(variant=MAIN, holds=True)
     main[["estimate", "low", "high"]] = main[["main", "main_low", "main_high"]]
     axes.axvline(0, color=GREY, linewidth=0.7, zorder=0)
-    for row in pd.concat([effects, main]).itertuples():
+    for row in pd.concat([effects, main]).dropna(subset="estimate").itertuples():
         shift = 0.2 * ROW * (2 * list(styles).index(row.dataset) - len(styles) + 1)
         at = places[(row.training, row.comparison), row.variant] + shift
         (colour, marker), alpha = styles[row.dataset], 1.0 if row.sign else 0.35
