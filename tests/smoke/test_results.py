@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from saqlib import data, training
 from saqlib.quantization import pact_layers
@@ -85,6 +86,12 @@ def test_every_registered_claim_has_a_row():
     registered = [claim.id for claim in STUDY.registered]
     assert list(dict.fromkeys(found.claim)) == list(dict.fromkeys(registered))
     assert found.came.notna().equals(found.expected.notna())
+
+
+def test_every_figure_fits_its_page():
+    """At the width of an A4 page's text, 17.5 cm, with three lines of words below."""
+    sizes = {path.stem: Image.open(path).size for path in (paths.RESULTS / "figures").glob("*.png")}
+    assert len(sizes) > 12 and {name for name, (width, height) in sizes.items() if 17.5 * height / width > 24} == set()
 
 
 @every_cell
