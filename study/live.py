@@ -319,8 +319,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("cells", nargs="+", metavar="CELL", help="such as mnist-w2a2-guided; two stand side by side")
     parser.add_argument("--scale", help="smoke, quick or full; that of params.yaml if left out")
     options = parser.parse_args(arguments)
-    processes.pin_cpu_level()  # as a stage does: what computes is part of the name under which the store keeps networks
     with exit_with_message(ParamsError, data.DataError, stopped="Stopped watching; the training goes on."):
+        processes.pin_cpu_level()  # as a stage does: what computes is part of the store's names of networks
         study = settings.load(scale=options.scale)
         cells = [study.cell(**vars(Cell.parse(name))) for name in dict.fromkeys(options.cells)]
         follow(study, cells, paths.BUILD / "live")

@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m study.look", description="Train and score cells at scale smoke.")
     parser.add_argument("cells", nargs="+", metavar="CELL", help="such as mnist-w2a2-guided")
     names = parser.parse_args(arguments).cells
-    processes.pin_cpu_level()  # as a stage does
     with exit_with_message(ParamsError, stopped="Stopped."):
+        processes.pin_cpu_level()  # as a stage does
         study = settings.load(scale="smoke")
         cells = [study.cell(**vars(Cell.parse(name))) for name in names]
         found = {str(cell): column(cell, study) for cell in cells}

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import platform
+import stat
 import subprocess
 import sys
 import tempfile
@@ -38,10 +39,13 @@ AVX2 = {
 def pin_cpu_level() -> None:
     """Set one level of instructions for this process's children and for libraries that are not loaded yet.
 
-    A processor without AVX2, or of another kind, keeps its own; what computed is recorded beside the results.
+    A processor without AVX2, or of another kind, keeps its own; what computed is recorded beside the results. Raises
+    PermissionError if everybody may write where the kernels lie, and so decide what computes.
     """
-    from saqlib.kernels.library import processor_flags
+    from saqlib.kernels.library import folder, processor_flags
 
+    if folder().is_dir() and folder().stat().st_mode & stat.S_IWOTH:
+        raise PermissionError(f"everybody may write into {folder()}; chmod o-w {folder()}")
     if platform.machine().lower() in ("x86_64", "amd64") and {"avx2", "fma"} <= processor_flags():
         os.environ.update(AVX2)
 

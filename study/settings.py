@@ -158,7 +158,11 @@ class Study(Params):
 
 def load(path: Path | None = None, scale: str | None = None) -> Study:
     """Read params.yaml (or `path`), at its own scale or at `scale`; ParamsError for anything that is not usable."""
-    return from_dict(read(path), scale)
+    study = from_dict(read(path), scale)
+    # Beside a file of the sample an unpacked one of the same name would be read in its place.
+    foreign = next((file for file in sorted(paths.SAMPLE.glob("*/*")) if file.suffix != ".gz"), None)
+    require(not (study.size.sample and foreign), f"{foreign} is no file of the sample; remove it")
+    return study
 
 
 def variant(name: str, scale: str | None = None) -> tuple[Ablation, Study]:

@@ -112,6 +112,17 @@ def test_settled_variables_end_with_the_block(monkeypatch):
     assert dict(os.environ) == before and not os.path.exists(found["IPYTHONDIR"])
 
 
+def test_kernels_that_anybody_could_exchange_are_not_loaded(tmp_path, monkeypatch):
+    """A command ends before it computes; a folder that is the user's own is none of its business."""
+    monkeypatch.setattr(library, "folder", lambda: tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match=f"everybody may write into {tmp_path}; chmod o-w"):
+        processes.pin_cpu_level()
+    tmp_path.chmod(0o775)
+    processes.pin_cpu_level()
+
+
 @pytest.mark.parametrize(
     ("machine", "flags", "pinned"),
     [("x86_64", {"avx2", "fma", "avx512f"}, True), ("AMD64", {"avx2", "fma"}, True), ("x86_64", {"avx2"}, False),

@@ -311,6 +311,18 @@ def test_file_that_is_not_usable_is_refused_in_one_line(tmp_path, content, expec
     assert expected in refusal(settings.load, path)
 
 
+def test_a_file_beside_the_sample_is_not_read_in_its_place(tmp_path, monkeypatch):
+    """An unpacked file would be, without a word; who uses all images is not concerned."""
+    monkeypatch.setattr(settings.paths, "SAMPLE", tmp_path)
+    other = tmp_path / "mnist" / "t10k-images-idx3-ubyte"
+    other.parent.mkdir()
+    other.with_name(f"{other.name}.gz").touch()
+    settings.load(scale="smoke")
+    other.touch()
+    assert f"{other} is no file of the sample; remove it" in refusal(settings.load, None, "smoke")
+    settings.load(scale="quick")
+
+
 @pytest.mark.parametrize("text", ["a: 0127", "a: no", "a: 1e3", "a: 1_000"])
 def test_values_are_those_that_dvc_reads(tmp_path, text):
     """YAML 1.2, or a stage would depend on another number than it reads."""
