@@ -232,6 +232,8 @@ def _on_this_machine(jobs: list[Job], progress: Progress) -> Iterator[Result]:
 
     # loky replaces a worker that has grown by 300 MB, as ours do on purpose, and warns of it.
     warnings.filterwarnings("ignore", module="joblib")
+    # Nor shall a process of its own say, after our last line, what a worker that was stopped had left.
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
     gpus, left = _gpus() if any(job.gpu for job in jobs) else 0, dict(enumerate(jobs))
     for _ in range(TRIES):
         calls = [joblib.delayed(_attempt)(os.getpid(), number, job, gpus) for number, job in left.items()]
