@@ -154,8 +154,7 @@ def test_every_page_opens_without_a_fault_and_fits_a_phone(site, pages, page):
     answer, picture = (page.locator(f".first-screen {what}").first.bounding_box() for what in ("p", ".picture img"))
     assert answer["y"] + answer["height"] < WIDE["height"] / 2 and picture["y"] + picture["height"] < WIDE["height"]
     page.goto(f"{(site / 'search.html').as_uri()}?q=paper")
-    page.wait_for_selector("#search-results li a")
-    assert "paper.html" in " ".join(page.eval_on_selector_all("#search-results a", "all => all.map(a => a.href)"))
+    page.wait_for_selector("#search-results a[href*='paper.html']")  # one result after the other is listed
     assert "Opened as a file" in page.inner_text("article") and not page.query_selector(".context")
 
 
