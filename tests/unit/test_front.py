@@ -87,7 +87,7 @@ def test_another_number_changes_the_text(root):
 def test_another_failure_of_what_was_registered_stops_the_sentence(rows, root):
     """One that it does not name, whatever the claim."""
     change(root, "registered", f"({rows}) and expected == 'supported'", came="False")
-    with pytest.raises(front.FrontError, match="all that failed beside guidance"):
+    with pytest.raises(front.FrontError, match="is all that failed beside guidance"):
         front.text(root, str)
 
 
