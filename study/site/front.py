@@ -229,7 +229,8 @@ def text(root: Path, picture: Callable[[str], str]) -> str:
 
 def element(name: str) -> str:
     """A figure of the README."""
-    return f'<img src="results/figures/{name}.png" alt="{alternative(name)}" width="{WIDTHS[name]}">'
+    side = ' align="right"' if name == FIGURES["first"] else ""  # the words stand beside it
+    return f'<img src="results/figures/{name}.png" alt="{alternative(name)}" width="{WIDTHS[name]}"{side}>'
 
 
 def filled(readme: str, root: Path = paths.ROOT, picture: Callable[[str], str] = element) -> str:
