@@ -62,7 +62,7 @@ site: env site/node_modules/.stamp  ## the reading copy, from committed results:
 PYTEST := $(VENV) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
-test: env  ## lint and the tests that a reader runs: science, report, one tiny pipeline (7 minutes)
+test: env  ## lint and the tests that a reader runs: science, report, one tiny pipeline (5 minutes)
 	$(VENV) -m ruff check .
 	$(PYTEST) $(NBVAL) tests/unit tests/smoke notebooks/01_data.ipynb notebooks/explore.ipynb
 
