@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from saqlib.data import DATASETS
 from study.notebooks import INJECTED, PARAMETERS, PICTURE, load, text
+from study.report import labels
 from study.report.style import alternative
 from study.site import pictures
 
@@ -54,7 +54,7 @@ def prepared(notebook: Notebook, name: str, static: Path) -> tuple[Notebook, lis
     figures = [name for name in counts if "/" not in name]
     title, *lines = text(cells[0]["source"]).splitlines(keepends=True)
     if dataset:  # else two pages would have one title
-        title = f"{title.rstrip()}: {DATASETS[dataset].title}\n"
+        title = f"{title.rstrip()}: {labels.dataset(dataset)}\n"
     first = cells[0] | {"source": "".join([title, *lines])}
     return notebook | {"cells": [first, _origin(notebook, stem), *cells[1:]]}, figures
 
