@@ -163,6 +163,12 @@ CHANGES = {
     "black is fair": ("tables/maps", "dataset == 'mnist' and precision == 'fp32' and map == 'image' and fill == 'zero'",
         "mean", 0.1, "the bare image"),
     "black qualifies": ("fills/mnist", "fill == 'zero'", "qualifies", True, "qualify on both datasets"),
+    "focus stays": ("tables/grid_confirming", "question == 'focus' and comparison == 'w4a4 - fp32'", "word",
+        "undecided", "Focus is lower in all twelve"),
+    "weights decide": ("tables/ablations", "variant == 'mixed_w2a4' and question == 'faithfulness' and "
+        "comparison == 'mixed - w4a4'", "high", -0.01, "the activations decide"),
+    "rounding takes nothing": ("tables/ablations", "variant == 'unrounded' and question == 'faithfulness' and "
+        "comparison == 'w2a2 - fp32'", "estimate", -0.2, "What saturates"),
     "focus has one mode": ("tables/focus", "metric == 'gini' and biases == 'none above 0'", "low", 0.3,
         "hang on whether"),
     "guidance costs nothing": ("tables/grid_confirming", "dataset == 'fashion_mnist' and question == 'accuracy' and "
