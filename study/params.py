@@ -7,7 +7,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -255,6 +255,14 @@ class Params:
     scales: dict[Literal[SCALES], Scale]
     claims: Claims
     registered: tuple[Registered, ...]
+
+    def __post_init__(self):
+        """An ablation is compared with the grid, so it runs on the grid's datasets; without one it is left out."""
+        kept = {}
+        for name, each in self.ablations.items():
+            if here := tuple(dataset for dataset in each.datasets if dataset in self.grid.datasets):
+                kept[name] = replace(each, datasets=here)
+        object.__setattr__(self, "ablations", kept)
 
 
 # -------------------------------------------------------------------------------------------------- from plain values

@@ -105,15 +105,18 @@ def _table(path: Path, gone: set[str]) -> pd.DataFrame:
 
 
 def _settings(fresh: Path, committed: Path) -> tuple[list[tuple], set[str]]:
-    """Every section that differs and may decide something, and what of the grid was not run."""
+    """Every section that differs and may decide something, and what of the grid and its ablations was not run."""
     try:
-        new, old = (vars(settings.load(path)) for path in (fresh, committed))
+        new, old, raw = vars(settings.load(fresh)), vars(settings.load(committed)), settings.read(committed)
+        # ablations as they are on the fresh grid
+        on_grid = vars(settings.from_dict(raw | {"grid": settings.read(fresh)["grid"]}))
     except settings.ParamsError as error:
         return [(f"beside results/: {error}", "", "", np.inf)], set()
     axes = [({*getattr(new["grid"], axis)}, {*before}) for axis, before in vars(old["grid"]).items()]
-    other = [name for name in old if name not in ("grid", "device", "scales") and new[name] != old[name]]
+    other = [name for name in old if name not in ("grid", "device", "scales") and new[name] != on_grid[name]]
     other += ["grid"] * any(now - before for now, before in axes)
-    return [(f"{name} is another", "", "", np.inf) for name in other], set().union(*(b - now for now, b in axes))
+    gone = {*old["ablations"]} - {*new["ablations"]}
+    return [(f"{name} is another", "", "", np.inf) for name in other], gone.union(*(b - now for now, b in axes))
 
 
 def report(fresh: Path, committed: Path) -> tuple[str, bool]:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from saqlib.data import FILES, content
-from study import dvc, paths
+from study import dvc, paths, run, settings
+from tests.helpers.workspaces import TINY, finish, start
 
 PAGE = (paths.ROOT / "site" / "pages" / "change.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -123,3 +124,14 @@ def test_a_figure(folder):
     python(folder, *commands("A figure", "-c")[0])
     colours = {colour for _, colour in Image.open(folder / "build" / "which_map.png").convert("RGB").getcolors(10**6)}
     assert (0xD5, 0x5E, 0x00) in colours and (0xE6, 0x9F, 0x00) not in colours
+
+
+def test_a_part_of_the_grid(tmp_path):
+    """By `dvc repro` alone, without any image: an ablation has datasets and precisions that the grid has not."""
+    ablations = dict.fromkeys(settings.load().ablations) | {"max_range": {"trainings": ["standard"]}}
+    scales = {"smoke": TINY["scales"]["smoke"] | {"seeds_ablated": 1}}
+    folder = run.workspace(tmp_path / "w", "smoke", **TINY | {"ablations": ablations, "scales": scales})
+    shutil.rmtree(folder / "data")
+    finish(folder, start(folder, "dvc", "repro"))
+    ran = pd.read_csv(folder / "results" / "ablations" / "max_range.csv")
+    assert set(zip(ran.dataset, ran.precision, strict=True)) == {("mnist", "fp32"), ("mnist", "w4a4")}

@@ -120,6 +120,14 @@ def test_what_a_stage_has_left_is_listed_with_its_hashes(tmp_path, monkeypatch):
         run.write_list("train", "mnist", "smoke")
 
 
+def test_the_folder_of_images_is_there_though_the_sample_is_read(tmp_path, monkeypatch):
+    """DVC stops where a stage did not leave it, as in a fresh clone at scale smoke, which fetches nothing."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "run", lambda *_: None)
+    run.main(["notebook", "01_data", "x.ipynb", "-p", "scale", "smoke"])
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"mnist", "fashion_mnist"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -212,6 +212,14 @@ def test_what_a_variant_leaves_alone_is_the_main_grids():
         assert found == {True, False} or name == "eight_bits"
 
 
+@pytest.mark.parametrize("dataset", RAW["grid"]["datasets"])
+def test_an_ablation_runs_on_the_grids_datasets(dataset):
+    """On others there is nothing to compare it with; one that has none of them does not run."""
+    own = {name for name, each in RAW["ablations"].items() if dataset in each["datasets"]}
+    found = settings.from_dict(changed(grid__datasets=[dataset])).ablations
+    assert found.keys() == own and {each.datasets for each in found.values()} == {(dataset,)}
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 
 

@@ -29,6 +29,7 @@ def committed(tmp_path_factory):
         "runs": runs, "evidence/networks": runs, "evidence/maps": maps, "tables/grid": verdicts, "tables/tests": tests,
         "tables/claims": readings(verdicts, runs, maps, fills, claims), "ablations/edges": runs.assign(changed=True),
         "tables/accuracy": means.assign(low=means["mean"] - 0.1, high=means["mean"] + 0.1, seeds=10),
+        "ablations/twenty_epochs": runs[runs.dataset == "fashion_mnist"].assign(changed=True),
         "deployment": means.assign(packed_bytes=16000), "during/mnist-w2a2": means.assign(step=range(len(means))),
     } | {f"fills/{name}": pd.DataFrame({"fill": made.FILLS, "qualifies": True}) for name in fills}  # fmt: skip
     for name, frame in frames.items():
@@ -111,7 +112,7 @@ def test_what_may_differ_is_counted(fresh, committed):
     text, same = verify.verify(fresh, committed)
     every = [pd.read_csv(path).drop(columns=[*verify.KEYS], errors="ignore") for path in committed.rglob("*.csv")]
     numbers = sum(frame.select_dtypes("number").notna().to_numpy().sum() for frame in every)
-    assert same and f"12 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
+    assert same and f"13 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
     cells(fresh, ACCURACY, "mean", 1, lambda x: x + 0.025)
     cells(fresh, "runs", "seed", slice(0, 2), lambda seed: 1 - int(seed))
     edit_params(fresh.parent, device="cpu", scales__smoke__images=30)
@@ -121,13 +122,13 @@ def test_what_may_differ_is_counted(fresh, committed):
 
 
 def test_a_run_on_part_of_the_grid_is_compared_with_that(fresh, committed):
-    """The other dataset is left out, which is said; where params.yaml has it, it is missing (above)."""
+    """The other dataset and what ablates it alone are left out, which is said; with params.yaml's, missing (above)."""
     for path in fresh.rglob("*.csv"):
         path.write_text("".join(line for line in path.read_text().splitlines(True) if "fashion" not in line))
-    gone(fresh, "fills/fashion_mnist.csv")
+    gone(fresh, "fills/fashion_mnist.csv", "ablations/twenty_epochs.csv")
     edit_params(fresh.parent, grid__datasets=["mnist"])
     text, same = verify.verify(fresh, committed)
-    assert same and "left out: fashion_mnist." in text and "| runs.csv | 80 of 80 |" in text
+    assert same and "left out: batch_norm, fashion_mnist, twenty_epochs." in text and "| runs.csv | 80 of 80 |" in text
 
 
 def test_there_must_be_something_to_compare(fresh, committed, monkeypatch, tmp_path):
