@@ -8,6 +8,7 @@ import sys
 import nbformat
 import pytest
 from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml
 
 from study import dvc, paths, settings
 from tests.helpers.workspaces import digests, finish, start
@@ -98,6 +99,12 @@ def test_check_sees_an_edited_result(copy):
     runs = copy / "results" / "runs.csv"
     runs.write_text(runs.read_text() + "\n")
     assert check(copy)[1].endswith("It would begin with compare.")
+
+
+def test_the_lock_names_the_stages_of_today(stages):
+    """DVC leaves what it recorded of a stage that was renamed or removed; such entries go by hand."""
+    locked = load_yaml(str(paths.ROOT / "dvc.lock"))["stages"]
+    assert locked.keys() == {name.rpartition(":")[2] for name in stages}
 
 
 @pytest.mark.parametrize("damaged", ["{{{", "<<<<<<< HEAD\nschema: '2.0'\n", "just text\n"])
