@@ -156,6 +156,13 @@ def test_stages_depend_on_their_code_and_on_the_numerics(stages):
     assert parts == {*dvc.CODE, "code", "metrics", "notebooks"} and drawing == {"data", "compare", "show", "paper"}
 
 
+def test_what_the_grid_decides_depends_on_the_grid(stages):
+    """Which cells there are, and which of an ablation: after an edit of the grid no table of the old one stays."""
+    for name, stage in stages.items():
+        if name.partition("@")[0] in {"train", "clarity", "ablate", "deploy", "device", "compare", "show"}:
+            assert "grid" in {each for dep in stage.params for each in dep.params}, name
+
+
 def test_fills_are_decided_before_a_test_image_is_scored(stages):
     """Every stage that scores test images waits for the decision on its dataset, and the decision knows no score."""
     for dataset in settings.load().grid.datasets:

@@ -90,7 +90,10 @@ def test_every_registered_claim_has_a_row():
 
 def test_every_figure_fits_its_page():
     """At the width of an A4 page's text, 17.5 cm, with three lines of words below."""
-    sizes = {path.stem: Image.open(path).size for path in (paths.RESULTS / "figures").glob("*.png")}
+    sizes = {}
+    for path in (paths.RESULTS / "figures").glob("*.png"):
+        with Image.open(path) as picture:
+            sizes[path.stem] = picture.size
     assert len(sizes) > 12 and {name for name, (width, height) in sizes.items() if 17.5 * height / width > 24} == set()
 
 
