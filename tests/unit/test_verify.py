@@ -24,6 +24,7 @@ def committed(tmp_path_factory):
     maps = made.maps(lambda t, p, m, c: -0.2 * (p != "fp32"), datasets=list(fills))
     runs = made.runs(maps, lambda t, p: -3.0 * (p == "w2a2"))
     verdicts, tests = grid(runs, maps, fills, claims)
+    power = pd.DataFrame({"claim": "C1", "comparison": ["w4a4", "w2a2"], "supported": [0.5, 1.0], "refuted": 0.0})
     means = runs.groupby(["dataset", "training", "precision"]).test_accuracy.mean().reset_index(name="mean")
     frames = {
         "runs": runs, "evidence/networks": runs, "evidence/maps": maps, "tables/grid": verdicts, "tables/tests": tests,
@@ -31,6 +32,7 @@ def committed(tmp_path_factory):
         "tables/accuracy": means.assign(low=means["mean"] - 0.1, high=means["mean"] + 0.1, seeds=10),
         "ablations/twenty_epochs": runs[runs.dataset == "fashion_mnist"].assign(changed=True),
         "deployment": means.assign(packed_bytes=16000), "during/mnist-w2a2": means.assign(step=range(len(means))),
+        "tables/power": power, "during/fashion_mnist-w2a2": means,
     } | {f"fills/{name}": pd.DataFrame({"fill": made.FILLS, "qualifies": True}) for name in fills}  # fmt: skip
     for name, frame in frames.items():
         files.write(root / "results" / f"{name}.csv", files.csv(frame))
@@ -85,6 +87,7 @@ EDITS = {  # and what is said of each
     "a mean 20 points off": ((cells, ACCURACY, "mean", 0, lambda x: x - 20), "fashion_mnist guided fp32: mean"),
     "seeds": ((cells, GRID, "seeds", 0, "9"), "seeds: 9 (committed: 10)"),
     "a margin": ((cells, GRID, "margin", 0, lambda x: x / 2), "margin: 0.25 (committed: 0.5)"),
+    "a power": ((cells, "tables/power", "refuted", 1, "0.07"), "C1 w2a2: refuted: 0.07 (committed: 0"),
     "one accuracy": ((cells, "runs", "test_accuracy", 3, lambda x: x - 20), "standard fp32 3: test_accuracy"),
     "no accuracy": ((cells, "runs", "test_accuracy", 3, ""), "3: test_accuracy: - (committed: 9"),
     "evidence": ((cells, "evidence/networks", "gini", CELL, lambda x: x + 0.5), "networks.csv: mnist standard fp32"),
@@ -112,13 +115,14 @@ def test_what_may_differ_is_counted(fresh, committed):
     text, same = verify.verify(fresh, committed)
     every = [pd.read_csv(path).drop(columns=[*verify.KEYS], errors="ignore") for path in committed.rglob("*.csv")]
     numbers = sum(frame.select_dtypes("number").notna().to_numpy().sum() for frame in every)
-    assert same and f"13 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
+    assert same and f"15 files: 0 of {numbers:.0f} numbers differ.\n0 differences are too large." in text
     cells(fresh, ACCURACY, "mean", 1, lambda x: x + 0.025)
+    cells(fresh, "tables/power", "refuted", 1, "0.06")
     cells(fresh, "runs", "seed", slice(0, 2), lambda seed: 1 - int(seed))
     edit_params(fresh.parent, device="cpu", scales__smoke__images=30)
     text, same = verify.verify(fresh, committed)
     assert same and "| tables/accuracy.csv | 16 of 16 | 64 | 1 | 0.25 | 0 |" in text
-    assert "| runs.csv | 160 of 160 | 1120 | 14 | 0.00 | 0 |" in text and len(pd.read_csv(verify.REPORT)) == 15
+    assert "| runs.csv | 160 of 160 | 1120 | 14 | 0.00 | 0 |" in text and len(pd.read_csv(verify.REPORT)) == 16
 
 
 def test_a_run_on_part_of_the_grid_is_compared_with_that(fresh, committed):
@@ -128,7 +132,12 @@ def test_a_run_on_part_of_the_grid_is_compared_with_that(fresh, committed):
     gone(fresh, "fills/fashion_mnist.csv", "ablations/twenty_epochs.csv")
     edit_params(fresh.parent, grid__datasets=["mnist"])
     text, same = verify.verify(fresh, committed)
-    assert same and "left out: batch_norm, fashion_mnist, twenty_epochs." in text and "| runs.csv | 80 of 80 |" in text
+    assert (
+        same
+        and "left out: batch_norm, fashion_mnist, twenty_epochs." in text
+        and "| runs.csv | 80 of 80 |" in text
+        and "during/fashion" not in text
+    )
 
 
 def test_there_must_be_something_to_compare(fresh, committed, monkeypatch, tmp_path):
