@@ -175,8 +175,9 @@ def _tasks(engine: str, shard: str, scale: str | None) -> str:
 def _notebook(name: str, output: Path, parameters: list[tuple[str, str]], written: str | None) -> None:
     given = dict(parameters)
     notebooks.run(name, output, given)
-    for dataset in settings.load(scale=given.get("scale")).grid.datasets:  # DVC wants them though the sample is read
-        (paths.ROOT / "data" / dataset).mkdir(parents=True, exist_ok=True)
+    if name == "01_data":  # which fetches nothing where the sample is read, but DVC wants its folders
+        for dataset in settings.load(scale=given.get("scale")).grid.datasets:
+            (paths.ROOT / "data" / dataset).mkdir(parents=True, exist_ok=True)
     if written:
         write_list(written, given["dataset"], given["scale"])
 
