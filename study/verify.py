@@ -32,7 +32,7 @@ LEFT_OUT = "Not compared: networks, figures, notebooks, and what a device needs.
 NEEDED = ("runs.csv", "tables/grid.csv", "tables/claims.csv", "evidence/maps.csv")  # no claim rests on less
 KEYS = ("level", "step", "distance", "seed")  # numbers that tell rows apart; so does all text but for these words:
 WORDS = ("word", "size", "verdict", "reading", "expected", "sign")
-POWERS = ("supported", "refuted")  # each is off by at most .045 in 95 of 100 (saqlib.registered.power)
+POWERS, POWER_ERROR = ("supported", "refuted"), 0.045  # columns of shares of 500 runs: see saqlib.registered.power
 REPORT, SHOWN = paths.BUILD / "verify.csv", 6  # so many lines are printed of each file
 COLUMNS = ["file", "what", "fresh", "committed", "size"]  # of differences; size: in units, or infinite
 EXECUTED = Path("executed") / "05_results.ipynb"  # in build/, from a stage after the tables; git has none of it
@@ -88,7 +88,7 @@ def _sizes(new: pd.DataFrame, old: pd.DataFrame, of_seeds: bool) -> tuple[np.nda
             unit[ends] = np.outer((y.high - y.low) / 2, np.ones(len(ends)))
         apart[p], unit[p] = np.log10(x[p] / y[p]).abs(), 1.0
         unit.loc[:, unit.columns.str.endswith("seeds")] = 0.0
-        unit.loc[:, unit.columns.isin(POWERS)] = 0.045 * 2**0.5  # two of them
+        unit.loc[:, unit.columns.isin(POWERS)] = POWER_ERROR * 2**0.5  # of both
         size = (apart / unit.fillna(0.2 * y.abs().mean())).fillna(np.inf).clip(lower=np.finfo(float).tiny)
     size = np.where(x.isna() | y.isna(), np.where(new == old, 0.0, np.inf), size)
     return np.where(np.isclose(x, y, rtol=1e-7, atol=1e-12), 0.0, size), int(y.notna().sum().sum())
@@ -110,7 +110,7 @@ def _settings(fresh: Path, committed: Path) -> tuple[list[tuple], set[str]]:
     """Every section that differs and may decide something, and what of the grid and its ablations was not run."""
     try:
         new, old, raw = vars(settings.load(fresh)), vars(settings.load(committed)), settings.read(committed)
-        # ablations as they are on the fresh grid
+        # ablations run on the grid's datasets alone, so the committed ones are those of the fresh grid
         on_grid = vars(settings.from_dict(raw | {"grid": settings.read(fresh)["grid"]}))
     except settings.ParamsError as error:
         return [(f"beside results/: {error}", "", "", np.inf)], set()
